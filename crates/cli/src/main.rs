@@ -1,0 +1,3 @@
+//! The `ottava` command.
+#![forbid(unsafe_code)]
+fn main() {}

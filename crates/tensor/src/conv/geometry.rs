@@ -1,0 +1,220 @@
+use crate::{Error, Result};
+
+/// What a convolution is told besides its tensors (PyTorch `Conv2d`, ONNX `Conv`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvAttrs {
+    /// Rows and columns between neighbouring windows.
+    pub stride: [usize; 2],
+    /// Zeros (for integers: zero points) added at the top, left, bottom and right.
+    pub padding: [usize; 4],
+    /// Rows and columns between neighbouring taps of a window.
+    pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+}
+
+impl Default for ConvAttrs {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: [0; 4], dilation: [1, 1], groups: 1 }
+    }
+}
+
+impl ConvAttrs {
+    /// Equal stride in both directions, equal padding on all sides.
+    pub fn new(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 2], padding: [padding; 4], ..Self::default() }
+    }
+}
+
+/// A convolution whose shapes fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvGeometry {
+    /// Images.
+    pub batch: usize,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Height and width of the input.
+    pub in_size: [usize; 2],
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Height and width of the output.
+    pub out_size: [usize; 2],
+    /// Height and width of the window.
+    pub kernel: [usize; 2],
+    /// Stride, padding, dilation, groups.
+    pub attrs: ConvAttrs,
+}
+
+impl ConvGeometry {
+    /// Checks an input of shape `[n, c, h, w]` against a weight of shape `[o, c / groups, kh, kw]`.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`], with the numbers that do not fit.
+    pub fn new(input: [usize; 4], weight: [usize; 4], attrs: ConvAttrs) -> Result<Self> {
+        let [batch, in_channels, height, width] = input;
+        let [out_channels, group_channels, kernel_h, kernel_w] = weight;
+        let refuse =
+            |reason: String| Err(Error::Geometry { reason: format!("convolution: {reason}") });
+        let ConvAttrs { stride, padding: [top, left, bottom, right], dilation, groups } = attrs;
+        if groups == 0 || in_channels % groups != 0 || out_channels % groups != 0 {
+            return refuse(format!(
+                "{in_channels} input and {out_channels} output channels do not divide into {groups} groups"
+            ));
+        }
+        if in_channels / groups != group_channels {
+            return refuse(format!(
+                "the input has {in_channels} channels in {groups} groups, but the weight of shape {weight:?} expects {group_channels} a group"
+            ));
+        }
+        let rows = windows(height, [top, bottom], kernel_h, stride[0], dilation[0]);
+        let columns = windows(width, [left, right], kernel_w, stride[1], dilation[1]);
+        let (Some(rows), Some(columns)) = (rows, columns) else {
+            return refuse(format!(
+                "a {kernel_h}×{kernel_w} window with stride {stride:?}, dilation {dilation:?} and padding {:?} does not fit an input of {height}×{width}",
+                attrs.padding
+            ));
+        };
+        Ok(Self {
+            batch,
+            in_channels,
+            in_size: [height, width],
+            out_channels,
+            out_size: [rows, columns],
+            kernel: [kernel_h, kernel_w],
+            attrs,
+        })
+    }
+
+    /// `[n, c, h, w]` of the input.
+    pub fn input_shape(&self) -> [usize; 4] {
+        [self.batch, self.in_channels, self.in_size[0], self.in_size[1]]
+    }
+
+    /// `[o, c / groups, kh, kw]` of the weight.
+    pub fn weight_shape(&self) -> [usize; 4] {
+        [self.out_channels, self.in_channels / self.attrs.groups, self.kernel[0], self.kernel[1]]
+    }
+
+    /// `[n, o, oh, ow]` of the output.
+    pub fn output_shape(&self) -> [usize; 4] {
+        [self.batch, self.out_channels, self.out_size[0], self.out_size[1]]
+    }
+
+    /// Multiply-accumulates of a direct convolution, padding included.
+    pub fn macs(&self) -> u64 {
+        let [_, channels, kh, kw] = self.weight_shape();
+        self.output_shape().iter().chain(&[channels, kh, kw]).map(|&size| size as u64).product()
+    }
+}
+
+/// A pooling whose shapes fit together (PyTorch `MaxPool2d`, `AvgPool2d` with floor division).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolGeometry {
+    /// Images.
+    pub batch: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Height and width of the input.
+    pub in_size: [usize; 2],
+    /// Height and width of the output.
+    pub out_size: [usize; 2],
+    /// Height and width of the window.
+    pub kernel: [usize; 2],
+    /// Rows and columns between neighbouring windows.
+    pub stride: [usize; 2],
+    /// Rows and columns added at the top, left, bottom and right.
+    pub padding: [usize; 4],
+}
+
+impl PoolGeometry {
+    /// Checks an input of shape `[n, c, h, w]` against a window.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`] if the window does not fit, or if padding reaches half of it, so that a
+    /// window could lie in padding alone.
+    pub fn new(
+        input: [usize; 4],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 4],
+    ) -> Result<Self> {
+        let [batch, channels, height, width] = input;
+        let [top, left, bottom, right] = padding;
+        let thin = |pad: usize, kernel: usize| pad <= kernel / 2;
+        let rows = windows(height, [top, bottom], kernel[0], stride[0], 1)
+            .filter(|_| thin(top, kernel[0]) && thin(bottom, kernel[0]));
+        let columns = windows(width, [left, right], kernel[1], stride[1], 1)
+            .filter(|_| thin(left, kernel[1]) && thin(right, kernel[1]));
+        match (rows, columns) {
+            (Some(rows), Some(columns)) => Ok(Self {
+                batch,
+                channels,
+                in_size: [height, width],
+                out_size: [rows, columns],
+                kernel,
+                stride,
+                padding,
+            }),
+            _ => Err(Error::Geometry {
+                reason: format!(
+                    "pooling: a {}×{} window with stride {stride:?} and padding {padding:?} does not fit an input of {height}×{width} (padding may be at most half the window)",
+                    kernel[0], kernel[1]
+                ),
+            }),
+        }
+    }
+
+    /// `[n, c, h, w]` of the input.
+    pub fn input_shape(&self) -> [usize; 4] {
+        [self.batch, self.channels, self.in_size[0], self.in_size[1]]
+    }
+
+    /// `[n, c, oh, ow]` of the output.
+    pub fn output_shape(&self) -> [usize; 4] {
+        [self.batch, self.channels, self.out_size[0], self.out_size[1]]
+    }
+}
+
+/// How many windows fit along one axis; `None` if there is none, or the numbers overflow.
+fn windows(
+    size: usize,
+    padding: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+) -> Option<usize> {
+    if kernel == 0 || stride == 0 || dilation == 0 || size == 0 {
+        return None;
+    }
+    let padded = size.checked_add(padding[0])?.checked_add(padding[1])?;
+    let reach = (kernel - 1).checked_mul(dilation)?.checked_add(1)?;
+    // A size beyond i32 would not be an image; refusing it keeps products of sizes addressable.
+    (padded <= i32::MAX as usize).then_some(())?;
+    Some(padded.checked_sub(reach)? / stride + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_sizes_match_pytorch() {
+        let stem =
+            ConvGeometry::new([1, 3, 224, 224], [64, 3, 7, 7], ConvAttrs::new(2, 3)).unwrap();
+        assert_eq!(stem.output_shape(), [1, 64, 112, 112]);
+        assert_eq!(stem.macs(), 118_013_952);
+        let uneven = ConvAttrs { stride: [2, 2], padding: [0, 0, 1, 1], ..ConvAttrs::default() };
+        let geometry = ConvGeometry::new([1, 16, 32, 32], [32, 16, 3, 3], uneven).unwrap();
+        assert_eq!(geometry.out_size, [16, 16]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused_with_their_numbers() {
+        let wrong =
+            ConvGeometry::new([1, 4, 8, 8], [8, 3, 3, 3], ConvAttrs::default()).unwrap_err();
+        assert!(wrong.to_string().contains("4 channels"), "{wrong}");
+        assert!(ConvGeometry::new([1, 3, 2, 2], [8, 3, 3, 3], ConvAttrs::default()).is_err());
+        assert!(ConvGeometry::new([1, 3, 8, 8], [8, 3, 3, 3], ConvAttrs::new(0, 0)).is_err());
+        assert!(PoolGeometry::new([1, 3, 8, 8], [2, 2], [2, 2], [2; 4]).is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! 2-D convolution. [`ConvGeometry::new`] checks the shapes once; no kernel below can fail.
+
+mod geometry;
+
+pub use geometry::{ConvAttrs, ConvGeometry, PoolGeometry};

@@ -1,0 +1,22 @@
+//! Tensors and kernels of Ottava: strided storage, and exact integer and float arithmetic on every
+//! instruction set.
+//!
+//! Start at [`Tensor`] for data, at [`Level`] for the choice of an instruction set, at [`conv`] and
+//! [`gemm`] for the kernels. Not here: scales and zero points (`ottava-quant`), gradients
+//! (`ottava-autograd`).
+
+mod element;
+mod error;
+pub mod parallel;
+pub mod shape;
+mod storage;
+mod tensor;
+
+pub mod conv;
+pub mod gemm;
+pub mod simd;
+
+pub use element::Element;
+pub use error::{Error, Result};
+pub use simd::Level;
+pub use tensor::Tensor;

@@ -1,0 +1,47 @@
+//! Splitting work by shape, never by the number of threads, so that results do not depend on it.
+//!
+//! The only file of the engine that names rayon. Work runs on the pool the caller is in
+//! (`rayon::ThreadPool::install`), else on the global one; with one thread it runs in place,
+//! without rayon's overhead.
+
+use rayon::prelude::*;
+
+/// Elements a task of an elementwise pass handles: large enough to hide a task's cost, small
+/// enough to stay in the L2 cache.
+pub const CHUNK: usize = 1 << 14;
+
+/// How many threads the current pool has.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Calls `f(i)` for each `i` below `tasks`, in any order, on the current pool.
+pub fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
+    if tasks <= 1 || threads() == 1 {
+        (0..tasks).for_each(f);
+    } else {
+        (0..tasks).into_par_iter().for_each(f);
+    }
+}
+
+/// Calls `f(i, chunk)` for each `size`-element chunk of `data` (the last may be shorter).
+pub fn for_each_chunk<T: Send>(
+    data: &mut [T],
+    size: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    if data.len() <= size || threads() == 1 {
+        data.chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    } else {
+        data.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    }
+}
+
+/// `f(0) .. f(tasks - 1)`, in order: the caller adds them up in that order, whatever ran first.
+pub fn map<R: Send>(tasks: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
+    if tasks <= 1 || threads() == 1 {
+        (0..tasks).map(f).collect()
+    } else {
+        (0..tasks).into_par_iter().map(f).collect()
+    }
+}

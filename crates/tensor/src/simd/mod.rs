@@ -1,0 +1,155 @@
+//! The instruction sets, once: a token each that proves the CPU has it, and the [`Level`] that
+//! chooses among them at run time.
+//!
+//! A kernel is a generic function over a token; `dispatch!` compiles it for every set. Adding an
+//! instruction set: one folder with its token and operations, one line in [`levels!`].
+
+mod scalar;
+pub use scalar::Scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Neon, NeonDot, NeonI8mm};
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub use wasm::Wasm;
+
+use std::sync::OnceLock;
+
+use crate::{Error, Result};
+
+/// An instruction set. A value of the implementing type is the proof that this CPU has it, so that
+/// kernels contain no `unsafe` of their own.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// The token, if this CPU has the instruction set.
+    fn detect() -> Option<Self>;
+
+    /// Runs `f` compiled for this instruction set. Everything `f` calls down to the intrinsics must be
+    /// `#[inline(always)]`, or it is compiled without the instruction set.
+    fn enter<R>(self, f: impl FnOnce() -> R) -> R;
+}
+
+/// Declares [`Level`] and `dispatch!` from one list, best last.
+macro_rules! levels {
+    ($($(#[$cfg:meta])* $variant:ident = $name:literal),* $(,)?) => {
+        /// An instruction set this CPU has: the choice every kernel takes as its first argument.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Level {
+            $(
+                #[doc = concat!("`", $name, "`")]
+                $(#[$cfg])* $variant($variant),
+            )*
+        }
+
+        impl Level {
+            /// Every level of this machine, the plain one first and the best one last.
+            pub fn available() -> Vec<Self> {
+                let mut levels = Vec::new();
+                $(
+                    $(#[$cfg])*
+                    levels.extend($variant::detect().map(Self::$variant));
+                )*
+                levels
+            }
+
+            /// The name that `OTTAVA_ISA` and reports use.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($(#[$cfg])* Self::$variant(_) => $name,)*
+                }
+            }
+        }
+
+        /// `dispatch!(level, isa => kernel(isa, …))`: compiles the expression for every level.
+        macro_rules! dispatch {
+            ($level:expr, $isa:ident => $body:expr) => {
+                match $level {
+                    $(
+                        $(#[$cfg])*
+                        $crate::simd::Level::$variant($isa) => {
+                            $crate::simd::Isa::enter($isa, #[inline(always)] || $body)
+                        }
+                    )*
+                }
+            };
+        }
+        #[allow(unused_imports)]
+        pub(crate) use dispatch;
+    };
+}
+
+levels! {
+    Scalar = "scalar",
+    #[cfg(target_arch = "x86_64")] Avx2 = "avx2",
+    #[cfg(target_arch = "x86_64")] AvxVnni = "avxvnni",
+    #[cfg(target_arch = "x86_64")] Avx512 = "avx512",
+    #[cfg(target_arch = "x86_64")] Avx512Vnni = "avx512vnni",
+    #[cfg(target_arch = "aarch64")] Neon = "neon",
+    #[cfg(target_arch = "aarch64")] NeonDot = "neon-dotprod",
+    #[cfg(target_arch = "aarch64")] NeonI8mm = "neon-i8mm",
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))] Wasm = "wasm-simd128",
+}
+
+impl Level {
+    /// The best level of this machine.
+    pub fn best() -> Self {
+        *Self::available().last().expect("the scalar level is always there")
+    }
+
+    /// The level called `name`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLevel`], with the names there are, if this machine or build does not have it.
+    pub fn named(name: &str) -> Result<Self> {
+        let levels = Self::available();
+        levels.iter().copied().find(|level| level.name() == name).ok_or_else(|| {
+            Error::UnknownLevel {
+                name: name.into(),
+                available: levels.into_iter().map(Self::name).collect(),
+            }
+        })
+    }
+
+    /// The level named by the environment variable `OTTAVA_ISA`, or the best one; read once.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLevel`] if the variable names a level that is not available.
+    pub fn from_env() -> Result<Self> {
+        static CHOSEN: OnceLock<Result<Level>> = OnceLock::new();
+        CHOSEN
+            .get_or_init(|| match std::env::var("OTTAVA_ISA") {
+                Ok(name) if !name.is_empty() => Self::named(&name),
+                _ => Ok(Self::best()),
+            })
+            .clone()
+    }
+
+    /// [`from_env`](Self::from_env), or the best level if the variable is wrong: for places without a
+    /// way to report. The command line checks the variable first.
+    pub fn current() -> Self {
+        Self::from_env().unwrap_or_else(|_| Self::best())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_answer_to_their_names() {
+        for level in Level::available() {
+            assert_eq!(Level::named(level.name()), Ok(level));
+        }
+        let message = Level::named("mmx").unwrap_err().to_string();
+        assert!(message.contains("\"mmx\"") && message.contains("scalar"), "{message}");
+    }
+}

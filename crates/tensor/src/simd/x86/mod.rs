@@ -1,0 +1,44 @@
+//! x86-64: tokens, and what each can do.
+
+use super::Isa;
+
+macro_rules! token {
+    ($(#[$doc:meta])* $name:ident: $($feature:tt),*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name(());
+
+        impl Isa for $name {
+            fn detect() -> Option<Self> {
+                ($(std::arch::is_x86_feature_detected!($feature))&&*).then_some(Self(()))
+            }
+
+            #[inline(always)]
+            fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+                $(#[target_feature(enable = $feature)])*
+                fn run<R>(f: impl FnOnce() -> R) -> R {
+                    f()
+                }
+                // SAFETY: a token exists only if `detect` found every feature that `run` enables.
+                unsafe { run(f) }
+            }
+        }
+    };
+}
+
+token! {
+    /// AVX2 with FMA: the baseline of current x86-64 machines.
+    Avx2: "avx2", "fma"
+}
+token! {
+    /// AVX2 with the 256-bit byte dot product.
+    AvxVnni: "avx2", "fma", "avxvnni"
+}
+token! {
+    /// AVX-512 (F, BW, DQ, VL) without the byte dot product.
+    Avx512: "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"
+}
+token! {
+    /// AVX-512 with the byte dot product.
+    Avx512Vnni: "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"
+}
