@@ -1,2 +1,35 @@
-//! .
+//! Images for Ottava: data sets, transforms, and a shuffled, batched, deterministic loader.
+//!
+//! Start at [`DataSpec`] for the data sets by name, at [`Preprocess`] for what happens to a pixel
+//! before a network sees it, at [`Loader`] for batches. Not here: anything a network computes.
 #![forbid(unsafe_code)]
+
+mod augment;
+mod cifar;
+mod dataset;
+#[cfg(feature = "fashion-mini")]
+mod embedded;
+mod error;
+mod idx;
+mod image;
+mod loader;
+mod mnist;
+mod preprocess;
+mod resize;
+mod rng;
+mod spec;
+mod synthetic;
+
+pub use augment::Augment;
+pub use cifar::{Cifar, read_cifar};
+pub use dataset::{Dataset, ImageSet, Sample, Subset};
+#[cfg(feature = "fashion-mini")]
+pub use embedded::fashion_mini;
+pub use error::{Error, Result};
+pub use idx::{read_idx, write_idx};
+pub use image::Image;
+pub use loader::{Batch, Epoch, Loader, LoaderOptions, OnBadImage};
+pub use mnist::read_mnist;
+pub use preprocess::{Pixels, Preprocess, Resize};
+pub use spec::{DataSpec, Split};
+pub use synthetic::Synthetic;
