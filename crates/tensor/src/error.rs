@@ -59,6 +59,13 @@ pub enum Error {
         /// What is wrong, with the numbers.
         reason: String,
     },
+    /// A product of so many terms that an i32 sum of extreme codes and weights could overflow.
+    Terms {
+        /// Terms of one output: the window times the channels of a group.
+        terms: usize,
+        /// The most that are exact for every input.
+        limit: usize,
+    },
     /// An instruction set that this machine, or this build, does not have.
     UnknownLevel {
         /// The name asked for.
@@ -97,6 +104,10 @@ impl fmt::Display for Error {
                 write!(f, "a tensor of shape {shape:?} has more elements than memory can address")
             }
             Self::Geometry { reason } => f.write_str(reason),
+            Self::Terms { terms, limit } => write!(
+                f,
+                "an integer product of {terms} terms could overflow its i32 sum; at most {limit} are exact"
+            ),
             Self::UnknownLevel { name, available } => write!(
                 f,
                 "instruction set {name:?} is not available here; choose one of {}",

@@ -14,6 +14,7 @@ mod tensor;
 
 pub mod conv;
 pub mod gemm;
+pub mod pool;
 pub mod simd;
 
 pub use element::Element;

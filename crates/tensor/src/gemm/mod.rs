@@ -1,1 +1,3 @@
 //! Matrix products.
+
+pub mod int8;

@@ -1,3 +1,7 @@
+//! Plain Rust.
+
+pub(crate) mod int8;
+
 use super::Isa;
 
 /// Plain Rust: on every machine, and the law for all others.

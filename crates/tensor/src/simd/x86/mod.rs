@@ -1,5 +1,7 @@
 //! x86-64: tokens, and what each can do.
 
+mod int8;
+
 use super::Isa;
 
 macro_rules! token {

@@ -1,0 +1,123 @@
+//! Implicit GEMM: the rows of the product are output pixels, `k` is a list of runs in the bordered
+//! image. Nothing is unfolded.
+
+use super::image::Bordered;
+use crate::conv::{ConvAttrs, ConvGeometry};
+use crate::gemm::int8::{Epilogue, Job, Panels, RowMap, Scratch};
+use crate::simd::int8::Product;
+use crate::{Level, parallel, simd::dispatch};
+
+/// The weights of a direct convolution: panels for each group.
+pub(crate) struct Direct {
+    groups: Vec<Panels<i8>>,
+}
+
+/// The runs of a window: kernel rows where their pixels are neighbours, else single taps.
+struct Runs {
+    rows: usize,
+    taps: usize,
+    /// Values of a run.
+    len: usize,
+}
+
+impl Runs {
+    fn new(shape: [usize; 4], attrs: &ConvAttrs) -> Self {
+        let [_, channels, kernel_h, kernel_w] = shape;
+        if attrs.dilation[1] == 1 && attrs.groups == 1 {
+            Self { rows: kernel_h, taps: 1, len: kernel_w * channels }
+        } else {
+            Self { rows: kernel_h, taps: kernel_w, len: channels }
+        }
+    }
+}
+
+impl Direct {
+    pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4], attrs: &ConvAttrs) -> Self {
+        let [outputs, channels, kernel_h, kernel_w] = shape;
+        let runs = Runs::new(shape, attrs);
+        let columns = outputs / attrs.groups;
+        let pack = |group: usize| {
+            let weight = |column: usize, run: usize, i: usize| {
+                let o = group * columns + column;
+                let ky = run / runs.taps;
+                let kx = run % runs.taps + i / channels;
+                weights[((o * channels + i % channels) * kernel_h + ky) * kernel_w + kx]
+            };
+            dispatch!(level, isa => {
+                use crate::simd::int8::Int8;
+                Panels::pack(isa.bytes(), columns, runs.rows * runs.taps, runs.len, weight)
+            })
+        };
+        Self { groups: (0..attrs.groups).map(pack).collect() }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.groups.iter().map(Panels::bytes).sum()
+    }
+
+    pub(crate) fn scratch_len<P: Product>(_product: P, geometry: &ConvGeometry) -> usize {
+        let border = Bordered::new(geometry);
+        let images = border.images_per_pass(geometry.batch);
+        let [_, _, kernel_h, kernel_w] = geometry.weight_shape();
+        Scratch::bytes::<usize>(kernel_h * kernel_w)
+            + Scratch::bytes::<P::X>(images * border.len() + P::GROUP)
+    }
+
+    /// # Safety
+    /// Nobody else touches the epilogue's output meanwhile.
+    pub(crate) unsafe fn run<P: Product<W = i8>>(
+        &self,
+        product: P,
+        geometry: &ConvGeometry,
+        input: &[u8],
+        zero_point: u8,
+        epilogue: &Epilogue,
+        mut scratch: Scratch,
+    ) {
+        let ConvGeometry { batch, in_channels, out_channels, attrs, .. } = *geometry;
+        let (border, shape) = (Bordered::new(geometry), geometry.weight_shape());
+        let window = Runs::new(shape, &attrs);
+        let runs = scratch.take::<usize>(window.rows * window.taps);
+        for (run, offset) in runs.iter_mut().enumerate() {
+            let (ky, kx) = (run / window.taps, run % window.taps);
+            *offset = ky * attrs.dilation[0] * border.row + kx * attrs.dilation[1] * in_channels;
+        }
+        let in_place = P::RAW && attrs.padding == [0; 4] && window.len.is_multiple_of(P::GROUP);
+        let images = if in_place { batch } else { border.images_per_pass(batch) };
+        let copy =
+            scratch.take::<P::X>(if in_place { 0 } else { images * border.len() + P::GROUP });
+        let pixels = geometry.out_size[0] * geometry.out_size[1];
+        let in_len = geometry.in_size[0] * geometry.in_size[1] * in_channels;
+        for first in (0..batch).step_by(images.max(1)) {
+            let images = images.min(batch - first);
+            let input = &input[first * in_len..(first + images) * in_len];
+            let image: &[P::X] = if in_place {
+                bytemuck::cast_slice(input)
+            } else {
+                let inner = &mut copy[..images * border.len()];
+                border.write(product.isa(), P::encode, input, zero_point, inner);
+                copy
+            };
+            parallel::for_each(attrs.groups, |group| {
+                let job = Job::<P> {
+                    image,
+                    map: RowMap {
+                        width: geometry.out_size[1],
+                        height: geometry.out_size[0],
+                        pixel: attrs.stride[1] * in_channels,
+                        row: attrs.stride[0] * border.row,
+                        image: border.len(),
+                        start: group * (in_channels / attrs.groups),
+                    },
+                    runs,
+                    panels: &self.groups[group],
+                    rows: images * pixels,
+                    origin: [first * pixels, group * (out_channels / attrs.groups)],
+                };
+                // SAFETY: groups differ in columns, passes follow each other; the rest is the
+                // caller's promise.
+                unsafe { job.run(product, epilogue) };
+            });
+        }
+    }
+}

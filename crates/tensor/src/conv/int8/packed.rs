@@ -1,0 +1,345 @@
+use super::depthwise::Depthwise;
+use super::direct::Direct;
+use super::{AddCodes, Algorithm, Requantize};
+use crate::conv::{ConvAttrs, ConvGeometry};
+use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_TERMS, Scratch, Shared, Sink};
+use crate::simd::dispatch;
+use crate::simd::int8::{Int8, Product};
+use crate::{Error, Level, Result};
+
+/// Where the sums of a convolution go. All tensors are NHWC.
+pub enum Output<'a> {
+    /// As they are.
+    Accumulate(&'a mut [i32]),
+    /// Through the law of [`Requantize`].
+    Requantize(&'a Requantize, &'a mut [u8]),
+    /// Requantized, then added to the residual, which is `b` of [`AddCodes`] and has the output's
+    /// shape: the sum's code is rounded twice, as in two separate operations.
+    RequantizeAdd(&'a Requantize, &'a AddCodes, &'a [u8], &'a mut [u8]),
+}
+
+/// A convolution whose weights are packed for an instruction set.
+///
+/// Computes `acc = Σ (x − zero_point) · w` exactly; padding holds the zero point. A linear layer is
+/// a 1×1 convolution of `[n, k, 1, 1]`. Results are [`reference`](super::reference)'s, bit for bit,
+/// on every level, with every algorithm, at every number of threads.
+pub struct Int8Conv {
+    level: Level,
+    shape: [usize; 4],
+    attrs: ConvAttrs,
+    /// `Σ w` of each output channel: what a zero point adds to a sum of raw codes.
+    sums: Vec<i32>,
+    kernel: Kernel,
+}
+
+enum Kernel {
+    Direct(Direct),
+    Depthwise(Depthwise),
+}
+
+impl Int8Conv {
+    /// Packs `weights`, OIHW with `[o, c / groups, kh, kw]` of `shape`; all of −128..=127 is exact.
+    /// An algorithm that does not apply to this convolution gives way to [`Algorithm::Direct`].
+    ///
+    /// # Errors
+    /// [`Error::Terms`] if an output sums more than [`MAX_TERMS`] products, [`Error::Length`] if
+    /// `weights` does not fill the shape, [`Error::Geometry`] if groups do not divide the channels or
+    /// a stride or dilation is zero.
+    pub fn new(
+        level: Level,
+        weights: &[i8],
+        shape: [usize; 4],
+        attrs: ConvAttrs,
+        algorithm: Algorithm,
+    ) -> Result<Self> {
+        let [outputs, channels, kernel_h, kernel_w] = shape;
+        let terms = channels.saturating_mul(kernel_h).saturating_mul(kernel_w);
+        if terms > MAX_TERMS {
+            return Err(Error::Terms { terms, limit: MAX_TERMS });
+        }
+        if terms.checked_mul(outputs) != Some(weights.len()) {
+            return Err(Error::Length { shape: shape.to_vec(), elements: weights.len() });
+        }
+        let ConvAttrs { stride, dilation, groups, .. } = attrs;
+        if groups == 0
+            || !outputs.is_multiple_of(groups)
+            || stride.contains(&0)
+            || dilation.contains(&0)
+        {
+            return Err(Error::Geometry {
+                reason: format!(
+                    "convolution: {outputs} output channels in {groups} groups, stride {stride:?}, dilation {dilation:?}"
+                ),
+            });
+        }
+        let sums = if terms == 0 {
+            vec![0; outputs]
+        } else {
+            let sum = |filter: &[i8]| filter.iter().map(|&w| i32::from(w)).sum();
+            weights.chunks_exact(terms).map(sum).collect()
+        };
+        let depthwise = channels == 1 && groups == outputs && groups > 1;
+        let kernel = match algorithm {
+            Algorithm::Auto | Algorithm::Depthwise if depthwise => {
+                Kernel::Depthwise(Depthwise::new(weights, shape))
+            }
+            Algorithm::Auto | Algorithm::Direct | Algorithm::Depthwise => {
+                Kernel::Direct(Direct::new(level, weights, shape, &attrs))
+            }
+        };
+        Ok(Self { level, shape, attrs, sums, kernel })
+    }
+
+    /// Bytes of working memory that [`run`](Self::run) needs for this geometry.
+    pub fn scratch_len(&self, geometry: &ConvGeometry) -> usize {
+        let channels = geometry.out_channels + MAX_LANES;
+        let kernel = match &self.kernel {
+            Kernel::Direct(_) => {
+                dispatch!(self.level, isa => Direct::scratch_len(isa.bytes(), geometry))
+            }
+            Kernel::Depthwise(_) => Depthwise::scratch_len(geometry),
+        };
+        Scratch::bytes::<i32>(channels) + Scratch::bytes::<f32>(channels) + kernel
+    }
+
+    /// Runs on NHWC codes, in parallel on the current pool.
+    ///
+    /// # Panics
+    /// If the geometry is not that of the packed weights, or a slice has not the length that the
+    /// geometry, or [`scratch_len`](Self::scratch_len), says.
+    pub fn run(
+        &self,
+        geometry: &ConvGeometry,
+        input: &[u8],
+        zero_point: u8,
+        output: Output<'_>,
+        scratch: &mut [u8],
+    ) {
+        assert_eq!((geometry.weight_shape(), geometry.attrs), (self.shape, self.attrs));
+        assert_eq!(input.len(), geometry.input_shape().iter().product());
+        dispatch!(self.level, isa => self.run_on(isa, geometry, input, zero_point, output, scratch));
+    }
+
+    /// What [`Algorithm::Auto`] became.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.kernel {
+            Kernel::Direct(_) => Algorithm::Direct,
+            Kernel::Depthwise(_) => Algorithm::Depthwise,
+        }
+    }
+
+    /// Memory the packed weights take, in bytes.
+    pub fn packed_bytes(&self) -> usize {
+        match &self.kernel {
+            Kernel::Direct(direct) => direct.bytes(),
+            Kernel::Depthwise(depthwise) => depthwise.bytes(),
+        }
+    }
+
+    fn run_on<I: Int8>(
+        &self,
+        isa: I,
+        geometry: &ConvGeometry,
+        input: &[u8],
+        zero_point: u8,
+        output: Output<'_>,
+        scratch: &mut [u8],
+    ) {
+        let mut scratch = Scratch::new(scratch);
+        let excess = match &self.kernel {
+            Kernel::Direct(_) => I::Bytes::excess(zero_point),
+            Kernel::Depthwise(_) => i32::from(zero_point),
+        };
+        let epilogue = self.epilogue(geometry, excess, output, &mut scratch);
+        // SAFETY: the epilogue holds the exclusive borrow of the output that this call was given.
+        unsafe {
+            match &self.kernel {
+                Kernel::Direct(direct) => {
+                    direct.run(isa.bytes(), geometry, input, zero_point, &epilogue, scratch);
+                }
+                Kernel::Depthwise(depthwise) => {
+                    depthwise.run(isa, geometry, input, zero_point, &epilogue, scratch);
+                }
+            }
+        }
+    }
+
+    /// The output with its bias (the zero point's share taken out) and multipliers, a vector longer
+    /// than the channels so that kernels read whole vectors.
+    fn epilogue<'a>(
+        &self,
+        geometry: &ConvGeometry,
+        excess: i32,
+        output: Output<'a>,
+        scratch: &mut Scratch<'a>,
+    ) -> Epilogue<'a> {
+        let len: usize = geometry.output_shape().iter().product();
+        let channels = geometry.out_channels;
+        let padded = scratch.take::<i32>(channels + MAX_LANES);
+        padded.fill(0);
+        for (padded, sum) in padded.iter_mut().zip(&self.sums) {
+            *padded = excess.wrapping_mul(*sum).wrapping_neg();
+        }
+        let mut law = |law: &Requantize| {
+            assert_eq!((law.bias.len(), law.multiplier.len()), (channels, channels));
+            for (padded, bias) in padded.iter_mut().zip(&law.bias) {
+                *padded = padded.wrapping_add(*bias);
+            }
+            let multiplier = scratch.take::<f32>(channels + MAX_LANES);
+            multiplier.fill(0.0);
+            multiplier[..channels].copy_from_slice(&law.multiplier);
+            (&*multiplier, law.grid())
+        };
+        let sink = match output {
+            Output::Accumulate(out) => {
+                assert_eq!(out.len(), len);
+                Sink::Accumulate(Shared::new(out))
+            }
+            Output::Requantize(requantize, out) => {
+                assert_eq!(out.len(), len);
+                let (multiplier, grid) = law(requantize);
+                Sink::Requantize { multiplier, grid, add: None, codes: Shared::new(out) }
+            }
+            Output::RequantizeAdd(requantize, add, residual, out) => {
+                assert_eq!((out.len(), residual.len()), (len, len));
+                let (multiplier, grid) = law(requantize);
+                let add = Some((add, residual));
+                Sink::Requantize { multiplier, grid, add, codes: Shared::new(out) }
+            }
+        };
+        Epilogue { bias: padded, channels, sink }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conv::int8::{reference, testing};
+    use proptest::prelude::*;
+
+    /// All three outputs of every level and algorithm against the laws.
+    fn check(geometry: &ConvGeometry, zero: u8, extreme: u8, seed: u64) -> Result<(), String> {
+        let inputs = geometry.input_shape().iter().product();
+        let shape = geometry.weight_shape();
+        let (x, w) = testing::data(inputs, shape.iter().product(), extreme, seed);
+        let len = geometry.output_shape().iter().product();
+        let mut sums = vec![0; len];
+        reference(geometry, &x, zero, &w, &mut sums);
+
+        let channels = geometry.out_channels;
+        let largest = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
+        let law = Requantize {
+            bias: (0..channels as i32).map(|c| c * 37 - 300).collect(),
+            multiplier: (0..channels).map(|c| 140.0 / largest * (1.0 + c as f32 / 64.0)).collect(),
+            zero_point: zero / 2 + 50,
+            low: zero / 4,
+            high: 255 - zero / 8,
+        };
+        let add = AddCodes { a_ratio: 0.7, b_ratio: 0.4, fixed: -3.3, low: 9, high: 250 };
+        let (residual, _) = testing::data(len, 0, 0, seed);
+        let codes: Vec<u8> =
+            sums.iter().enumerate().map(|(i, &sum)| law.apply(i % channels, sum)).collect();
+        let added: Vec<u8> = codes.iter().zip(&residual).map(|(&a, &b)| add.apply(a, b)).collect();
+
+        for level in Level::available() {
+            for algorithm in Algorithm::ALL {
+                let conv = Int8Conv::new(level, &w, shape, geometry.attrs, algorithm).unwrap();
+                let mut scratch = vec![0xA5; conv.scratch_len(geometry)];
+                let (mut c, mut y, mut z) = (vec![-1; len], vec![1; len], vec![1; len]);
+                conv.run(geometry, &x, zero, Output::Accumulate(&mut c), &mut scratch);
+                conv.run(geometry, &x, zero, Output::Requantize(&law, &mut y), &mut scratch);
+                let output = Output::RequantizeAdd(&law, &add, &residual, &mut z);
+                conv.run(geometry, &x, zero, output, &mut scratch);
+                if c != sums || y != codes || z != added {
+                    let wrong = [c != sums, y != codes, z != added];
+                    return Err(format!("{level:?} {algorithm:?} {geometry:?}: wrong {wrong:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn zeros() -> impl Strategy<Value = u8> {
+        prop::sample::select(vec![0u8, 1, 127, 128, 254, 255])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(250))]
+
+        #[test]
+        fn every_level_equals_the_reference(
+            (batch, height, width) in (1..3usize, 1..14usize, 1..14usize),
+            (channels, outputs) in (1..70usize, 1..70usize),
+            kernel in prop::array::uniform2(1..5usize),
+            stride in prop::array::uniform2(1..4usize),
+            padding in prop::array::uniform4(0..3usize),
+            dilation in prop::array::uniform2(1..3usize),
+            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+        ) {
+            let attrs = ConvAttrs { stride, padding, dilation, groups: 1 };
+            let weight = [outputs, channels, kernel[0], kernel[1]];
+            if let Ok(geometry) = ConvGeometry::new([batch, channels, height, width], weight, attrs) {
+                prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+            }
+        }
+
+        #[test]
+        fn three_by_three_windows_equal_the_reference(
+            (batch, height, width) in (1..3usize, 1..24usize, 1..24usize),
+            (channels, outputs) in (1..70usize, 1..140usize),
+            padding in prop::array::uniform4(0..3usize),
+            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+        ) {
+            let attrs = ConvAttrs { padding, ..ConvAttrs::default() };
+            let input = [batch, channels, height, width];
+            if let Ok(geometry) = ConvGeometry::new(input, [outputs, channels, 3, 3], attrs) {
+                prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+            }
+        }
+
+        #[test]
+        fn groups_equal_the_reference(
+            (groups, inputs, outputs) in (1..40usize, 1..4usize, 1..4usize),
+            (height, width) in (3..12usize, 3..30usize),
+            (kernel, stride, padding, dilation) in (1..4usize, 1..3usize, 0..2usize, 1..3usize),
+            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+        ) {
+            let attrs =
+                ConvAttrs { groups, dilation: [dilation; 2], ..ConvAttrs::new(stride, padding) };
+            let input = [2, groups * inputs, height, width];
+            let weight = [groups * outputs, inputs, kernel, kernel];
+            if let Ok(geometry) = ConvGeometry::new(input, weight, attrs) {
+                prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+            }
+        }
+
+        #[test]
+        fn depthwise_equals_the_reference(
+            channels in 2..150usize, (height, width) in (3..12usize, 3..40usize),
+            (kernel, stride, padding) in (1..6usize, 1..3usize, 0..3usize),
+            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+        ) {
+            let attrs = ConvAttrs { groups: channels, ..ConvAttrs::new(stride, padding) };
+            let input = [2, channels, height, width];
+            if let Ok(geometry) = ConvGeometry::new(input, [channels, 1, kernel, kernel], attrs) {
+                prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_exact_or_does_not_fit_is_refused() {
+        let new = |weights: &[i8], shape, attrs| {
+            Int8Conv::new(Level::best(), weights, shape, attrs, Algorithm::Auto).err()
+        };
+        let attrs = ConvAttrs::default();
+        let channels = MAX_TERMS / 9 + 1;
+        assert!(matches!(
+            new(&vec![1; channels * 9], [1, channels, 3, 3], attrs),
+            Some(Error::Terms { .. })
+        ));
+        assert!(matches!(new(&[1; 5], [2, 3, 1, 1], attrs), Some(Error::Length { .. })));
+        let attrs = ConvAttrs { groups: 3, ..attrs };
+        assert!(matches!(new(&[1; 4], [2, 2, 1, 1], attrs), Some(Error::Geometry { .. })));
+    }
+}

@@ -1,0 +1,125 @@
+//! Blocks of rows, panels of columns: the loops around the tile, once for every instruction set.
+
+use std::ops::Range;
+
+use super::epilogue::Epilogue;
+use super::panels::Panels;
+use super::tile::{MAX_ROWS, MAX_SUMS, Tile};
+use crate::parallel;
+use crate::simd::int8::{Int8, Product};
+
+/// Where the rows of a product lie in the image: pixels of rows of images, each at its stride.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowMap {
+    /// Rows of the product (output pixels) in an image row.
+    pub(crate) width: usize,
+    /// Image rows in an image.
+    pub(crate) height: usize,
+    /// Elements from a pixel to the next.
+    pub(crate) pixel: usize,
+    /// Elements from an image row to the next.
+    pub(crate) row: usize,
+    /// Elements from an image to the next.
+    pub(crate) image: usize,
+    /// Elements before the first pixel.
+    pub(crate) start: usize,
+}
+
+impl RowMap {
+    /// The rows of a plain matrix.
+    pub(crate) fn matrix(stride: usize) -> Self {
+        Self { width: usize::MAX, height: 1, pixel: stride, row: 0, image: 0, start: 0 }
+    }
+
+    /// The offsets of `out.len()` rows from `first` on.
+    fn offsets(&self, first: usize, out: &mut [usize]) {
+        let (mut x, rest) = (first % self.width, first / self.width);
+        let (mut y, mut n) = (rest % self.height, rest / self.height);
+        for out in out {
+            *out = self.start + n * self.image + y * self.row + x * self.pixel;
+            x += 1;
+            if x == self.width {
+                (x, y) = (0, y + 1);
+                if y == self.height {
+                    (y, n) = (0, n + 1);
+                }
+            }
+        }
+    }
+}
+
+/// One product: rows of an image times packed weights.
+pub(crate) struct Job<'a, P: Product> {
+    pub(crate) image: &'a [P::X],
+    pub(crate) map: RowMap,
+    /// Where each run starts, from the start of a row.
+    pub(crate) runs: &'a [usize],
+    pub(crate) panels: &'a Panels<P::W>,
+    /// Rows of the product.
+    pub(crate) rows: usize,
+    /// The output row of the first row, the output column of the first column.
+    pub(crate) origin: [usize; 2],
+}
+
+impl<P: Product> Job<'_, P> {
+    /// Multiplies everything, in parallel over blocks of rows and panels.
+    ///
+    /// # Safety
+    /// Nobody else touches the output rows and columns of this job meanwhile.
+    pub(crate) unsafe fn run(&self, product: P, epilogue: &Epilogue) {
+        // About four million products a task, some 50 µs: enough to hide the cost of starting it.
+        let depth = self.runs.len() * self.panels.steps * P::GROUP;
+        let target = (1usize << 22) / (depth * self.panels.width).max(1);
+        let blocks = self.rows.div_ceil(target.max(2 * P::ROWS)).max(1);
+        let panels = self.panels.count();
+        parallel::for_each(blocks * panels, |task| {
+            let (block, panel) = (task / panels, task % panels);
+            let rows = part(self.rows, blocks, block);
+            // SAFETY: tasks differ in rows or in columns; the rest is the caller's promise.
+            unsafe { self.block(product, rows, panel, epilogue) };
+        });
+    }
+
+    /// Multiplies some rows with one panel.
+    ///
+    /// # Safety
+    /// As [`Job::run`], for these rows and the panel's columns.
+    unsafe fn block(&self, product: P, rows: Range<usize>, panel: usize, epilogue: &Epilogue) {
+        const { assert!(P::ROWS <= MAX_ROWS && P::ROWS % P::ROW_STEP == 0) };
+        const { assert!(P::ROWS * P::VECTORS * <P::Isa as Int8>::LANES <= MAX_SUMS) };
+        let width = self.panels.panel_width(panel);
+        let first = panel * self.panels.width;
+        let columns = first..(first + width).min(self.panels.columns);
+        let columns = columns.start + self.origin[1]..columns.end + self.origin[1];
+        let weights = self.panels.panel(panel);
+        let mut sums = [0; MAX_SUMS];
+        // Even tiles: 25 rows are five times five, not four times six and a slow one.
+        let tiles = rows.len().div_ceil(P::ROWS);
+        for tile in 0..tiles {
+            let part = part(rows.len(), tiles, tile);
+            let (start, len) = (rows.start + part.start, part.len());
+            let mut offsets = [0; MAX_ROWS];
+            self.map.offsets(start, &mut offsets[..len]);
+            let padded = len.next_multiple_of(P::ROW_STEP);
+            let last = offsets[len - 1];
+            offsets[len..padded].fill(last);
+            let tile = Tile::<P> {
+                image: self.image,
+                rows: &offsets[..padded],
+                runs: self.runs,
+                steps: self.panels.steps,
+                panel: weights,
+                width,
+            };
+            tile.multiply(product, &mut sums, width);
+            let out = start + self.origin[0]..start + self.origin[0] + len;
+            // SAFETY: the caller's promise.
+            unsafe { epilogue.finish(product.isa(), &sums, width, out, columns.clone()) };
+        }
+    }
+}
+
+/// Part `index` of `0..len` in `parts` parts that differ by one at most.
+pub(crate) fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
+    len * index / parts..len * (index + 1) / parts
+}

@@ -1,0 +1,24 @@
+//! The exact product of `u8` codes and `i8` weights, and the driver that convolutions share.
+//!
+//! [`Int8Gemm`] holds packed weights; [`reference`] is the law. A sum is exact for up to
+//! [`MAX_TERMS`] terms of any value.
+
+mod drive;
+mod epilogue;
+mod panels;
+mod product;
+mod reference;
+mod scratch;
+mod tile;
+
+pub(crate) use drive::{Job, RowMap};
+pub(crate) use epilogue::{Epilogue, MAX_LANES, Shared, Sink};
+pub(crate) use panels::Panels;
+pub use product::Int8Gemm;
+pub(crate) use product::encode;
+pub use reference::gemm as reference;
+pub(crate) use scratch::Scratch;
+pub(crate) use tile::MAX_SUMS;
+
+/// `255 · 128 · k < 2³¹`: the longest sum that no codes and weights overflow.
+pub const MAX_TERMS: usize = 65_793;

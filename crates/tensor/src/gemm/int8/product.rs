@@ -1,0 +1,166 @@
+use super::{Epilogue, Job, MAX_LANES, MAX_TERMS, Panels, RowMap, Scratch, Shared, Sink};
+use crate::simd::int8::{Int8, Product};
+use crate::simd::{Isa, dispatch};
+use crate::{Error, Level, Result};
+
+/// A matrix of weights, packed for `c[m, n] = Σ_k (a[m, k] − zero_point) · b[k, n]`.
+///
+/// The sums are exact and equal [`reference`] on every instruction set.
+pub struct Int8Gemm {
+    level: Level,
+    k: usize,
+    n: usize,
+    /// `Σ_k b[k, n]`.
+    sums: Vec<i32>,
+    panels: Panels<i8>,
+}
+
+impl Int8Gemm {
+    /// Packs `b`, row-major `[k, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Terms`] if `k` exceeds [`MAX_TERMS`], [`Error::Length`] if `b` has another length.
+    pub fn new(level: Level, k: usize, n: usize, b: &[i8]) -> Result<Self> {
+        if k > MAX_TERMS {
+            return Err(Error::Terms { terms: k, limit: MAX_TERMS });
+        }
+        if k.checked_mul(n) != Some(b.len()) {
+            return Err(Error::Length { shape: vec![k, n], elements: b.len() });
+        }
+        let mut sums = vec![0; n];
+        for row in b.chunks_exact(n.max(1)) {
+            for (sum, &w) in sums.iter_mut().zip(row) {
+                *sum += i32::from(w);
+            }
+        }
+        let panels =
+            dispatch!(level, isa => Panels::pack(isa.bytes(), n, 1, k, |j, _, l| b[l * n + j]));
+        Ok(Self { level, k, n, sums, panels })
+    }
+
+    /// Bytes of working memory for `m` rows.
+    pub fn scratch_len(&self, m: usize) -> usize {
+        // The widest image: i16, a row padded to whole groups, and a group behind the last.
+        Scratch::bytes::<i32>(self.n + MAX_LANES)
+            + Scratch::bytes::<i16>(m * self.k.next_multiple_of(8) + 8)
+    }
+
+    /// Memory the packed weights take, in bytes.
+    pub fn packed_bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// `c = (a − zero_point) · b` for the `m` rows of `a`.
+    ///
+    /// # Panics
+    /// If `a` is not `m · k`, `c` not `m · n`, or `scratch` shorter than
+    /// [`scratch_len`](Self::scratch_len).
+    pub fn run(&self, m: usize, a: &[u8], zero_point: u8, c: &mut [i32], scratch: &mut [u8]) {
+        assert_eq!((a.len(), c.len()), (m * self.k, m * self.n));
+        dispatch!(self.level, isa => self.run_on(isa.bytes(), m, a, zero_point, c, scratch));
+    }
+
+    fn run_on<P: Product<W = i8>>(
+        &self,
+        product: P,
+        m: usize,
+        a: &[u8],
+        zero_point: u8,
+        c: &mut [i32],
+        scratch: &mut [u8],
+    ) {
+        let mut scratch = Scratch::new(scratch);
+        let bias = scratch.take::<i32>(self.n + MAX_LANES);
+        bias.fill(0);
+        for (bias, sum) in bias.iter_mut().zip(&self.sums) {
+            *bias = P::excess(zero_point).wrapping_mul(*sum).wrapping_neg();
+        }
+        let stride = self.k.next_multiple_of(P::GROUP);
+        let image: &[P::X] = if P::RAW && stride == self.k {
+            bytemuck::cast_slice(a)
+        } else {
+            let image = scratch.take::<P::X>(m * stride);
+            for (to, from) in
+                image.chunks_exact_mut(stride.max(1)).zip(a.chunks_exact(self.k.max(1)))
+            {
+                encode(product.isa(), P::encode, from, zero_point, &mut to[..self.k]);
+            }
+            image
+        };
+        let job = Job::<P> {
+            image,
+            map: RowMap::matrix(stride),
+            runs: &[0],
+            panels: &self.panels,
+            rows: m,
+            origin: [0, 0],
+        };
+        let epilogue = Epilogue { bias, channels: self.n, sink: Sink::Accumulate(Shared::new(c)) };
+        // SAFETY: `c` is borrowed exclusively by this call.
+        unsafe { job.run(product, &epilogue) };
+    }
+}
+
+/// Writes codes in the form a product reads.
+pub(crate) fn encode<I: Isa, X>(
+    isa: I,
+    form: impl Fn(u8, u8) -> X,
+    codes: &[u8],
+    zero_point: u8,
+    out: &mut [X],
+) {
+    isa.enter(
+        #[inline(always)]
+        || {
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = form(code, zero_point);
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::int8::reference;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn every_level_equals_three_loops(
+            (m, k, n) in (1..70usize, 1..70usize, 1..140usize),
+            zero in prop::sample::select(vec![0u8, 1, 127, 128, 255]),
+            extreme in 0..4u8, seed in any::<u64>(),
+        ) {
+            let (a, b) = crate::conv::int8::testing::data(m * k, k * n, extreme, seed);
+            let mut expected = vec![0; m * n];
+            reference(k, n, &a, zero, &b, &mut expected);
+            for level in Level::available() {
+                let gemm = Int8Gemm::new(level, k, n, &b).unwrap();
+                let mut c = vec![-1; m * n];
+                gemm.run(m, &a, zero, &mut c, &mut vec![7; gemm.scratch_len(m)]);
+                prop_assert!(c == expected, "{level:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_that_could_overflow_are_refused() {
+        let k = MAX_TERMS + 1;
+        let refused = Int8Gemm::new(Level::best(), k, 1, &vec![0; k]).err();
+        assert_eq!(refused, Some(Error::Terms { terms: k, limit: MAX_TERMS }));
+        assert!(Int8Gemm::new(Level::best(), 2, 2, &[0; 3]).is_err());
+    }
+
+    #[test]
+    fn the_longest_sum_of_extremes_is_exact() {
+        let (a, b) = (vec![255; MAX_TERMS], vec![-128; MAX_TERMS]);
+        for level in Level::available() {
+            let gemm = Int8Gemm::new(level, MAX_TERMS, 1, &b).unwrap();
+            let mut c = [0];
+            gemm.run(1, &a, 0, &mut c, &mut vec![0; gemm.scratch_len(1)]);
+            assert_eq!(i64::from(c[0]), -255 * 128 * MAX_TERMS as i64, "{level:?}");
+        }
+    }
+}

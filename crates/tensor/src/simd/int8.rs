@@ -1,0 +1,98 @@
+//! What the integer kernels ask of an instruction set.
+//!
+//! Two traits, because one instruction set multiplies in two ways: [`Int8`] is a vector of `i32`
+//! sums and what turns them into codes; a [`Product`] is a way to add `u8·i8` (direct kernels) or
+//! `i16·i16` (Winograd) products to such sums. Blocking, packing and tails are written once above
+//! them, in `gemm::int8`.
+
+use bytemuck::Pod;
+
+use super::Isa;
+use crate::conv::int8::{AddCodes, Grid};
+
+/// An instruction set as the integer kernels see it: a vector of `i32` and the way to a code.
+///
+/// Slices hold at least `LANES` elements; a shorter one is a bug above and panics.
+pub trait Int8: Isa {
+    /// A vector of `i32`.
+    type Acc: Copy;
+    /// How many `i32` an [`Int8::Acc`] holds.
+    const LANES: usize;
+    /// The exact `u8·i8` product.
+    type Bytes: Product<Isa = Self, W = i8>;
+    /// The exact `i16·i16` product.
+    type Words: Product<Isa = Self, X = i16, W = i16>;
+
+    /// The token of the byte product.
+    fn bytes(self) -> Self::Bytes;
+    /// The token of the word product.
+    fn words(self) -> Self::Words;
+    /// All lanes zero.
+    fn zero(self) -> Self::Acc;
+    /// The first `LANES` of `from`.
+    fn load(self, from: &[i32]) -> Self::Acc;
+    /// Writes the first `LANES` of `to`.
+    fn store(self, acc: Self::Acc, to: &mut [i32]);
+    /// Lane by lane, modulo 2³².
+    fn add(self, a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// Codes in `0..=255`: `Requantize` after its bias has been added (see [`Grid`]).
+    fn requantize(self, acc: Self::Acc, multiplier: &[f32], grid: Grid) -> Self::Acc;
+    /// `add.apply(codes, other)` lane by lane.
+    fn add_codes(self, codes: Self::Acc, other: &[u8], add: &AddCodes) -> Self::Acc;
+    /// Codes as `i32`.
+    fn load_codes(self, from: &[u8]) -> Self::Acc;
+    /// Writes lanes, each in `0..=255`, as bytes.
+    fn store_codes(self, codes: Self::Acc, to: &mut [u8]);
+    /// `acc + x·w` lane by lane; each `w` is a sign-extended `i8`. The tap of a depthwise window.
+    fn tap(self, acc: Self::Acc, x: &[u8], w: &[i32]) -> Self::Acc;
+}
+
+/// A way to multiply: how `x` and `w` lie in memory, and the step that multiplies a tile of them.
+pub trait Product: Copy + Send + Sync + 'static {
+    /// The instruction set that does it.
+    type Isa: Int8;
+    /// An activation in the image that the kernel reads.
+    type X: Pod + Send + Sync;
+    /// A weight in a packed panel.
+    type W: Pod + Send + Sync;
+    /// How many neighbouring `k` a step multiplies and adds.
+    const GROUP: usize;
+    /// Whether the image is the codes themselves, so that an input may be read in place.
+    const RAW: bool;
+    /// Most rows (pixels) a tile has.
+    const ROWS: usize;
+    /// Rows of a tile are a multiple of this; the driver repeats the last row to reach it.
+    const ROW_STEP: usize = 1;
+    /// Most vectors (of `LANES` output channels) a tile has.
+    const VECTORS: usize;
+
+    /// The token.
+    fn isa(self) -> Self::Isa;
+
+    /// The image's form of code `x` under zero point `zero`.
+    fn encode(x: u8, zero: u8) -> Self::X;
+
+    /// `encode(zero, zero)` as a number: what the sum holds too much of, once for each weight.
+    fn excess(zero: u8) -> i32;
+
+    /// `acc[i][v] += Σ x[i][offset + g] · w[v][g]` over a group, `w` being
+    /// `[NV][LANES][GROUP]` in memory.
+    ///
+    /// # Safety
+    /// `GROUP` elements are readable at each `x[i] + offset`, `NV · LANES · GROUP` at `w`.
+    unsafe fn step<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[<Self::Isa as Int8>::Acc; NV]; MR],
+        x: &[*const Self::X; MR],
+        offset: usize,
+        w: *const Self::W,
+    );
+
+    /// Sorts sums that an instruction leaves in another order; nothing to do on most sets.
+    #[inline(always)]
+    fn finish<const MR: usize, const NV: usize>(
+        self,
+        _acc: &mut [[<Self::Isa as Int8>::Acc; NV]; MR],
+    ) {
+    }
+}

@@ -1,0 +1,4 @@
+//! The integer operations of x86-64: 256-bit vectors, 512-bit vectors.
+
+mod avx2;
+mod avx512;

@@ -1,0 +1,295 @@
+//! 256-bit vectors: `vpmaddwd` on AVX2, `vpdpbusd` where the CPU has AVX-VNNI.
+//!
+//! `vpmaddubsw` is absent: it would saturate, 2·255·127 > 32 767.
+
+use std::arch::x86_64::*;
+
+use crate::conv::int8::{AddCodes, Grid};
+use crate::simd::int8::{Int8, Product};
+use crate::simd::x86::{Avx2, AvxVnni};
+
+const LANES: usize = 8;
+
+macro_rules! vectors_of_eight {
+    ($token:ty, $bytes:ty, $words:ty) => {
+        impl Int8 for $token {
+            type Acc = __m256i;
+            const LANES: usize = LANES;
+            type Bytes = $bytes;
+            type Words = $words;
+
+            #[inline(always)]
+            fn bytes(self) -> Self::Bytes {
+                <$bytes>::new(self)
+            }
+            #[inline(always)]
+            fn words(self) -> Self::Words {
+                <$words>::new(self)
+            }
+            #[inline(always)]
+            fn zero(self) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_setzero_si256() }
+            }
+            #[inline(always)]
+            fn load(self, from: &[i32]) -> __m256i {
+                let from = &from[..LANES];
+                // SAFETY: the token proves AVX2; the slice has 32 bytes.
+                unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+            }
+            #[inline(always)]
+            fn store(self, acc: __m256i, to: &mut [i32]) {
+                let to = &mut to[..LANES];
+                // SAFETY: the token proves AVX2; the slice has 32 bytes.
+                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), acc) }
+            }
+            #[inline(always)]
+            fn add(self, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_add_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn requantize(self, acc: __m256i, multiplier: &[f32], grid: Grid) -> __m256i {
+                let multiplier = &multiplier[..LANES];
+                // SAFETY: the token proves AVX2; the slice has 32 bytes.
+                unsafe {
+                    let scaled = _mm256_mul_ps(
+                        _mm256_cvtepi32_ps(acc),
+                        _mm256_loadu_ps(multiplier.as_ptr()),
+                    );
+                    // The second operand of max and min is returned for NaN: `low`, as `Grid::code`.
+                    let clamped = _mm256_min_ps(
+                        _mm256_max_ps(scaled, _mm256_set1_ps(grid.low)),
+                        _mm256_set1_ps(grid.high),
+                    );
+                    // vcvtps2dq rounds half to even: Rust never changes MXCSR.
+                    _mm256_add_epi32(
+                        _mm256_cvtps_epi32(clamped),
+                        _mm256_set1_epi32(grid.zero_point),
+                    )
+                }
+            }
+            #[inline(always)]
+            fn add_codes(self, codes: __m256i, other: &[u8], add: &AddCodes) -> __m256i {
+                let other = &other[..LANES];
+                // SAFETY: the token proves AVX2; the slice has 8 bytes.
+                unsafe {
+                    let a = _mm256_cvtepi32_ps(codes);
+                    let b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
+                        other.as_ptr().cast(),
+                    )));
+                    let a = _mm256_add_ps(
+                        _mm256_mul_ps(a, _mm256_set1_ps(add.a_ratio)),
+                        _mm256_set1_ps(add.fixed),
+                    );
+                    let sum = _mm256_add_ps(_mm256_mul_ps(b, _mm256_set1_ps(add.b_ratio)), a);
+                    _mm256_cvtps_epi32(_mm256_min_ps(
+                        _mm256_max_ps(sum, _mm256_set1_ps(add.low.into())),
+                        _mm256_set1_ps(add.high.into()),
+                    ))
+                }
+            }
+            #[inline(always)]
+            fn load_codes(self, from: &[u8]) -> __m256i {
+                let from = &from[..LANES];
+                // SAFETY: the token proves AVX2; the slice has 8 bytes.
+                unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast())) }
+            }
+            #[inline(always)]
+            fn store_codes(self, codes: __m256i, to: &mut [u8]) {
+                let to = &mut to[..LANES];
+                // SAFETY: the token proves AVX2; the slice has 8 bytes.
+                unsafe {
+                    let words = _mm_packus_epi32(
+                        _mm256_castsi256_si128(codes),
+                        _mm256_extracti128_si256::<1>(codes),
+                    );
+                    _mm_storel_epi64(to.as_mut_ptr().cast(), _mm_packus_epi16(words, words));
+                }
+            }
+            #[inline(always)]
+            fn tap(self, acc: __m256i, x: &[u8], w: &[i32]) -> __m256i {
+                let (x, w) = (self.load_codes(x), self.load(w));
+                // SAFETY: the token proves AVX2. The upper half of each x is zero, so that the pair
+                // sum of vpmaddwd is the one product: cheaper than vpmulld.
+                unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)) }
+            }
+        }
+    };
+}
+
+vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>);
+vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>);
+
+/// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
+/// memory. No pair sum leaves i32: that takes four times −32 768.
+#[derive(Clone, Copy, Debug)]
+pub struct WidenedBytes(Avx2);
+
+impl WidenedBytes {
+    #[inline(always)]
+    fn new(isa: Avx2) -> Self {
+        Self(isa)
+    }
+}
+
+impl Product for WidenedBytes {
+    type Isa = Avx2;
+    type X = i16;
+    type W = i8;
+    const GROUP: usize = 2;
+    const RAW: bool = false;
+    // 12 sums, 2 weight vectors, 1 broadcast, 1 product: 16 registers.
+    const ROWS: usize = 6;
+    const VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn isa(self) -> Avx2 {
+        self.0
+    }
+    #[inline(always)]
+    fn encode(x: u8, zero: u8) -> i16 {
+        i16::from(x) - i16::from(zero)
+    }
+    #[inline(always)]
+    fn excess(_zero: u8) -> i32 {
+        0
+    }
+    #[inline(always)]
+    unsafe fn step<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[__m256i; NV]; MR],
+        x: &[*const i16; MR],
+        offset: usize,
+        w: *const i8,
+    ) {
+        // SAFETY: the token proves AVX2; the caller promises NV·16 weights and, in each row, two
+        // values, which make the four bytes of one i32.
+        unsafe {
+            let mut weights = [_mm256_setzero_si256(); NV];
+            for (v, weight) in weights.iter_mut().enumerate() {
+                *weight = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(16 * v).cast()));
+            }
+            for i in 0..MR {
+                let pair = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
+                for v in 0..NV {
+                    acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(pair, weights[v]));
+                }
+            }
+        }
+    }
+}
+
+/// `vpmaddwd` + `vpaddd` on i16 panels.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<I>(I);
+
+impl<I> Pairs<I> {
+    #[inline(always)]
+    fn new(isa: I) -> Self {
+        Self(isa)
+    }
+}
+
+impl<I: Int8<Acc = __m256i>> Product for Pairs<I> {
+    type Isa = I;
+    type X = i16;
+    type W = i16;
+    const GROUP: usize = 2;
+    const RAW: bool = false;
+    const ROWS: usize = 6;
+    const VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn isa(self) -> I {
+        self.0
+    }
+    #[inline(always)]
+    fn encode(x: u8, zero: u8) -> i16 {
+        i16::from(x) - i16::from(zero)
+    }
+    #[inline(always)]
+    fn excess(_zero: u8) -> i32 {
+        0
+    }
+    #[inline(always)]
+    unsafe fn step<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[__m256i; NV]; MR],
+        x: &[*const i16; MR],
+        offset: usize,
+        w: *const i16,
+    ) {
+        // SAFETY: a token whose vectors are __m256i is one of this file and proves AVX2; the caller
+        // promises NV·16 weights and two values in each row.
+        unsafe {
+            let mut weights = [_mm256_setzero_si256(); NV];
+            for (v, weight) in weights.iter_mut().enumerate() {
+                *weight = _mm256_loadu_si256(w.add(16 * v).cast());
+            }
+            for i in 0..MR {
+                let pair = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
+                for v in 0..NV {
+                    acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(pair, weights[v]));
+                }
+            }
+        }
+    }
+}
+
+/// `vpdpbusd` on raw codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Quads(AvxVnni);
+
+impl Quads {
+    #[inline(always)]
+    fn new(isa: AvxVnni) -> Self {
+        Self(isa)
+    }
+}
+
+impl Product for Quads {
+    type Isa = AvxVnni;
+    type X = u8;
+    type W = i8;
+    const GROUP: usize = 4;
+    const RAW: bool = true;
+    const ROWS: usize = 6;
+    const VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn isa(self) -> AvxVnni {
+        self.0
+    }
+    #[inline(always)]
+    fn encode(x: u8, _zero: u8) -> u8 {
+        x
+    }
+    #[inline(always)]
+    fn excess(zero: u8) -> i32 {
+        zero.into()
+    }
+    #[inline(always)]
+    unsafe fn step<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[__m256i; NV]; MR],
+        x: &[*const u8; MR],
+        offset: usize,
+        w: *const i8,
+    ) {
+        // SAFETY: the token proves AVX-VNNI; the caller promises NV·32 weights and four codes in
+        // each row.
+        unsafe {
+            let mut weights = [_mm256_setzero_si256(); NV];
+            for (v, weight) in weights.iter_mut().enumerate() {
+                *weight = _mm256_loadu_si256(w.add(32 * v).cast());
+            }
+            for i in 0..MR {
+                let quad = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
+                for v in 0..NV {
+                    acc[i][v] = _mm256_dpbusd_avx_epi32(acc[i][v], quad, weights[v]);
+                }
+            }
+        }
+    }
+}

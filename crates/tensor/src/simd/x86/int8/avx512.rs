@@ -1,0 +1,235 @@
+//! 512-bit vectors: `vpmaddwd` on AVX-512BW, `vpdpbusd` and `vpdpwssd` with VNNI.
+
+use std::arch::x86_64::*;
+
+use crate::conv::int8::{AddCodes, Grid};
+use crate::simd::int8::{Int8, Product};
+use crate::simd::x86::{Avx512, Avx512Vnni};
+
+const LANES: usize = 16;
+
+macro_rules! vectors_of_sixteen {
+    ($token:ty, $bytes:ty, $words:ty) => {
+        impl Int8 for $token {
+            type Acc = __m512i;
+            const LANES: usize = LANES;
+            type Bytes = $bytes;
+            type Words = $words;
+
+            #[inline(always)]
+            fn bytes(self) -> Self::Bytes {
+                <$bytes>::new(self)
+            }
+            #[inline(always)]
+            fn words(self) -> Self::Words {
+                <$words>::new(self)
+            }
+            #[inline(always)]
+            fn zero(self) -> __m512i {
+                // SAFETY: the token proves AVX-512F.
+                unsafe { _mm512_setzero_si512() }
+            }
+            #[inline(always)]
+            fn load(self, from: &[i32]) -> __m512i {
+                let from = &from[..LANES];
+                // SAFETY: the token proves AVX-512F; the slice has 64 bytes.
+                unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+            }
+            #[inline(always)]
+            fn store(self, acc: __m512i, to: &mut [i32]) {
+                let to = &mut to[..LANES];
+                // SAFETY: the token proves AVX-512F; the slice has 64 bytes.
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), acc) }
+            }
+            #[inline(always)]
+            fn add(self, a: __m512i, b: __m512i) -> __m512i {
+                // SAFETY: the token proves AVX-512F.
+                unsafe { _mm512_add_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn requantize(self, acc: __m512i, multiplier: &[f32], grid: Grid) -> __m512i {
+                let multiplier = &multiplier[..LANES];
+                // SAFETY: the token proves AVX-512F; the slice has 64 bytes.
+                unsafe {
+                    let scaled = _mm512_mul_ps(
+                        _mm512_cvtepi32_ps(acc),
+                        _mm512_loadu_ps(multiplier.as_ptr()),
+                    );
+                    // The second operand of max and min is returned for NaN: `low`, as `Grid::code`.
+                    let clamped = _mm512_min_ps(
+                        _mm512_max_ps(scaled, _mm512_set1_ps(grid.low)),
+                        _mm512_set1_ps(grid.high),
+                    );
+                    // vcvtps2dq rounds half to even: Rust never changes MXCSR.
+                    _mm512_add_epi32(
+                        _mm512_cvtps_epi32(clamped),
+                        _mm512_set1_epi32(grid.zero_point),
+                    )
+                }
+            }
+            #[inline(always)]
+            fn add_codes(self, codes: __m512i, other: &[u8], add: &AddCodes) -> __m512i {
+                let b = self.load_codes(other);
+                // SAFETY: the token proves AVX-512F.
+                unsafe {
+                    let (a, b) = (_mm512_cvtepi32_ps(codes), _mm512_cvtepi32_ps(b));
+                    let a = _mm512_add_ps(
+                        _mm512_mul_ps(a, _mm512_set1_ps(add.a_ratio)),
+                        _mm512_set1_ps(add.fixed),
+                    );
+                    let sum = _mm512_add_ps(_mm512_mul_ps(b, _mm512_set1_ps(add.b_ratio)), a);
+                    _mm512_cvtps_epi32(_mm512_min_ps(
+                        _mm512_max_ps(sum, _mm512_set1_ps(add.low.into())),
+                        _mm512_set1_ps(add.high.into()),
+                    ))
+                }
+            }
+            #[inline(always)]
+            fn load_codes(self, from: &[u8]) -> __m512i {
+                let from = &from[..LANES];
+                // SAFETY: the token proves AVX-512F; the slice has 16 bytes.
+                unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
+            }
+            #[inline(always)]
+            fn store_codes(self, codes: __m512i, to: &mut [u8]) {
+                let to = &mut to[..LANES];
+                // SAFETY: the token proves AVX-512F; the slice has 16 bytes.
+                unsafe {
+                    _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(codes));
+                }
+            }
+            #[inline(always)]
+            fn tap(self, acc: __m512i, x: &[u8], w: &[i32]) -> __m512i {
+                let (x, w) = (self.load_codes(x), self.load(w));
+                // SAFETY: the token proves AVX-512BW. The upper half of each x is zero, so that the
+                // pair sum of vpmaddwd is the one product: cheaper than vpmulld.
+                unsafe { _mm512_add_epi32(acc, _mm512_madd_epi16(x, w)) }
+            }
+        }
+    };
+}
+
+vectors_of_sixteen!(Avx512, WidenedBytes, Pairs);
+vectors_of_sixteen!(Avx512Vnni, Quads, DotPairs);
+
+macro_rules! load_wide {
+    ($pointer:expr) => {
+        _mm512_loadu_si512($pointer.cast())
+    };
+}
+macro_rules! load_widened {
+    ($pointer:expr) => {
+        _mm512_cvtepi8_epi16(_mm256_loadu_si256($pointer.cast()))
+    };
+}
+macro_rules! multiply_then_add {
+    ($acc:expr, $x:expr, $w:expr) => {
+        _mm512_add_epi32($acc, _mm512_madd_epi16($x, $w))
+    };
+}
+macro_rules! dot_pairs {
+    ($acc:expr, $x:expr, $w:expr) => {
+        _mm512_dpwssd_epi32($acc, $x, $w)
+    };
+}
+macro_rules! dot_quads {
+    ($acc:expr, $x:expr, $w:expr) => {
+        _mm512_dpbusd_epi32($acc, $x, $w)
+    };
+}
+
+/// Declares a product: its memory forms, and the instructions of one step.
+macro_rules! product {
+    (
+        $(#[$doc:meta])*
+        $name:ident($token:ty): $x:ident by $w:ident, groups of $group:literal, $load:ident, $dot:ident
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name($token);
+
+        impl $name {
+            #[inline(always)]
+            fn new(isa: $token) -> Self {
+                Self(isa)
+            }
+        }
+
+        impl Product for $name {
+            type Isa = $token;
+            type X = $x;
+            type W = $w;
+            const GROUP: usize = $group;
+            const RAW: bool = size_of::<$x>() == 1;
+            // 24 sums, 4 weight vectors; 4 registers to spare.
+            const ROWS: usize = 6;
+            const VECTORS: usize = 4;
+
+            #[inline(always)]
+            fn isa(self) -> $token {
+                self.0
+            }
+            #[inline(always)]
+            fn encode(x: u8, zero: u8) -> $x {
+                image::$x(x, zero)
+            }
+            #[inline(always)]
+            fn excess(zero: u8) -> i32 {
+                image::$x(zero, zero).into()
+            }
+            #[inline(always)]
+            unsafe fn step<const MR: usize, const NV: usize>(
+                self,
+                acc: &mut [[__m512i; NV]; MR],
+                x: &[*const $x; MR],
+                offset: usize,
+                w: *const $w,
+            ) {
+                // SAFETY: the token proves what the instructions need; the caller promises
+                // NV·LANES·GROUP weights and, in each row, a group, which is four bytes.
+                unsafe {
+                    let mut weights = [_mm512_setzero_si512(); NV];
+                    for (v, weight) in weights.iter_mut().enumerate() {
+                        *weight = $load!(w.add(LANES * $group * v));
+                    }
+                    for i in 0..MR {
+                        let group =
+                            _mm512_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
+                        for v in 0..NV {
+                            acc[i][v] = $dot!(acc[i][v], group, weights[v]);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// How an image holds a code: raw bytes, or words without the zero point.
+mod image {
+    #[inline(always)]
+    pub(super) fn u8(x: u8, _zero: u8) -> u8 {
+        x
+    }
+    #[inline(always)]
+    pub(super) fn i16(x: u8, zero: u8) -> i16 {
+        i16::from(x) - i16::from(zero)
+    }
+}
+
+product! {
+    /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: words times bytes widened on load.
+    WidenedBytes(Avx512): i16 by i8, groups of 2, load_widened, multiply_then_add
+}
+product! {
+    /// `vpmaddwd` + `vpaddd` on i16 panels.
+    Pairs(Avx512): i16 by i16, groups of 2, load_wide, multiply_then_add
+}
+product! {
+    /// `vpdpbusd` on raw codes; not the saturating `vpdpbusds`.
+    Quads(Avx512Vnni): u8 by i8, groups of 4, load_wide, dot_quads
+}
+product! {
+    /// `vpdpwssd` on i16 panels.
+    DotPairs(Avx512Vnni): i16 by i16, groups of 2, load_wide, dot_pairs
+}
