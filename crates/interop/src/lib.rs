@@ -1,2 +1,25 @@
-//! .
+//! Other people's files: weights in safetensors and PyTorch state dicts, by name.
+//!
+//! Start at [`read_state_dict`] for any file of weights, at [`match_names`] to fit them to a model.
+//! Not here: Ottava's own files (`ottava-quant`), images (`ottava-data`).
 #![forbid(unsafe_code)]
+
+mod atomic;
+#[cfg(any(feature = "safetensors", feature = "pth"))]
+mod dtype;
+mod error;
+mod names;
+#[cfg(feature = "pth")]
+mod pth;
+#[cfg(feature = "safetensors")]
+mod safetensors;
+mod state_dict;
+
+pub use atomic::write_atomically;
+pub use error::{Error, Result};
+pub use names::{MismatchReport, Missing, Unexpected, WrongShape, match_names};
+#[cfg(feature = "pth")]
+pub use pth::{pth_from_bytes, read_pth};
+#[cfg(feature = "safetensors")]
+pub use safetensors::{Precision, read_safetensors, safetensors_from_bytes, write_safetensors};
+pub use state_dict::{StateDict, read_state_dict};

@@ -1,0 +1,70 @@
+use std::path::Path;
+use std::{fmt, io};
+
+use crate::MismatchReport;
+
+/// Everything this crate can refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system would not let us read or write a file.
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A file is not what it should be, or is damaged.
+    Format {
+        /// The file.
+        path: String,
+        /// What is wrong and where, with the numbers.
+        reason: String,
+    },
+    /// A file holds something that this crate does not read, on purpose or not yet.
+    Unsupported {
+        /// The file.
+        path: String,
+        /// What it holds, by name, and what to do.
+        reason: String,
+    },
+    /// Weights that do not fit a model.
+    Mismatch(MismatchReport),
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn io(path: &Path, error: &io::Error) -> Self {
+        Self::Io { path: path.display().to_string(), reason: error.to_string() }
+    }
+
+    #[cfg(any(feature = "safetensors", feature = "pth"))]
+    pub(crate) fn format(path: &str, reason: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn unsupported(path: &str, reason: impl Into<String>) -> Self {
+        Self::Unsupported { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, reason }
+            | Self::Format { path, reason }
+            | Self::Unsupported { path, reason } => write!(f, "{path}: {reason}"),
+            Self::Mismatch(report) => report.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<MismatchReport> for Error {
+    fn from(report: MismatchReport) -> Self {
+        Self::Mismatch(report)
+    }
+}
