@@ -13,7 +13,9 @@ mod storage;
 mod tensor;
 
 pub mod conv;
+pub mod elementwise;
 pub mod gemm;
+pub mod norm;
 pub mod pool;
 pub mod simd;
 

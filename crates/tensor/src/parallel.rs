@@ -37,11 +37,28 @@ pub fn for_each_chunk<T: Send>(
     }
 }
 
+/// Calls `f(i, item)` for each item: for tasks that write to more than one place.
+pub fn for_each_item<T: Send>(items: Vec<T>, f: impl Fn(usize, T) + Sync + Send) {
+    if items.len() <= 1 || threads() == 1 {
+        items.into_iter().enumerate().for_each(|(i, item)| f(i, item));
+    } else {
+        items.into_par_iter().enumerate().for_each(|(i, item)| f(i, item));
+    }
+}
+
 /// `f(0) .. f(tasks - 1)`, in order: the caller adds them up in that order, whatever ran first.
 pub fn map<R: Send>(tasks: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
     if tasks <= 1 || threads() == 1 {
         (0..tasks).map(f).collect()
     } else {
         (0..tasks).into_par_iter().map(f).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    /// What `f` returns on a pool of `threads` threads.
+    pub(crate) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
     }
 }

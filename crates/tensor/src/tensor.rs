@@ -234,6 +234,11 @@ impl<T: Element> Tensor<T> {
         }
     }
 
+    /// The memory from the first element on: what strides lead through.
+    pub(crate) fn memory(&self) -> &[T] {
+        &self.storage.as_slice()[self.offset..]
+    }
+
     /// The memory from the first element to as many as there are; meaningful for dense tensors only.
     fn span(&self) -> &[T] {
         let len = self.len();
@@ -336,6 +341,19 @@ impl<T: Element> Tensor<T> {
         } else {
             self.copy_in_order(&Vec::from_iter(0..self.rank()))
         }
+    }
+
+    /// The same tensor without gaps: itself if it has none, else row-major.
+    pub(crate) fn dense(&self) -> Self {
+        if self.as_dense().is_some() { self.clone() } else { self.contiguous() }
+    }
+
+    /// Zeros of the same shape; the axes lie in memory in the same order.
+    pub fn zeros_like(&self) -> Self {
+        let order = shape::memory_order(&self.shape, &self.strides);
+        let mut zeros = Self::zeros(&self.shape);
+        zeros.strides = shape::strides_in_order(&self.shape, &order);
+        zeros
     }
 
     /// The same tensor in N, spatial, C memory order; itself if it is already.

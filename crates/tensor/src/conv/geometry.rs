@@ -61,6 +61,9 @@ impl ConvGeometry {
                 "{in_channels} input and {out_channels} output channels do not divide into {groups} groups"
             ));
         }
+        if in_channels == 0 || out_channels == 0 {
+            return refuse(format!("{in_channels} input and {out_channels} output channels"));
+        }
         if in_channels / groups != group_channels {
             return refuse(format!(
                 "the input has {in_channels} channels in {groups} groups, but the weight of shape {weight:?} expects {group_channels} a group"

@@ -1,3 +1,6 @@
 //! Matrix products.
 
+pub mod f32;
 pub mod int8;
+
+pub use f32::{matmul, matmul_on};

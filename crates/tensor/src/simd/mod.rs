@@ -4,6 +4,7 @@
 //! A kernel is a generic function over a token; `dispatch!` compiles it for every set. Adding an
 //! instruction set: one folder with its token and operations, one line in [`levels!`].
 
+pub(crate) mod f32;
 #[allow(dead_code)] // the word products of Winograd follow
 pub(crate) mod int8;
 

@@ -4,6 +4,8 @@ pub(crate) mod int8;
 
 use super::Isa;
 
+mod f32;
+
 /// Plain Rust: on every machine, and the law for all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scalar(());

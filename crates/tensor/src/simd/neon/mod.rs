@@ -2,6 +2,8 @@
 
 use super::Isa;
 
+mod f32;
+
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident: $($feature:tt),*) => {
         $(#[$doc])*

@@ -2,6 +2,8 @@
 
 use super::Isa;
 
+mod f32;
+
 /// SIMD128.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wasm(());

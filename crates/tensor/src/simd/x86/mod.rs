@@ -4,6 +4,8 @@ mod int8;
 
 use super::Isa;
 
+mod f32;
+
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident: $($feature:tt),*) => {
         $(#[$doc])*

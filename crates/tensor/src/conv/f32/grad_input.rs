@@ -1,0 +1,157 @@
+use super::super::ConvGeometry;
+use super::forward::TASK_MACS;
+use super::patches::Patches;
+use crate::gemm::f32::{Panels, multiply};
+use crate::simd::dispatch;
+use crate::{Level, Tensor, parallel};
+
+/// The gradient of [`forward`](super::forward) with respect to its input:
+/// `dx[n, c, y, x] = Σ_{o, u, v} grad[n, o, i, j]·weight[o, c, u, v]`, over all windows with
+/// `y = i·s + u·d − p` and `x = j·s + v·d − p`.
+///
+/// The result is channels-last.
+///
+/// # Shapes
+/// `grad`: `g.output_shape()`; `weight`: `g.weight_shape()`; result: `g.input_shape()`.
+pub fn grad_input(grad: &Tensor<f32>, weight: &Tensor<f32>, g: &ConvGeometry) -> Tensor<f32> {
+    grad_input_on(Level::current(), grad, weight, g)
+}
+
+/// [`grad_input`] on a chosen instruction set.
+pub fn grad_input_on(
+    level: Level,
+    grad: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    g: &ConvGeometry,
+) -> Tensor<f32> {
+    debug_assert_eq!(grad.shape(), g.output_shape());
+    debug_assert_eq!(weight.shape(), g.weight_shape());
+    let mut dx = Tensor::zeros_channels_last(&g.input_shape());
+    if dx.is_empty() || grad.is_empty() {
+        return dx;
+    }
+    let grad = grad.channels_last();
+    let images = grad.as_nhwc().expect("channels-last");
+    let weight = weight.channels_last();
+    let weight = weight.as_nhwc().expect("channels-last");
+
+    let [_, channels, kh, kw] = g.weight_shape();
+    let (groups, out_channels) = (g.attrs.groups, g.out_channels / g.attrs.groups);
+    let [height, width] = g.in_size;
+    let [top, left, ..] = g.attrs.padding;
+    let phases = |axis: usize, padding: usize| {
+        Vec::from_iter((0..g.attrs.stride[axis].min(g.in_size[axis])).filter_map(|phase| {
+            Phase::new(phase, g.attrs.stride[axis], g.attrs.dilation[axis], padding, g.kernel[axis])
+        }))
+    };
+    let (row_phases, column_phases) = (phases(0, top), phases(1, left));
+
+    // For each pair of phases and each group, the weights that reach it: columns of a patch of the
+    // gradient (taps in reverse, then output channels) to input channels.
+    let mut packed = Vec::new();
+    for rows in &row_phases {
+        for columns in &column_phases {
+            for group in 0..groups {
+                let depth = rows.taps * columns.taps * out_channels;
+                let row = |k: usize| {
+                    let (tap, o) = (k / out_channels, group * out_channels + k % out_channels);
+                    let u = rows.tap(tap / columns.taps);
+                    let v = columns.tap(tap % columns.taps);
+                    &weight[((o * kh + u) * kw + v) * channels..]
+                };
+                packed.push(Panels::from_rows(level, depth, channels, row));
+            }
+        }
+    }
+
+    let row_len = width * g.in_channels;
+    let macs = row_len * (kh * kw * out_channels).div_ceil(g.attrs.stride[0] * g.attrs.stride[1]);
+    let task_rows = (TASK_MACS / macs).max(1).next_multiple_of(g.attrs.stride[0]);
+    parallel::for_each_chunk(dx.data_mut(), task_rows * row_len, |i, out| {
+        let mut panels = packed.iter();
+        for row_phase in &row_phases {
+            // Where in this task the phase has rows, and which windows they are in the gradient.
+            let first = i * task_rows;
+            let (places, rows): (Vec<usize>, Vec<(usize, usize)>) = (0..out.len() / row_len)
+                .map(|place| (place, (first + place) / height, (first + place) % height))
+                .filter(|&(.., y)| y % row_phase.stride == row_phase.start)
+                .map(|(place, image, y)| (place, (image, y / row_phase.stride)))
+                .unzip();
+            for column_phase in &column_phases {
+                let columns = (width - column_phase.start).div_ceil(column_phase.stride);
+                for group in 0..groups {
+                    let panels = panels.next().expect("packed in this order");
+                    let patches = Patches {
+                        images,
+                        size: [g.out_size[0], g.out_size[1], g.out_channels],
+                        channels: [group * out_channels, out_channels],
+                        rows: &rows,
+                        columns,
+                        taps: [row_phase.taps, column_phase.taps],
+                        stride: [1, 1],
+                        first: [row_phase.first, column_phase.first],
+                        dilation: [row_phase.dilation, column_phase.dilation],
+                    };
+                    let (pixels, all) = (0..rows.len() * columns, 0..panels.count());
+                    dispatch!(level, isa => multiply(isa, &patches, pixels, panels, all, None, out,
+                    #[inline(always)] |pixel| {
+                        let x = pixel % columns * column_phase.stride + column_phase.start;
+                        (places[pixel / columns] * width + x) * g.in_channels + group * channels
+                    }));
+                }
+            }
+        }
+    });
+    dx
+}
+
+/// Along one axis, the input positions `start, start + stride, …` and the taps that reach them.
+///
+/// Position `start + stride·t` is read by tap `u` of window `i` if
+/// `start + stride·t = stride·i + dilation·u − padding`. With `g = gcd(stride, dilation)` the taps
+/// with a solution are every `stride/g`-th from `base` on, and the windows step back by
+/// `dilation/g` from one such tap to the next. Read from the last tap to the first, that is
+/// a convolution of stride one: tap `j` of `taps` at position `t` reads window
+/// `t + first + j·dilation/g`.
+struct Phase {
+    start: usize,
+    stride: usize,
+    /// The first tap, and how far apart the others are.
+    base: usize,
+    step: usize,
+    taps: usize,
+    first: isize,
+    dilation: usize,
+}
+
+impl Phase {
+    /// `None` if no tap reaches the phase: its gradient is zero.
+    fn new(
+        start: usize,
+        stride: usize,
+        dilation: usize,
+        padding: usize,
+        kernel: usize,
+    ) -> Option<Self> {
+        let base = (0..kernel.min(stride)).find(|u| {
+            (start as isize + padding as isize - (u * dilation) as isize) % stride as isize == 0
+        })?;
+        let common = gcd(stride, dilation);
+        let step = stride / common;
+        let taps = (kernel - base).div_ceil(step);
+        let window_of_base =
+            (start as isize + padding as isize - (base * dilation) as isize) / stride as isize;
+        let dilation = dilation / common;
+        let first = window_of_base - ((taps - 1) * dilation) as isize;
+        Some(Self { start, stride, base, step, taps, first, dilation })
+    }
+
+    /// The tap of the weight that is tap `j` here.
+    fn tap(&self, j: usize) -> usize {
+        self.base + (self.taps - 1 - j) * self.step
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

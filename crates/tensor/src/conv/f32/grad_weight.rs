@@ -1,0 +1,175 @@
+use std::ops::Range;
+
+use super::super::ConvGeometry;
+use super::strip::Strip;
+use crate::gemm::f32::{Onto, accumulate, finish, with_rows};
+use crate::simd::dispatch;
+use crate::simd::f32::Float;
+use crate::{Level, Tensor, parallel};
+
+/// Tasks a gradient is divided into, if it is large enough.
+const TASKS: usize = 32;
+
+/// Elements of the gradient a task sums at a time: 1 MiB, to stay in the L2 cache.
+const TASK_WEIGHTS: usize = 1 << 18;
+
+/// Output pixels a strip has at least: the length of a sum in registers.
+const STRIP_PIXELS: usize = 256;
+
+/// The gradient of [`forward`](super::forward) with respect to its weight:
+/// `dw[o, c, u, v] = Σ_{n, i, j} grad[n, o, i, j]·x[n, c, i·s + u·d − p, j·s + v·d − p]`.
+///
+/// The result is row-major. Its sums are taken over fixed parts of the batch, which are then added
+/// in order: it does not depend on the number of threads.
+///
+/// # Shapes
+/// `grad`: `g.output_shape()`; `x`: `g.input_shape()`; result: `g.weight_shape()`, OIHW.
+pub fn grad_weight(grad: &Tensor<f32>, x: &Tensor<f32>, g: &ConvGeometry) -> Tensor<f32> {
+    grad_weight_on(Level::current(), grad, x, g)
+}
+
+/// [`grad_weight`] on a chosen instruction set.
+pub fn grad_weight_on(
+    level: Level,
+    grad: &Tensor<f32>,
+    x: &Tensor<f32>,
+    g: &ConvGeometry,
+) -> Tensor<f32> {
+    debug_assert_eq!(grad.shape(), g.output_shape());
+    debug_assert_eq!(x.shape(), g.input_shape());
+    let (grad, x) = (grad.channels_last(), x.channels_last());
+    let grad = grad.as_nhwc().expect("channels-last");
+    let x = x.as_nhwc().expect("channels-last");
+
+    // Tasks are pairs of a range of output rows and a range of output channels.
+    let [out_channels, channels, kh, kw] = g.weight_shape();
+    let depth = channels * kh * kw;
+    let channel_step = (TASK_WEIGHTS / depth.max(1)).clamp(1, out_channels.max(1));
+    let channel_tasks = out_channels.div_ceil(channel_step);
+    let rows = g.batch * g.out_size[0];
+    let row_step = rows.div_ceil(TASKS.div_ceil(channel_tasks.max(1))).max(1);
+    let row_tasks = rows.div_ceil(row_step);
+    let parts = parallel::map(row_tasks * channel_tasks, |task| {
+        let (i, j) = (task / channel_tasks, task % channel_tasks);
+        let rows = i * row_step..rows.min((i + 1) * row_step);
+        let outputs = j * channel_step..out_channels.min((j + 1) * channel_step);
+        let mut part = vec![0.0; outputs.len() * depth];
+        dispatch!(level, isa => partial(isa, grad, x, g, rows, outputs, &mut part));
+        part
+    });
+
+    // Parts are OHWI.
+    let mut dw = vec![0.0; out_channels * depth];
+    for (task, part) in parts.iter().enumerate() {
+        let start = task % channel_tasks * channel_step * depth;
+        for (sum, value) in dw[start..].iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    Tensor::from_nhwc(g.weight_shape(), dw).expect("one value for each weight").contiguous()
+}
+
+/// `part[o, u, v, c] += …` over some rows of all outputs, for some output channels.
+#[inline(always)]
+fn partial<I: Float>(
+    isa: I,
+    grad: &[f32],
+    x: &[f32],
+    g: &ConvGeometry,
+    rows: Range<usize>,
+    outputs: Range<usize>,
+    part: &mut [f32],
+) {
+    let [_, channels, kh, kw] = g.weight_shape();
+    let depth = channels * kh * kw;
+    let group_outputs = g.out_channels / g.attrs.groups;
+    // Neighbouring taps of a row are one run of values if they are neighbours in memory.
+    let joined = channels == g.in_channels && g.attrs.dilation[1] == 1;
+    let run_taps = if joined { kw } else { 1 };
+    let run = run_taps * channels;
+
+    let strip_rows = STRIP_PIXELS.div_ceil(g.out_size[1]);
+    let mut strip = Strip::new(g, strip_rows, 2 * I::LANES);
+    for start in rows.clone().step_by(strip_rows) {
+        strip.fill(isa, x, start..rows.end.min(start + strip_rows));
+        for group in 0..g.attrs.groups {
+            let first = (group * group_outputs).clamp(outputs.start, outputs.end);
+            let last = ((group + 1) * group_outputs).clamp(outputs.start, outputs.end);
+            if first == last {
+                continue;
+            }
+            for u in 0..kh {
+                for v in (0..kw).step_by(run_taps) {
+                    for column in (0..run).step_by(2 * I::LANES) {
+                        let width = (run - column).min(2 * I::LANES);
+                        let value = group * channels + column;
+                        let target = (u * kw + v) * channels + column;
+                        let mut o = first;
+                        while o < last {
+                            let count = next_tile::<I>(last - o);
+                            let place = (o - outputs.start) * depth + target;
+                            let (part, tap) = (&mut part[place..], [u, v]);
+                            if width <= I::LANES {
+                                with_rows!(I, count, R =>
+                                    tile::<I, R, 1>(isa, grad, &strip, tap, value, o, part, depth, width));
+                            } else {
+                                with_rows!(I, count, R =>
+                                    tile::<I, R, 2>(isa, grad, &strip, tap, value, o, part, depth, width));
+                            }
+                            o += count;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How many of the remaining rows the next tile takes: a size that [`with_rows`] compiles exactly,
+/// such that all tiles are about equal.
+#[inline(always)]
+fn next_tile<I: Float>(rows: usize) -> usize {
+    let even = rows.div_ceil(rows.div_ceil(I::ROWS)).next_multiple_of(2);
+    if even <= rows { even } else { (rows & !1).max(1) }
+}
+
+/// Adds the products of one strip to `R` output channels by up to `V` vectors of the patch.
+#[inline(always)]
+fn tile<I: Float, const R: usize, const V: usize>(
+    isa: I,
+    grad: &[f32],
+    strip: &Strip,
+    tap: [usize; 2],
+    value: usize,
+    output: usize,
+    part: &mut [f32],
+    depth: usize,
+    width: usize,
+) {
+    let g = strip.geometry();
+    let (columns, pixel) = (g.out_size[1], g.out_channels);
+    let step = g.attrs.stride[1] * g.in_channels;
+    let mut acc = [[isa.splat(0.0); V]; R];
+    for (row, places) in strip.rows() {
+        let grad = &grad[row * columns * pixel + output..];
+        let values = &strip.values(places, tap)[value..];
+        accumulate(
+            isa,
+            &mut acc,
+            #[inline(always)]
+            |k| {
+                let source = &grad[k * pixel..][..R];
+                let mut column = [0.0; R];
+                column.copy_from_slice(source);
+                column
+            },
+            (0..columns).map(
+                #[inline(always)]
+                |k| &values[k * step..][..V * I::LANES],
+            ),
+        );
+    }
+    for r in 0..R {
+        finish(isa, &acc[r], Onto::Output, &mut part[r * depth..][..width]);
+    }
+}

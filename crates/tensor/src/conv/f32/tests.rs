@@ -1,0 +1,148 @@
+use proptest::prelude::*;
+
+use super::super::{ConvAttrs, ConvGeometry};
+use super::reference::{self, wide};
+use super::*;
+use crate::parallel::tests::with_threads;
+use crate::{Level, Tensor};
+
+/// Values in [-1, 1] from a counter: tests need no generator, only something uneven.
+fn uneven(shape: &[usize], seed: usize) -> Tensor<f32> {
+    let value = |i: usize| {
+        let hash = (i + seed * 7919).wrapping_mul(2_654_435_761) % 20_011;
+        hash as f32 / 10_005.0 - 1.0
+    };
+    let len = shape.iter().product::<usize>();
+    Tensor::new(shape, (0..len).map(value).collect::<Vec<f32>>()).unwrap()
+}
+
+/// Geometries that fit: the input is made large enough for the window.
+fn geometries() -> impl Strategy<Value = ConvGeometry> {
+    let channels = (1usize..4, 1usize..20, 1usize..20, 1usize..3);
+    let window = ([1usize..4, 1usize..4], [1usize..4, 1usize..4], [1usize..4, 1usize..4]);
+    let padding = [0usize..4, 0usize..4, 0usize..4, 0usize..4];
+    (channels, window, padding, [0usize..12, 0usize..40]).prop_map(
+        |((groups, input, output, batch), (kernel, stride, dilation), padding, extra)| {
+            let attrs = ConvAttrs { stride, padding, dilation, groups };
+            let size = |axis: usize| (kernel[axis] - 1) * dilation[axis] + 1 + extra[axis];
+            ConvGeometry::new(
+                [batch, groups * input, size(0), size(1)],
+                [groups * output, input, kernel[0], kernel[1]],
+                attrs,
+            )
+            .unwrap()
+        },
+    )
+}
+
+/// Compares within the bound of a sum of `terms` products of values up to one.
+#[track_caller]
+fn assert_close(what: &str, level: Level, actual: &Tensor<f32>, expected: &[f64], terms: usize) {
+    let bound = (terms as f64 + 2.0).powi(2) * f64::from(f32::EPSILON) / 2.0;
+    assert_eq!(actual.len(), expected.len());
+    for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+        assert!((f64::from(a) - e).abs() <= bound, "{what} on {level:?}: element {i}: {a} for {e}");
+    }
+}
+
+fn check(g: &ConvGeometry) {
+    let x = uneven(&g.input_shape(), 1);
+    let weight = uneven(&g.weight_shape(), 2);
+    let bias = uneven(&[g.out_channels], 3);
+    let grad = uneven(&g.output_shape(), 4);
+    let [_, channels, kh, kw] = g.weight_shape();
+    let y = reference::forward(&wide(&x), &wide(&weight), Some(&wide(&bias)), g);
+    let dx = reference::grad_input(&wide(&grad), &wide(&weight), g);
+    let dw = reference::grad_weight(&wide(&grad), &wide(&x), g);
+    for level in Level::available() {
+        let actual = forward_on(level, &x, &weight, Some(&bias), g);
+        assert!(actual.is_channels_last());
+        assert_close("forward", level, &actual, &y, channels * kh * kw + 1);
+        let actual = grad_input_on(level, &grad, &weight, g);
+        assert_close("grad_input", level, &actual, &dx, g.out_channels * kh * kw);
+        let actual = grad_weight_on(level, &grad.channels_last(), &x.channels_last(), g);
+        assert!(actual.is_contiguous());
+        let pixels = g.batch * g.out_size[0] * g.out_size[1];
+        assert_close("grad_weight", level, &actual, &dw, pixels);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn every_level_convolves_like_the_reference(g in geometries()) {
+        check(&g);
+    }
+}
+
+#[test]
+fn layers_of_resnets() {
+    for (input, weight, stride, padding) in [
+        ([1, 3, 40, 40], [64, 3, 7, 7], 2, 3),
+        ([2, 16, 32, 32], [16, 16, 3, 3], 1, 1),
+        ([2, 16, 32, 32], [32, 16, 3, 3], 2, 1),
+        ([2, 16, 32, 32], [32, 16, 1, 1], 2, 0),
+        ([5, 64, 8, 8], [64, 64, 3, 3], 1, 1),
+        ([3, 64, 7, 7], [100, 64, 3, 3], 1, 1),
+    ] {
+        check(&ConvGeometry::new(input, weight, ConvAttrs::new(stride, padding)).unwrap());
+    }
+}
+
+#[test]
+fn depthwise_and_wider_groups() {
+    for (channels, groups, outputs) in [(32, 32, 32), (20, 20, 40), (48, 3, 96)] {
+        let attrs = ConvAttrs { groups, ..ConvAttrs::new(1, 1) };
+        let weight = [outputs, channels / groups, 3, 3];
+        check(&ConvGeometry::new([2, channels, 9, 11], weight, attrs).unwrap());
+    }
+}
+
+/// The reference's gradients are those of its forward pass: central differences of a function that
+/// is linear in each argument are exact up to rounding.
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let attrs = ConvAttrs { stride: [2, 1], padding: [1, 0, 2, 1], dilation: [1, 2], groups: 2 };
+    let g = ConvGeometry::new([2, 4, 5, 6], [6, 2, 3, 2], attrs).unwrap();
+    let x = wide(&uneven(&g.input_shape(), 1));
+    let w = wide(&uneven(&g.weight_shape(), 2));
+    let grad = wide(&uneven(&g.output_shape(), 3));
+    let loss = |x: &[f64], w: &[f64]| -> f64 {
+        reference::forward(x, w, None, &g).iter().zip(&grad).map(|(y, g)| y * g).sum()
+    };
+    let difference = |values: &[f64], i: usize, loss: &dyn Fn(&[f64]) -> f64| {
+        let (mut up, mut down) = (values.to_vec(), values.to_vec());
+        (up[i], down[i]) = (up[i] + 0.5, down[i] - 0.5);
+        loss(&up) - loss(&down)
+    };
+    for (i, dx) in reference::grad_input(&grad, &w, &g).into_iter().enumerate() {
+        assert!((difference(&x, i, &|x| loss(x, &w)) - dx).abs() < 1e-9);
+    }
+    for (i, dw) in reference::grad_weight(&grad, &x, &g).into_iter().enumerate() {
+        assert!((difference(&w, i, &|w| loss(&x, w)) - dw).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let g = ConvGeometry::new([40, 16, 20, 20], [32, 16, 3, 3], ConvAttrs::new(2, 1)).unwrap();
+    let (x, weight) = (uneven(&g.input_shape(), 1), uneven(&g.weight_shape(), 2));
+    let grad = uneven(&g.output_shape(), 3);
+    let all = || {
+        [forward(&x, &weight, None, &g), grad_input(&grad, &weight, &g), grad_weight(&grad, &x, &g)]
+    };
+    for (one, two) in with_threads(1, all).iter().zip(with_threads(2, all)) {
+        assert_eq!(one.to_vec(), two.to_vec());
+    }
+}
+
+#[test]
+fn an_empty_batch_is_ordinary() {
+    let g = ConvGeometry::new([0, 3, 8, 8], [4, 3, 3, 3], ConvAttrs::new(1, 1)).unwrap();
+    let (x, weight) = (Tensor::zeros(&[0, 3, 8, 8]), uneven(&[4, 3, 3, 3], 1));
+    let y = forward(&x, &weight, None, &g);
+    assert_eq!(y.shape(), [0, 4, 8, 8]);
+    assert_eq!(grad_input(&y, &weight, &g).shape(), [0, 3, 8, 8]);
+    assert_eq!(grad_weight(&y, &x, &g).to_vec(), [0.0; 108]);
+}

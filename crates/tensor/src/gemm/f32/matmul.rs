@@ -1,0 +1,166 @@
+use super::{Matrix, Panels, multiply};
+use crate::simd::dispatch;
+use crate::{Error, Level, Result, Tensor, parallel};
+
+/// Multiply-accumulates worth a task of their own: about 100 microseconds.
+const TASK_MACS: usize = 1 << 21;
+
+/// Rows of a task at the least, so that a panel brought into the cache is used often.
+const TASK_ROWS: usize = 84;
+
+/// The matrix product `c[i, j] = Σₖ a[i, k]·b[k, j]`.
+///
+/// Transposed and otherwise strided views are read where they lie. The result is row-major and the
+/// same, bit for bit, for any number of threads.
+///
+/// # Shapes
+/// `a`: `[m, k]`; `b`: `[k, n]`; result: `[m, n]`.
+///
+/// # Errors
+/// [`Error::Rank`] unless both are matrices, [`Error::ShapeMismatch`] if the inner sizes differ,
+/// [`Error::Overflow`].
+///
+/// ```
+/// use ottava_tensor::{Tensor, gemm::matmul};
+///
+/// let a = Tensor::new(&[1, 2], [3.0f32, 4.0])?;
+/// let b = Tensor::new(&[2, 2], [1.0f32, 0.0, 0.5, 2.0])?;
+/// assert_eq!(matmul(&a, &b)?.to_vec(), [5.0, 8.0]);
+/// assert_eq!(matmul(&a, &b.transpose(0, 1)?)?.to_vec(), [3.0, 9.5]);
+/// # Ok::<(), ottava_tensor::Error>(())
+/// ```
+pub fn matmul(a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tensor<f32>> {
+    matmul_on(Level::current(), a, b)
+}
+
+/// [`matmul`] on a chosen instruction set.
+///
+/// # Errors
+/// As [`matmul`].
+pub fn matmul_on(level: Level, a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tensor<f32>> {
+    let [m, k] = a.dims("matmul")?;
+    let [inner, n] = b.dims("matmul")?;
+    if inner != k {
+        return Err(Error::ShapeMismatch {
+            op: "matmul",
+            left: a.shape().to_vec(),
+            right: b.shape().to_vec(),
+        });
+    }
+    crate::shape::checked_len::<f32>(&[m, n])?;
+    let mut out = Tensor::zeros(&[m, n]);
+    if m == 0 || n == 0 || k == 0 {
+        return Ok(out);
+    }
+    let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
+    let right = Panels::from_matrix(level, b);
+
+    let rows = TASK_ROWS.max(TASK_MACS / (n * k)).min(m);
+    let row_tasks = m.div_ceil(rows);
+    if row_tasks >= 4 || m * n * k < 2 * TASK_MACS {
+        parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
+            let rows = i * rows..m.min((i + 1) * rows);
+            let all = 0..right.count();
+            dispatch!(level, isa => multiply(isa, &left, rows, &right, all, None, out,
+                #[inline(always)] |row| row * n));
+        });
+        return Ok(out);
+    }
+
+    // Few rows: tasks by columns too, each into memory of its own, which is then copied.
+    let per_task = right.count().div_ceil(8);
+    let column_tasks = right.count().div_ceil(per_task);
+    let blocks = parallel::map(row_tasks * column_tasks, |task| {
+        let (i, j) = (task / column_tasks, task % column_tasks);
+        let rows = i * rows..m.min((i + 1) * rows);
+        let panels = j * per_task..right.count().min((j + 1) * per_task);
+        let start = right.get(panels.start).0.start;
+        let last = right.get(panels.end - 1).0;
+        let width = last.start + last.columns - start;
+        let mut block = vec![0.0; rows.len() * width];
+        dispatch!(level, isa => multiply(isa, &left, rows.clone(), &right, panels, None, &mut block,
+            #[inline(always)] |row| row * width));
+        (rows, start, width, block)
+    });
+    let data = out.data_mut();
+    for (rows, start, width, block) in blocks {
+        for (row, values) in rows.zip(block.chunks_exact(width)) {
+            data[row * n + start..][..width].copy_from_slice(values);
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference;
+    use super::*;
+    use crate::parallel::tests::with_threads;
+    use proptest::prelude::*;
+
+    /// Values in [-1, 1] from a counter: tests need no generator, only something uneven.
+    pub(crate) fn uneven(shape: &[usize], seed: usize) -> Tensor<f32> {
+        let len = shape.iter().product::<usize>();
+        let value = |i: usize| {
+            let hash = (i + seed * 7919).wrapping_mul(2_654_435_761) % 20_011;
+            hash as f32 / 10_005.0 - 1.0
+        };
+        Tensor::new(shape, (0..len).map(value).collect::<Vec<f32>>()).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_close(level: Level, c: &Tensor<f32>, expected: &[f64], k: usize) {
+        // |error| ≤ γₖ·Σ|a·b| ≤ k·ε·k for values up to one; in practice far less.
+        let bound = (k as f64 + 2.0) * f64::from(f32::EPSILON) * (k as f64).max(1.0);
+        for (i, (c, e)) in c.iter().zip(expected).enumerate() {
+            assert!((f64::from(c) - e).abs() <= bound, "{level:?}: element {i}: {c} for {e}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_level_multiplies_like_the_reference(
+            m in 1usize..70, k in 1usize..60, n in 1usize..80, ta in any::<bool>(), tb in any::<bool>()
+        ) {
+            let a = if ta { uneven(&[k, m], 1).transpose(0, 1).unwrap() } else { uneven(&[m, k], 1) };
+            let b = if tb { uneven(&[n, k], 2).transpose(0, 1).unwrap() } else { uneven(&[k, n], 2) };
+            let expected = reference::matmul(&a, &b);
+            for level in Level::available() {
+                assert_close(level, &matmul_on(level, &a, &b).unwrap(), &expected, k);
+            }
+        }
+    }
+
+    #[test]
+    fn deep_wide_and_strided_products() {
+        for (m, k, n) in [(3, 1000, 300), (200, 800, 33), (49, 777, 512), (300, 385, 100)] {
+            let a = uneven(&[m, 2 * k], 3).slice(1, 0..2 * k, 2).unwrap();
+            let b = uneven(&[2 * n, 2 * k], 4);
+            let b = b.slice(1, 1..2 * k, 2).unwrap().slice(0, 0..2 * n, 2).unwrap();
+            let b = b.transpose(0, 1).unwrap();
+            let expected = reference::matmul(&a, &b);
+            for level in Level::available() {
+                assert_close(level, &matmul_on(level, &a, &b).unwrap(), &expected, k);
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        for (m, k, n) in [(700, 300, 200), (50, 900, 600)] {
+            let (a, b) = (uneven(&[m, k], 5), uneven(&[k, n], 6));
+            let one = with_threads(1, || matmul(&a, &b).unwrap());
+            let three = with_threads(3, || matmul(&a, &b).unwrap());
+            assert_eq!(one.to_vec(), three.to_vec());
+        }
+    }
+
+    #[test]
+    fn empty_and_unequal_operands() {
+        let empty = matmul(&Tensor::zeros(&[3, 0]), &Tensor::zeros(&[0, 2])).unwrap();
+        assert_eq!(empty.to_vec(), [0.0; 6]);
+        assert!(matmul(&Tensor::zeros(&[0, 3]), &Tensor::zeros(&[3, 2])).unwrap().is_empty());
+        let error = matmul(&Tensor::zeros(&[3, 4]), &Tensor::zeros(&[3, 2])).unwrap_err();
+        assert_eq!(error.to_string(), "matmul: shapes [3, 4] and [3, 2] do not fit together");
+    }
+}

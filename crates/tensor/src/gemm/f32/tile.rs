@@ -1,0 +1,152 @@
+//! The register tile: `R` rows of `V` vectors.
+
+use crate::simd::f32::{Float, MAX_ROWS};
+
+/// The most columns of the left operand that a tile holds at a time.
+pub(crate) const DEPTH: usize = 384;
+
+/// One row of a packed tile. One cache line longer than what it holds, so that the rows of a tile
+/// do not fall into the same cache sets.
+pub(crate) type Row = [f32; DEPTH + 16];
+
+/// What a finished sum is added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Onto<'a> {
+    /// Nothing: the output is overwritten.
+    Nothing,
+    /// A value for each of the columns.
+    Bias(&'a [f32]),
+    /// What the output holds.
+    Output,
+}
+
+/// `acc[r][v] += Σₖ column(k)[r] · row k, vector v`.
+#[inline(always)]
+pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
+    isa: I,
+    acc: &mut [[I::Vector; V]; R],
+    column: impl Fn(usize) -> [f32; R],
+    rows: impl Iterator<Item = &'b [f32]>,
+) {
+    let mut sums = *acc;
+    for (k, row) in rows.enumerate() {
+        let a = column(k);
+        let mut b = [isa.splat(0.0); V];
+        for v in 0..V {
+            b[v] = isa.load(&row[v * I::LANES..]);
+        }
+        for r in 0..R {
+            let a = isa.splat(a[r]);
+            for v in 0..V {
+                sums[r][v] = isa.mul_add(a, b[v], sums[r][v]);
+            }
+        }
+    }
+    *acc = sums;
+}
+
+/// Multiplies packed rows by one panel and stores the first `width` columns of each row at its
+/// `place` in the output: one place for each row that exists.
+#[inline(always)]
+fn tile<I: Float, const R: usize, const V: usize>(
+    isa: I,
+    rows: &[Row],
+    panel: &[f32],
+    onto: Onto,
+    out: &mut [f32],
+    places: &[usize],
+    width: usize,
+) {
+    let rows: &[Row; R] = rows[..R].try_into().expect("R rows");
+    let mut acc = [[isa.splat(0.0); V]; R];
+    accumulate(
+        isa,
+        &mut acc,
+        #[inline(always)]
+        |k| {
+            let mut column = [0.0; R];
+            for r in 0..R {
+                column[r] = rows[r][k];
+            }
+            column
+        },
+        panel.chunks_exact(V * I::LANES),
+    );
+    for r in 0..R {
+        if r < places.len() {
+            finish(isa, &acc[r], onto, &mut out[places[r]..][..width]);
+        }
+    }
+}
+
+/// Adds one row of sums onto what it belongs to.
+#[inline(always)]
+pub(crate) fn finish<I: Float, const V: usize>(
+    isa: I,
+    sums: &[I::Vector; V],
+    onto: Onto,
+    target: &mut [f32],
+) {
+    if target.len() == V * I::LANES {
+        for v in 0..V {
+            let target = &mut target[v * I::LANES..][..I::LANES];
+            let sum = match onto {
+                Onto::Nothing => sums[v],
+                Onto::Bias(bias) => isa.add(sums[v], isa.load(&bias[v * I::LANES..])),
+                Onto::Output => isa.add(sums[v], isa.load(target)),
+            };
+            isa.store(target, sum);
+        }
+    } else {
+        let mut row = [0.0; 64];
+        for v in 0..V {
+            isa.store(&mut row[v * I::LANES..], sums[v]);
+        }
+        for (i, target) in target.iter_mut().enumerate() {
+            *target = match onto {
+                Onto::Nothing => row[i],
+                Onto::Bias(bias) => row[i] + bias[i],
+                Onto::Output => row[i] + *target,
+            };
+        }
+    }
+}
+
+/// Runs `$body` with `$R` the number of rows of the smallest compiled tile that holds `$rows`.
+macro_rules! with_rows {
+    ($isa:ty, $rows:expr, $R:ident => $body:expr) => {
+        with_rows!(@ $isa, $rows, $R => $body; 1 2 4 6 8 10 12 14)
+    };
+    (@ $isa:ty, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
+        match $rows {
+            $(
+                rows if rows <= $n && $n <= <$isa as $crate::simd::f32::Float>::ROWS => {
+                    const $R: usize = $n;
+                    $body
+                }
+            )*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+pub(crate) use with_rows;
+
+/// [`tile`] for as many rows as there are places, and a panel of one vector or two.
+#[inline(always)]
+pub(super) fn multiply_tile<I: Float>(
+    isa: I,
+    rows: &[Row],
+    panel: &[f32],
+    panel_width: usize,
+    onto: Onto,
+    out: &mut [f32],
+    places: &[usize],
+    width: usize,
+) {
+    debug_assert!(places.len() <= MAX_ROWS);
+    if panel_width == I::LANES {
+        with_rows!(I, places.len(), R => tile::<I, R, 1>(isa, rows, panel, onto, out, places, width))
+    } else {
+        with_rows!(I, places.len(), R => tile::<I, R, 2>(isa, rows, panel, onto, out, places, width))
+    }
+}
