@@ -481,8 +481,8 @@ impl Tensor<f32> {
         self.sum() / self.len() as f32
     }
 
-    /// The smallest and the largest element; `None` if there are no elements. NaNs are skipped unless
-    /// all elements are NaN.
+    /// The smallest and the largest element, both NaN if any element is; `None` if there are no
+    /// elements.
     pub fn min_max(&self) -> Option<(f32, f32)> {
         let dense = if self.as_dense().is_some() { self.clone() } else { self.contiguous() };
         let data = dense.span();
@@ -491,7 +491,7 @@ impl Tensor<f32> {
             min_max(chunk)
         })
         .into_iter()
-        .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        .reduce(|a, b| (least(a.0, b.0), -least(-a.1, -b.1)))
     }
 
     /// Sums over the named axes, which disappear. Each sum is taken in `f64`, in logical order.
@@ -565,19 +565,37 @@ fn argmax(row: &[f32]) -> usize {
     best
 }
 
+/// The smaller of two values; NaN if either is (unlike `f32::min`).
+fn least(a: f32, b: f32) -> f32 {
+    if a < b || a.is_nan() { a } else { b }
+}
+
 fn min_max(chunk: &[f32]) -> (f32, f32) {
     // Eight independent lanes, so that the compiler may use a vector register.
-    let (mut low, mut high) = ([f32::NAN; 8], [f32::NAN; 8]);
+    let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
+    let mut nan = [false; 8];
     let lanes = chunk.chunks_exact(8);
-    for (i, &x) in lanes.remainder().iter().enumerate() {
-        (low[i], high[i]) = (low[i].min(x), high[i].max(x));
-    }
+    let rest = lanes.remainder();
+    let mut take = |i: usize, x: f32| {
+        low[i] = if x < low[i] { x } else { low[i] };
+        high[i] = if x > high[i] { x } else { high[i] };
+        nan[i] |= x.is_nan();
+    };
     for lane in lanes {
-        for i in 0..8 {
-            (low[i], high[i]) = (low[i].min(lane[i]), high[i].max(lane[i]));
+        for (i, &x) in lane.iter().enumerate() {
+            take(i, x);
         }
     }
-    (low.into_iter().fold(f32::NAN, f32::min), high.into_iter().fold(f32::NAN, f32::max))
+    for (i, &x) in rest.iter().enumerate() {
+        take(i, x);
+    }
+    if nan.contains(&true) {
+        return (f32::NAN, f32::NAN);
+    }
+    (
+        low.into_iter().fold(f32::INFINITY, f32::min),
+        high.into_iter().fold(f32::NEG_INFINITY, f32::max),
+    )
 }
 
 /// If `view`, stretched, only varies along the axis that is innermost in `order`: that axis' size
@@ -678,6 +696,8 @@ mod tests {
         assert_eq!(x.sum_to(&[3, 1]).unwrap().shape(), [3, 1]);
         assert_eq!(x.min_max(), Some((0.0, 23.0)));
         assert_eq!(Tensor::<f32>::zeros(&[0]).min_max(), None);
+        let poisoned = Tensor::new(&[3], [1.0, f32::NAN, 2.0]).unwrap().min_max().unwrap();
+        assert!(poisoned.0.is_nan() && poisoned.1.is_nan());
     }
 
     #[test]

@@ -1,0 +1,192 @@
+use std::collections::HashMap;
+
+use crate::{Error, Leaf, Op, Result, Var};
+
+/// A network as data: nodes in the order they run, and named leaves.
+///
+/// It comes from [`trace`](crate::trace()) or from a file, runs on a tape like the module it came
+/// from, and is what passes rewrite: fusing, quantizing, converting, exporting.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    nodes: Vec<GraphNode>,
+    input: NodeId,
+    output: NodeId,
+}
+
+/// A node's place in its graph.
+pub type NodeId = usize;
+
+/// A node of a graph.
+#[derive(Clone, Debug)]
+pub struct GraphNode {
+    /// Unique in the graph; torchvision's spelling for leaves and the layers that own them.
+    pub name: String,
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum NodeKind {
+    /// The network's input, with the size of each axis behind the batch.
+    Input(Vec<usize>),
+    /// A parameter or buffer.
+    Leaf(Leaf),
+    /// An operator and the nodes it reads, all before it.
+    Op(Op, Vec<NodeId>),
+}
+
+impl Graph {
+    /// A graph of nodes in order.
+    ///
+    /// # Errors
+    /// [`Error::Trace`] if a node reads one that does not come before it, if names repeat, or if
+    /// there is not exactly one input.
+    pub fn new(nodes: Vec<GraphNode>, output: NodeId) -> Result<Self> {
+        let refuse = |reason: String| Err(Error::Trace { reason });
+        let mut names = HashMap::new();
+        let mut input = None;
+        for (id, node) in nodes.iter().enumerate() {
+            if let Some(other) = names.insert(node.name.as_str(), id) {
+                return refuse(format!("nodes {other} and {id} are both named `{}`", node.name));
+            }
+            match &node.kind {
+                NodeKind::Input(_) if input.is_some() => {
+                    return refuse("there is more than one input".into());
+                }
+                NodeKind::Input(_) => input = Some(id),
+                NodeKind::Leaf(_) => {}
+                NodeKind::Op(_, inputs) => {
+                    if let Some(later) = inputs.iter().find(|&&input| input >= id) {
+                        return refuse(format!(
+                            "`{}` reads node {later}, which comes after it",
+                            node.name
+                        ));
+                    }
+                }
+            }
+        }
+        match input {
+            Some(input) if output < nodes.len() => Ok(Self { nodes, input, output }),
+            _ => refuse("there is no input, or no output".into()),
+        }
+    }
+
+    /// The nodes, in the order they run.
+    pub fn nodes(&self) -> &[GraphNode] {
+        &self.nodes
+    }
+
+    /// The input node.
+    pub fn input(&self) -> NodeId {
+        self.input
+    }
+
+    /// The output node.
+    pub fn output(&self) -> NodeId {
+        self.output
+    }
+
+    /// The size of each axis of the input behind the batch.
+    pub fn input_shape(&self) -> &[usize] {
+        match &self.nodes[self.input].kind {
+            NodeKind::Input(shape) => shape,
+            NodeKind::Leaf(_) | NodeKind::Op(..) => unreachable!("`new` found the input here"),
+        }
+    }
+
+    /// Every leaf with its name, in order.
+    pub fn leaves(&self) -> Vec<(String, Leaf)> {
+        self.nodes
+            .iter()
+            .filter_map(|node| match &node.kind {
+                NodeKind::Leaf(leaf) => Some((node.name.clone(), leaf.clone())),
+                NodeKind::Input(_) | NodeKind::Op(..) => None,
+            })
+            .collect()
+    }
+
+    /// The nodes that read each node.
+    pub fn readers(&self) -> Vec<Vec<NodeId>> {
+        let mut readers = vec![Vec::new(); self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate() {
+            if let NodeKind::Op(_, inputs) = &node.kind {
+                for &input in inputs {
+                    readers[input].push(id);
+                }
+            }
+        }
+        readers
+    }
+
+    /// Runs the network on the tape `x` is on.
+    ///
+    /// # Errors
+    /// What an operator refuses, naming the node.
+    pub fn run<'t>(&self, x: Var<'t>) -> Result<Var<'t>> {
+        self.run_with(x, |_, _| {})
+    }
+
+    /// Runs the network and shows every operator's result to `see`. Values are released as soon as
+    /// nobody will read them again.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with<'t>(
+        &self,
+        x: Var<'t>,
+        mut see: impl FnMut(&GraphNode, Var<'t>),
+    ) -> Result<Var<'t>> {
+        let shape = x.shape();
+        if shape.get(1..) != Some(self.input_shape()) {
+            return Err(Error::Op {
+                op: "network",
+                reason: format!(
+                    "the input's shape is {shape:?}, but the network takes [batch, {}]",
+                    self.input_shape().iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+                ),
+            });
+        }
+        let mut last_use = vec![0; self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate() {
+            if let NodeKind::Op(_, inputs) = &node.kind {
+                inputs.iter().for_each(|&input| last_use[input] = id);
+            }
+        }
+        let tape = x.tape();
+        let mut vars: Vec<Var<'t>> = Vec::with_capacity(self.nodes.len());
+        for (id, node) in self.nodes.iter().enumerate() {
+            let var = match &node.kind {
+                NodeKind::Input(_) => x,
+                NodeKind::Leaf(leaf) => tape.leaf(leaf),
+                NodeKind::Op(op, inputs) => {
+                    let inputs: Vec<Var<'t>> = inputs.iter().map(|&input| vars[input]).collect();
+                    let var =
+                        tape.apply(op.clone(), &inputs).map_err(|error| error.at(&node.name))?;
+                    see(node, var);
+                    var
+                }
+            };
+            vars.push(var);
+            if let NodeKind::Op(_, inputs) = &node.kind {
+                for &input in inputs {
+                    if last_use[input] == id && input != self.output && input != self.input {
+                        tape.release(vars[input]);
+                    }
+                }
+            }
+        }
+        Ok(vars[self.output])
+    }
+
+    /// The same graph with leaves of its own: training the copy leaves this one as it is.
+    pub fn detach(&self) -> Self {
+        let mut copy = self.clone();
+        for node in &mut copy.nodes {
+            if let NodeKind::Leaf(leaf) = &mut node.kind {
+                *leaf = leaf.detach();
+            }
+        }
+        copy
+    }
+}

@@ -1,0 +1,77 @@
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ottava_tensor::Tensor;
+
+/// Who moves a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The optimizer, by gradients.
+    Param,
+    /// The forward pass: running statistics, observed ranges.
+    Buffer,
+}
+
+/// A tensor that outlives a step: a parameter or a buffer, shared by everybody who clones it.
+///
+/// A module, the graph traced from it and the optimizer hold the same leaves.
+#[derive(Clone)]
+pub struct Leaf(Arc<Cell>);
+
+struct Cell {
+    kind: Kind,
+    value: RwLock<Tensor<f32>>,
+}
+
+impl Leaf {
+    /// A parameter.
+    pub fn param(value: Tensor<f32>) -> Self {
+        Self::new(Kind::Param, value)
+    }
+
+    /// A buffer.
+    pub fn buffer(value: Tensor<f32>) -> Self {
+        Self::new(Kind::Buffer, value)
+    }
+
+    /// A leaf of a kind.
+    pub fn new(kind: Kind, value: Tensor<f32>) -> Self {
+        Self(Arc::new(Cell { kind, value: RwLock::new(value) }))
+    }
+
+    /// Who moves it.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The value now; shares its memory.
+    pub fn get(&self) -> Tensor<f32> {
+        self.0.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: Tensor<f32>) {
+        *self.0.value.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    /// Changes the value, in place if nobody else holds its memory.
+    pub fn update(&self, change: impl FnOnce(&mut Tensor<f32>)) {
+        change(&mut self.0.value.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether both are the same leaf, not merely equal.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A leaf of its own with the same kind and value.
+    pub fn detach(&self) -> Self {
+        Self::new(self.kind(), self.get())
+    }
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leaf").field(&self.kind()).field(&self.get()).finish()
+    }
+}

@@ -1,0 +1,139 @@
+use ottava_quant::QTensor;
+use ottava_tensor::Tensor;
+use ottava_tensor::elementwise;
+
+use crate::op::{self, Context, Output, Rule};
+use crate::{Result, Value};
+
+/// `max(x, 0)`. Codes stay codes on their grid, clamped at the zero-point.
+///
+/// # Source
+/// PyTorch `torch.relu`; ONNX `Relu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relu;
+
+impl Rule for Relu {
+    fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        let [x] = op::inputs("relu", inputs)?;
+
+        // y = max(x, 0)
+        let y = match x {
+            Value::Float(x) => Value::Float(elementwise::relu(x)),
+            Value::Codes(x) => {
+                let zero = x.params().zero_point() as u8;
+                Value::Codes(QTensor::new(x.codes().map(|q| q.max(zero)), x.params()))
+            }
+        };
+        if !context.backward() {
+            return Ok(Output::constant(y));
+        }
+        // ∂x = ∂y where y > 0
+        let saved = y.clone();
+        Ok(Output::new(y, move |grad, _| vec![Some(rectified(&grad, &saved.float()))]))
+    }
+}
+
+/// `clamp(x, min, max)`; ReLU6 is `0..6`.
+///
+/// # Source
+/// PyTorch `torch.clamp`, `relu6`; ONNX `Clip`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clip {
+    /// The lower bound.
+    pub min: f32,
+    /// The upper bound.
+    pub max: f32,
+}
+
+impl Clip {
+    /// `clamp(x, 0, 6)`.
+    pub const RELU6: Self = Self { min: 0.0, max: 6.0 };
+}
+
+impl Rule for Clip {
+    fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        let [x] = op::inputs("clip", inputs)?;
+        let (x, Self { min, max }) = (x.float(), *self);
+
+        // y = min(max(x, low), high)
+        let y = x.map(move |x| x.max(min).min(max));
+        if !context.backward() {
+            return Ok(Output::constant(y));
+        }
+        // ∂x = ∂y where low < x < high
+        Ok(Output::new(y, move |grad, _| {
+            vec![Some(zip(&grad, &x, move |g, x| if min < x && x < max { g } else { 0.0 }))]
+        }))
+    }
+}
+
+/// `x − log Σ exp(x)` of each row of `[n, c]`.
+///
+/// # Source
+/// PyTorch `torch.log_softmax(x, 1)`; ONNX `LogSoftmax`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSoftmax;
+
+impl Rule for LogSoftmax {
+    fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        let [x] = op::inputs("log_softmax", inputs)?;
+        let x = x.float();
+        x.dims::<2>("log_softmax")?;
+
+        // y = x − log Σ exp(x)
+        let y = elementwise::log_softmax_rows(&x)?;
+        if !context.backward() {
+            return Ok(Output::constant(y));
+        }
+        // ∂x = ∂y − exp(y) Σ ∂y
+        let saved = y.clone();
+        Ok(Output::new(y, move |grad, _| {
+            let sums = grad.sum_axes(&[1]).expect("a matrix").reshape(&[grad.shape()[0], 1]);
+            let shares = zip(&saved, &sums.expect("a column"), |y, sum| y.exp() * sum);
+            vec![Some(zip(&grad, &shares, |g, share| g - share))]
+        }))
+    }
+}
+
+/// `exp(x) / Σ exp(x)` of each row of `[n, c]`.
+///
+/// # Source
+/// PyTorch `torch.softmax(x, 1)`; ONNX `Softmax`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Softmax;
+
+impl Rule for Softmax {
+    fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        let [x] = op::inputs("softmax", inputs)?;
+        let x = x.float();
+        x.dims::<2>("softmax")?;
+
+        // y = exp(x) / Σ exp(x)
+        let y = elementwise::softmax_rows(&x)?;
+        if !context.backward() {
+            return Ok(Output::constant(y));
+        }
+        // ∂x = y (∂y − Σ ∂y·y)
+        let saved = y.clone();
+        Ok(Output::new(y, move |grad, _| {
+            let products = zip(&grad, &saved, |g, y| g * y);
+            let sums = products.sum_axes(&[1]).expect("a matrix").reshape(&[grad.shape()[0], 1]);
+            let centred = zip(&grad, &sums.expect("a column"), |g, sum| g - sum);
+            vec![Some(zip(&centred, &saved, |g, y| g * y))]
+        }))
+    }
+}
+
+/// `zip_map` of operands whose shapes forward has checked.
+pub(crate) fn zip(
+    a: &Tensor<f32>,
+    b: &Tensor<f32>,
+    f: impl Fn(f32, f32) -> f32 + Sync + Send,
+) -> Tensor<f32> {
+    a.zip_map("backward", b, f).expect("shapes that forward has checked")
+}
+
+/// `grad` where the rectified `y` is above zero.
+pub(crate) fn rectified(grad: &Tensor<f32>, y: &Tensor<f32>) -> Tensor<f32> {
+    elementwise::relu_grad(grad, y).expect("shapes that forward has checked")
+}

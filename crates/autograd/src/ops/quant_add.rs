@@ -1,0 +1,76 @@
+use ottava_quant::{QTensor, add_codes};
+use ottava_tensor::{Level, Tensor, elementwise, pool};
+
+use super::activation::rectified;
+use super::quantizer::{ActivationQuant, pass_through};
+use crate::op::{self, Context, Output, Rule};
+use crate::{Error, Result, Value};
+
+/// Addition of two integer tensors and rounding to a grid of its own, ReLU fused: the end of a
+/// residual block.
+///
+/// # Shapes
+/// Inputs: `a`, `b` of one shape; the observer's state; result: as `a`.
+///
+/// # Source
+/// ONNX Runtime `com.microsoft.QLinearAdd`; PyTorch `FloatFunctional.add_relu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct QuantAdd {
+    /// Whether a ReLU follows the sum.
+    pub relu: bool,
+    /// The observer and the grid.
+    pub output: ActivationQuant,
+}
+
+impl Rule for QuantAdd {
+    fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        let [a, b, state] = op::inputs("quant_add", inputs)?;
+        if a.shape() != b.shape() {
+            let reason = format!("shapes {:?} and {:?} differ", a.shape(), b.shape());
+            return Err(Error::Op { op: "quant_add", reason });
+        }
+        let sum = || -> Result<Tensor<f32>> {
+            let sum = a.float().zip_map("quant_add", &b.float(), |a, b| a + b)?;
+            Ok(if self.relu { elementwise::relu(&sum) } else { sum })
+        };
+        if !context.mode.quantize {
+            let y = sum()?;
+            self.output.watch(&y, state, 2, context)?;
+            let (relu, saved) = (self.relu, y.clone());
+            return Ok(Output::new(y, move |grad, _| {
+                let grad = if relu { rectified(&grad, &saved) } else { grad };
+                vec![Some(grad.clone()), Some(grad), None]
+            }));
+        }
+        let (Some(qa), Some(qb)) = (a.codes(), b.codes()) else {
+            let reason = "needs integer inputs; put a quantize in front of it".into();
+            return Err(Error::Op { op: "quant_add", reason });
+        };
+
+        // y = clamp(round((a·s_a + b·s_b) / s_y)) + z_y
+        let float = (context.mode.observe || context.backward()).then(sum).transpose()?;
+        let seen = || float.clone().expect("computed when observing");
+        let params = self.output.observe(seen, state, 2, context)?;
+        let add = add_codes(qa.params(), qb.params(), params, self.relu);
+        // Equal shapes lie equally in memory once they are channels-last.
+        let (qa, qb) = (qa.codes().channels_last(), qb.codes().channels_last());
+        let codes = match (qa.as_nhwc(), qb.as_nhwc()) {
+            (Some(a), Some(b)) => {
+                let mut sum = Tensor::zeros_channels_last(qa.shape());
+                pool::int8::add_codes(Level::current(), a, b, &add, sum.data_mut());
+                sum
+            }
+            _ => qa.zip_map("quant_add", &qb, |a, b| add.apply(a, b))?,
+        };
+        let y = QTensor::new(codes, params);
+        let Some(float) = float.filter(|_| context.backward()) else {
+            return Ok(Output::constant(y));
+        };
+        // ∂a = ∂b = ∂y where the sum was not clamped
+        let mask = pass_through(&float, params, self.relu);
+        Ok(Output::new(y, move |grad, _| {
+            let grad = mask.apply(grad);
+            vec![Some(grad.clone()), Some(grad), None]
+        }))
+    }
+}

@@ -1,0 +1,266 @@
+use std::cell::RefCell;
+use std::fmt;
+
+use ottava_tensor::Tensor;
+
+use crate::op::{Backward, Context, Op};
+use crate::{Error, Leaf, Mode, Result, Value};
+
+/// A record of operators in the order they ran.
+///
+/// Backward walks it in reverse: no sorting, no recursion, a fixed order of sums. Each operator's
+/// closure is consumed as it runs, so that what it had saved is freed on the way.
+///
+/// ```
+/// use ottava_autograd::{Leaf, Mode, Tape};
+/// use ottava_tensor::Tensor;
+///
+/// let w = Leaf::param(Tensor::new(&[2], [3.0, -1.0])?);
+/// let tape = Tape::new(Mode::TRAIN);
+/// let loss = tape.leaf(&w).mul(tape.leaf(&w))?.sum()?;
+/// let grads = loss.backward()?;
+/// assert_eq!(grads.get(&w).unwrap().to_vec(), [6.0, -2.0]); // ∂Σw²/∂w = 2w
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Tape {
+    nodes: RefCell<Vec<Node>>,
+    mode: Mode,
+    recording: bool,
+}
+
+struct Node {
+    origin: Origin,
+    value: Option<Value>,
+    backward: Option<Backward>,
+    /// Whether a gradient may be asked for.
+    needs: bool,
+}
+
+/// Where the value of a node came from.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    Input,
+    Leaf(Leaf),
+    Op(Op, Vec<usize>),
+}
+
+/// A value on a tape.
+#[derive(Clone, Copy)]
+pub struct Var<'t> {
+    tape: &'t Tape,
+    id: usize,
+}
+
+impl Tape {
+    /// An empty tape that can go back.
+    pub fn new(mode: Mode) -> Self {
+        Self { nodes: RefCell::default(), mode, recording: true }
+    }
+
+    /// An empty tape that cannot go back, and so saves nothing for it.
+    pub fn no_grad(mode: Mode) -> Self {
+        Self { recording: false, ..Self::new(mode) }
+    }
+
+    /// How operators behave.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A value from outside; no gradient is kept for it.
+    pub fn input(&self, value: impl Into<Value>) -> Var<'_> {
+        self.push(Origin::Input, value.into(), None, false)
+    }
+
+    /// A value from outside whose gradient will be asked for ([`Gradients::of`]).
+    pub fn variable(&self, value: Tensor<f32>) -> Var<'_> {
+        self.push(Origin::Input, value.into(), None, self.recording)
+    }
+
+    /// A parameter or buffer. Parameters get gradients; buffers take what operators write to them.
+    pub fn leaf(&self, leaf: &Leaf) -> Var<'_> {
+        let needs = self.recording && leaf.kind() == crate::Kind::Param;
+        self.push(Origin::Leaf(leaf.clone()), leaf.get().into(), None, needs)
+    }
+
+    /// Runs an operator.
+    ///
+    /// # Errors
+    /// What the operator refuses.
+    pub fn apply<'t>(&'t self, op: Op, inputs: &[Var<'t>]) -> Result<Var<'t>> {
+        let ids: Vec<usize> = inputs.iter().map(|var| var.id).collect();
+        let (values, needs) = {
+            let nodes = self.nodes.borrow();
+            let mut values = Vec::with_capacity(ids.len());
+            for &id in &ids {
+                values.push(nodes[id].value.clone().ok_or_else(|| Error::Op {
+                    op: op.name(),
+                    reason: "an input was released before it was used".into(),
+                })?);
+            }
+            (values, ids.iter().map(|&id| nodes[id].needs).collect::<Vec<_>>())
+        };
+        let needs_any = needs.contains(&true);
+        let mut context = Context::new(self.mode, needs);
+        let output = op.rule().forward(&values, &mut context)?;
+        for (input, value) in context.updates {
+            if let Origin::Leaf(leaf) = &self.nodes.borrow()[ids[input]].origin {
+                leaf.set(value);
+            }
+        }
+        let backward = if needs_any { output.backward } else { None };
+        Ok(self.push(Origin::Op(op, ids), output.value, backward, needs_any))
+    }
+
+    /// Forgets a value that nobody will use again; what backward needs, its operators have saved.
+    pub(crate) fn release(&self, var: Var<'_>) {
+        self.nodes.borrow_mut()[var.id].value = None;
+    }
+
+    /// Every node's origin, for tracing.
+    pub(crate) fn origins(&self) -> Vec<Origin> {
+        self.nodes.borrow().iter().map(|node| node.origin.clone()).collect()
+    }
+
+    fn push(
+        &self,
+        origin: Origin,
+        value: Value,
+        backward: Option<Backward>,
+        needs: bool,
+    ) -> Var<'_> {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(Node { origin, value: Some(value), backward, needs });
+        Var { tape: self, id: nodes.len() - 1 }
+    }
+}
+
+impl<'t> Var<'t> {
+    /// The tape it is on.
+    pub fn tape(self) -> &'t Tape {
+        self.tape
+    }
+
+    pub(crate) fn id(self) -> usize {
+        self.id
+    }
+
+    /// The value.
+    ///
+    /// # Panics
+    /// If the graph that ran it has already released it, which only happens to inner nodes.
+    pub fn value(self) -> Value {
+        self.tape.nodes.borrow()[self.id].value.clone().expect("the value is still held")
+    }
+
+    /// The value as floats, dequantized if it is codes.
+    pub fn tensor(self) -> Tensor<f32> {
+        self.value().float()
+    }
+
+    /// The size of each axis.
+    pub fn shape(self) -> Vec<usize> {
+        self.value().shape().to_vec()
+    }
+
+    /// Goes back from this scalar: the gradient of every parameter and variable it depends on.
+    /// What operators had saved is consumed: a second call finds nothing.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if this is not a scalar.
+    pub fn backward(self) -> Result<Gradients> {
+        let elements = self.value().shape().iter().product::<usize>();
+        if elements != 1 {
+            return Err(Error::Op {
+                op: "backward",
+                reason: format!("starts from a scalar, but the value has {elements} elements"),
+            });
+        }
+        Ok(self.backward_with(Tensor::full(&self.shape(), 1.0)))
+    }
+
+    /// Goes back from this value with the gradient `seed`, which has its shape.
+    pub fn backward_with(self, seed: Tensor<f32>) -> Gradients {
+        let mut nodes = self.tape.nodes.borrow_mut();
+        let mut pending: Vec<Option<Tensor<f32>>> = vec![None; self.id + 1];
+        pending[self.id] = Some(seed);
+        let mut found = Gradients { leaves: Vec::new(), inputs: Vec::new() };
+        for id in (0..=self.id).rev() {
+            let Some(grad) = pending[id].take() else { continue };
+            let needs = |input: usize, nodes: &[Node]| nodes[input].needs;
+            match &nodes[id].origin {
+                Origin::Input if nodes[id].needs => found.inputs.push((id, grad)),
+                Origin::Input => {}
+                Origin::Leaf(leaf) => found.add(leaf.clone(), grad),
+                Origin::Op(_, inputs) => {
+                    let inputs = inputs.clone();
+                    let wanted: Vec<bool> = inputs.iter().map(|&i| needs(i, &nodes)).collect();
+                    let Some(backward) = nodes[id].backward.take() else { continue };
+                    for ((input, wanted), grad) in
+                        inputs.into_iter().zip(&wanted).zip(backward(grad, &wanted))
+                    {
+                        if let Some(grad) = grad.filter(|_| *wanted) {
+                            accumulate(&mut pending[input], grad);
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+fn accumulate(sum: &mut Option<Tensor<f32>>, grad: Tensor<f32>) {
+    *sum = Some(match sum.take() {
+        None => grad,
+        Some(sum) => sum.zip_map("gradient", &grad, |a, b| a + b).expect("gradients of one value"),
+    });
+}
+
+impl fmt::Debug for Var<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Var({}, {:?})", self.id, self.value())
+    }
+}
+
+/// What a walk back found.
+#[derive(Debug)]
+pub struct Gradients {
+    leaves: Vec<(Leaf, Tensor<f32>)>,
+    inputs: Vec<(usize, Tensor<f32>)>,
+}
+
+impl Gradients {
+    /// The gradient of a parameter; `None` if the start does not depend on it.
+    pub fn get(&self, leaf: &Leaf) -> Option<&Tensor<f32>> {
+        self.leaves.iter().find(|(known, _)| known.is(leaf)).map(|(_, grad)| grad)
+    }
+
+    /// The gradient of a value made with [`Tape::variable`].
+    pub fn of(&self, var: Var<'_>) -> Option<&Tensor<f32>> {
+        self.inputs.iter().find(|(id, _)| *id == var.id()).map(|(_, grad)| grad)
+    }
+
+    /// The length of all parameters' gradients as one vector: `√Σ g²`, summed in `f64`.
+    pub fn norm(&self) -> f32 {
+        let square =
+            |grad: &Tensor<f32>| grad.iter().map(|g| f64::from(g) * f64::from(g)).sum::<f64>();
+        self.leaves.iter().map(|(_, grad)| square(grad)).sum::<f64>().sqrt() as f32
+    }
+
+    /// Multiplies every parameter's gradient.
+    pub fn scale(&mut self, factor: f32) {
+        for (_, grad) in &mut self.leaves {
+            grad.data_mut().iter_mut().for_each(|g| *g *= factor);
+        }
+    }
+
+    fn add(&mut self, leaf: Leaf, grad: Tensor<f32>) {
+        match self.leaves.iter_mut().find(|(known, _)| known.is(&leaf)) {
+            None => self.leaves.push((leaf, grad)),
+            Some((_, sum)) => {
+                *sum = sum.zip_map("gradient", &grad, |a, b| a + b).expect("gradients of one leaf");
+            }
+        }
+    }
+}

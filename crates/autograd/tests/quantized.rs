@@ -1,0 +1,190 @@
+//! Quantized operators: what they compute, and that their gradients are the float layer's.
+
+use ottava_autograd::ops::{
+    ActivationQuant, BatchNorm2d, Conv2d, LayerKind, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
+};
+use ottava_autograd::{Leaf, Mode, Observer, Tape, Var};
+use ottava_quant::WeightSpec;
+use ottava_tensor::Tensor;
+use ottava_tensor::conv::ConvAttrs;
+
+fn values(shape: &[usize], seed: usize) -> Tensor<f32> {
+    let len = shape.iter().product::<usize>();
+    let data: Vec<f32> =
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect();
+    Tensor::new(shape, data).unwrap()
+}
+
+const QUANT: ActivationQuant = ActivationQuant {
+    scheme: ottava_quant::Scheme::Affine,
+    qmin: 0,
+    qmax: 255,
+    observer: Observer::MinMax,
+};
+
+const FROZEN: Mode = Mode { batch_stats: false, observe: false, quantize: true };
+
+struct Layer {
+    op: QuantLayer,
+    leaves: Vec<Leaf>,
+}
+
+impl Layer {
+    fn new(per_channel: bool, gamma: &[f32]) -> Self {
+        let c = gamma.len();
+        let op = QuantLayer {
+            kind: LayerKind::Conv(ConvAttrs::new(1, 1)),
+            weight: WeightSpec { bits: 8, per_channel },
+            bias: false,
+            norm: Some(BatchNorm2d::default()),
+            relu: true,
+            output: QUANT,
+        };
+        let leaves = vec![
+            Leaf::param(values(&[c, 3, 3, 3], 1)),
+            Leaf::param(Tensor::new(&[c], gamma).unwrap()),
+            Leaf::param(values(&[c], 2)),
+            Leaf::buffer(Tensor::zeros(&[c])),
+            Leaf::buffer(Tensor::full(&[c], 1.0)),
+            Leaf::buffer(QUANT.observer.initial()),
+        ];
+        Self { op, leaves }
+    }
+
+    fn run<'t>(&self, x: Var<'t>, entrance: &Leaf) -> Var<'t> {
+        let tape = x.tape();
+        let x = tape.apply(Quantize { output: QUANT }.into(), &[x, tape.leaf(entrance)]).unwrap();
+        let mut inputs = vec![x];
+        inputs.extend(self.leaves.iter().map(|leaf| tape.leaf(leaf)));
+        tape.apply(self.op.into(), &inputs).unwrap()
+    }
+
+    /// The same layer in float.
+    fn float<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let tape = x.tape();
+        let leaf = |i: usize| tape.leaf(&self.leaves[i]);
+        let conv = Conv2d { attrs: ConvAttrs::new(1, 1) };
+        let y = tape.apply(conv.into(), &[x, leaf(0)]).unwrap();
+        let y = y.batch_norm2d(leaf(1), leaf(2), leaf(3), leaf(4), BatchNorm2d::default()).unwrap();
+        y.relu().unwrap()
+    }
+}
+
+fn largest_difference(a: &Tensor<f32>, b: &Tensor<f32>) -> f32 {
+    let (scale, diff) = a.iter().zip(b.iter()).fold((0.0f32, 0.0f32), |(scale, diff), (a, b)| {
+        (scale.max(b.abs()), diff.max((a - b).abs()))
+    });
+    diff / scale.max(1e-6)
+}
+
+/// γ of both signs and of zero, per channel and per tensor, statistics live and frozen: values and
+/// gradients stay within rounding of the float layer's, and everything is finite.
+#[test]
+fn a_quantized_layer_follows_the_float_layer() {
+    for per_channel in [true, false] {
+        for mode in [Mode::TRAIN, FROZEN] {
+            let layer = Layer::new(per_channel, &[0.8, -1.1, 0.0, 1.3]);
+            let entrance = Leaf::buffer(QUANT.observer.initial());
+            let x = values(&[4, 3, 6, 6], 3);
+            // Calibrate, so that the frozen mode has ranges; and move statistics off their start.
+            layer.run(Tape::no_grad(Mode { observe: true, ..mode }).input(x.clone()), &entrance);
+            let copy =
+                Layer { op: layer.op, leaves: layer.leaves.iter().map(Leaf::detach).collect() };
+
+            let tape = Tape::new(mode);
+            let input = tape.variable(x.clone());
+            let y = layer.run(input, &entrance);
+            let seed = values(&[4, 4, 6, 6], 5);
+            let grads = y.backward_with(seed.clone());
+
+            let float_tape = Tape::new(mode);
+            let float_input = float_tape.variable(x.clone());
+            let float_y = copy.float(float_input);
+            let float_grads = float_y.backward_with(seed);
+
+            let what = format!("per channel {per_channel}, {mode:?}");
+            let off = largest_difference(&y.tensor(), &float_y.tensor());
+            assert!(off < 0.02, "{what}: value off by {off}");
+            for i in 0..3 {
+                let ours = grads.get(&layer.leaves[i]).unwrap();
+                let theirs = float_grads.get(&copy.leaves[i]).unwrap();
+                let off = largest_difference(ours, theirs);
+                // The masks differ where y is within a step of zero: a few elements' gradients.
+                assert!(off < 0.15, "{what}: gradient {i} off by {off}");
+            }
+            let off =
+                largest_difference(grads.of(input).unwrap(), float_grads.of(float_input).unwrap());
+            assert!(off < 0.25, "{what}: gradient of x off by {off}");
+            for i in [3, 4] {
+                let (ours, theirs) = (layer.leaves[i].get(), copy.leaves[i].get());
+                assert!(largest_difference(&ours, &theirs) < 0.02, "{what}: running statistics");
+            }
+        }
+    }
+}
+
+/// Folding commutes with rounding per channel: the layer that trains on live statistics is, on those
+/// statistics, the folded one up to a step.
+#[test]
+fn live_and_folded_agree_to_a_step() {
+    let layer = Layer::new(true, &[0.8, -1.1, 0.0, 1.3]);
+    // A momentum of one: the running statistics are the batch's (but for the variance's n − 1).
+    let layer = Layer {
+        op: QuantLayer { norm: Some(BatchNorm2d { momentum: 1.0, eps: 1e-5 }), ..layer.op },
+        ..layer
+    };
+    let entrance = Leaf::buffer(QUANT.observer.initial());
+    let x = values(&[8, 3, 8, 8], 3);
+    let live = layer.run(Tape::no_grad(Mode::TRAIN).input(x.clone()), &entrance).value();
+    let folded = layer.run(Tape::no_grad(FROZEN).input(x), &entrance).value();
+    let (live, folded) = (live.codes().unwrap(), folded.codes().unwrap());
+    let most = live.codes().iter().zip(folded.codes().iter()).map(|(a, b)| a.abs_diff(b)).max();
+    assert!(most <= Some(1), "{most:?}");
+}
+
+/// Asking for a gradient must not change a value: both ways of computing the folded layer agree.
+#[test]
+fn values_do_not_depend_on_whether_gradients_are_kept() {
+    let layer = Layer::new(true, &[0.8, -1.1, 0.0, 1.3]);
+    let entrance = Leaf::buffer(QUANT.observer.initial());
+    let x = values(&[2, 3, 9, 7], 3);
+    layer.run(Tape::no_grad(Mode::TRAIN).input(x.clone()), &entrance);
+    let without = layer.run(Tape::no_grad(FROZEN).input(x.clone()), &entrance).value();
+    let with = layer.run(Tape::new(FROZEN).variable(x), &entrance).value();
+    assert_eq!(without, with);
+}
+
+#[test]
+fn sums_and_means_follow_the_float_operators() {
+    let state = || Leaf::buffer(QUANT.observer.initial());
+    let (a, b) = (values(&[2, 4, 5, 5], 1), values(&[2, 4, 5, 5], 2));
+    let tape = Tape::new(Mode::TRAIN);
+    let (va, vb) = (tape.variable(a.clone()), tape.variable(b.clone()));
+    let quantize =
+        |x| tape.apply(Quantize { output: QUANT }.into(), &[x, tape.leaf(&state())]).unwrap();
+    let add = QuantAdd { relu: true, output: QUANT };
+    let y = tape.apply(add.into(), &[quantize(va), quantize(vb), tape.leaf(&state())]).unwrap();
+    let expected = a.zip_map("add", &b, |a, b| (a + b).max(0.0)).unwrap();
+    assert!(largest_difference(&y.tensor(), &expected) < 0.01);
+    let pool = QuantAvgPool { window: None, output: QUANT };
+    let mean = tape.apply(pool.into(), &[y, tape.leaf(&state())]).unwrap();
+    let expected =
+        expected.sum_axes(&[2, 3]).unwrap().map(|s| s / 25.0).reshape(&[2, 4, 1, 1]).unwrap();
+    assert!(largest_difference(&mean.tensor(), &expected) < 0.02);
+    let grads = mean.backward_with(Tensor::full(&[2, 4, 1, 1], 25.0));
+    // Each element passes a gradient of one where the sum was positive.
+    let open = grads.of(va).unwrap();
+    assert!(open.iter().all(|g| g == 0.0 || (g - 1.0).abs() < 1e-6));
+    assert_eq!(grads.of(va), grads.of(vb));
+}
+
+#[test]
+fn an_observer_that_saw_nothing_is_an_error_that_says_what_to_do() {
+    let layer = Layer::new(true, &[1.0]);
+    let tape = Tape::no_grad(Mode::EVAL);
+    let entrance = Leaf::buffer(QUANT.observer.initial());
+    let inputs = [tape.input(values(&[1, 3, 4, 4], 0)), tape.leaf(&entrance)];
+    let error = tape.apply(Quantize { output: QUANT }.into(), &inputs).unwrap_err().to_string();
+    assert!(error.contains("calibrate"), "{error}");
+    drop(layer);
+}

@@ -1,0 +1,246 @@
+use ottava_tensor::Tensor;
+use ottava_tensor::conv::int8::Requantize;
+
+use crate::{Error, QParams, Result, Scheme, choose_qparams, weight_codes};
+
+/// How the weights of a layer are quantized: symmetric, `bits` wide, with a scale for each output
+/// channel or one for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightSpec {
+    /// Width of a code, 2 to 8.
+    pub bits: u8,
+    /// A scale for each output channel (axis 0) instead of one for the tensor.
+    pub per_channel: bool,
+}
+
+impl Default for WeightSpec {
+    /// 8 bits, per channel.
+    fn default() -> Self {
+        Self { bits: 8, per_channel: true }
+    }
+}
+
+impl WeightSpec {
+    /// The grid of each output channel (all equal if there is one for the tensor).
+    ///
+    /// # Errors
+    /// [`Error::BadRange`] if a weight is NaN or infinite.
+    pub fn grids(&self, weight: &Tensor<f32>) -> Result<Vec<QParams>> {
+        let channels = weight.shape().first().copied().unwrap_or(1);
+        let values = weight.to_vec();
+        let largest = |values: &[f32]| {
+            // `f32::max` ignores a NaN; here it must show.
+            values
+                .iter()
+                .fold(0.0f32, |most, w| if w.abs() <= most { most } else { w.abs() + 0.0 * most })
+        };
+        let grid = |most: f32| {
+            if !most.is_finite() {
+                return Err(Error::BadRange { min: -most, max: most });
+            }
+            choose_qparams(-most, most, Scheme::Symmetric, weight_codes(self.bits))
+        };
+        if self.per_channel {
+            values
+                .chunks((values.len() / channels.max(1)).max(1))
+                .map(|w| grid(largest(w)))
+                .collect()
+        } else {
+            Ok(vec![grid(largest(&values))?; channels])
+        }
+    }
+}
+
+/// The integer parameters of a convolution or linear layer: what training, conversion and export
+/// share, so that they cannot differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedLayer {
+    /// Weight codes, in the weight's own shape (`[o, c, kh, kw]` or `[o, k]`), row-major.
+    pub codes: Tensor<i8>,
+    /// The scale of each output channel.
+    pub scales: Vec<f32>,
+    /// The bias of each output channel in units of `x_scale · scale`.
+    pub bias: Vec<i32>,
+}
+
+/// Scales and codes of `weight`, and `bias` rounded to `x_scale · scale`: `round(b / (x_scale · s))`.
+///
+/// A channel whose bias would not fit `i32` gets the least scale for which it does.
+///
+/// # Errors
+/// [`Error::BadRange`] if a weight or a bias is NaN or infinite.
+///
+/// # Source
+/// ONNX `QLinearConv` (bias); the widened scale as ONNX Runtime's quantizer has it.
+pub fn quantize_layer(
+    weight: &Tensor<f32>,
+    bias: &[f32],
+    x_scale: f32,
+    spec: WeightSpec,
+) -> Result<QuantizedLayer> {
+    let mut grids = spec.grids(weight)?;
+    if bias.len() != grids.len() {
+        return Err(Error::ChannelCount {
+            axis: 0,
+            shape: weight.shape().to_vec(),
+            params: bias.len(),
+        });
+    }
+    for (grid, &b) in grids.iter_mut().zip(bias) {
+        if !b.is_finite() {
+            return Err(Error::BadRange { min: b, max: b });
+        }
+        // In f64: the bound itself must not round.
+        let least = 1.0001 * f64::from(b.abs()) / (f64::from(x_scale) * f64::from(i32::MAX));
+        if f64::from(grid.scale()) < least {
+            *grid = QParams::new(least as f32, 0, weight_codes(spec.bits))?;
+        }
+    }
+    let inner = weight.len() / grids.len().max(1);
+    let codes: Vec<i8> = weight
+        .to_vec()
+        .chunks(inner.max(1))
+        .zip(&grids)
+        .flat_map(|(channel, grid)| channel.iter().map(|&w| grid.quantize(w) as i8))
+        .collect();
+    let scales: Vec<f32> = grids.iter().map(QParams::scale).collect();
+    let bias = bias.iter().zip(&scales).map(|(&b, &s)| quantize_bias(b, x_scale * s)).collect();
+    Ok(QuantizedLayer { codes: Tensor::new(weight.shape(), codes)?, scales, bias })
+}
+
+fn quantize_bias(bias: f32, scale: f32) -> i32 {
+    (bias / scale).round_ties_even() as i32
+}
+
+impl QuantizedLayer {
+    /// The weight's values: `scale · code`.
+    pub fn dequantize(&self) -> Tensor<f32> {
+        let inner = (self.codes.len() / self.scales.len().max(1)).max(1);
+        let values: Vec<f32> = self
+            .codes
+            .to_vec()
+            .chunks(inner)
+            .zip(&self.scales)
+            .flat_map(|(codes, &scale)| codes.iter().map(move |&q| scale * f32::from(q)))
+            .collect();
+        Tensor::new(self.codes.shape(), values).expect("as many values as codes")
+    }
+
+    /// The step from this layer's sums to codes on the grid `y`, a fused ReLU clamping at zero:
+    /// `multiplier = x_scale · scale / y_scale` in `f32`, as ONNX Runtime's `QLinearConv` has it.
+    pub fn requantize(&self, x_scale: f32, y: QParams, relu: bool) -> Requantize {
+        let y = if relu { y.to_unsigned().rectified() } else { y.to_unsigned() };
+        Requantize {
+            bias: self.bias.clone(),
+            multiplier: self.scales.iter().map(|s| x_scale * s / y.scale()).collect(),
+            zero_point: y.zero_point() as u8,
+            low: y.qmin() as u8,
+            high: y.qmax() as u8,
+        }
+    }
+}
+
+/// Weight and bias of a convolution with the BatchNorm behind it folded in:
+/// `f = γ / √(var + eps)`, `W' = W · f`, `b' = β + (b − mean) · f`, per output channel.
+///
+/// # Errors
+/// [`Error::ChannelCount`] if a vector has another length than the weight has output channels.
+///
+/// # Source
+/// Jacob et al. 2018, section 3.2 (arXiv:1712.05877).
+pub fn fold_batch_norm(
+    weight: &Tensor<f32>,
+    bias: Option<&[f32]>,
+    norm: &BatchNormStats<'_>,
+) -> Result<(Tensor<f32>, Vec<f32>)> {
+    let channels = weight.shape().first().copied().unwrap_or(0);
+    let lengths = [norm.gamma, norm.beta, norm.mean, norm.var, bias.unwrap_or(norm.mean)];
+    if let Some(wrong) = lengths.iter().find(|values| values.len() != channels) {
+        return Err(Error::ChannelCount {
+            axis: 0,
+            shape: weight.shape().to_vec(),
+            params: wrong.len(),
+        });
+    }
+    let factors = norm.factors();
+    let inner = (weight.len() / channels.max(1)).max(1);
+    let folded: Vec<f32> = weight
+        .to_vec()
+        .chunks(inner)
+        .zip(&factors)
+        .flat_map(|(channel, &f)| channel.iter().map(move |&w| w * f))
+        .collect();
+    let bias = (0..channels)
+        .map(|c| norm.beta[c] + (bias.map_or(0.0, |b| b[c]) - norm.mean[c]) * factors[c])
+        .collect();
+    Ok((Tensor::new(weight.shape(), folded)?, bias))
+}
+
+/// The four vectors of a BatchNorm, one value a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNormStats<'a> {
+    /// Weight.
+    pub gamma: &'a [f32],
+    /// Bias.
+    pub beta: &'a [f32],
+    /// Running mean.
+    pub mean: &'a [f32],
+    /// Running variance.
+    pub var: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl BatchNormStats<'_> {
+    /// `γ / √(var + eps)`.
+    pub fn factors(&self) -> Vec<f32> {
+        self.gamma.iter().zip(self.var).map(|(g, v)| g / (v + self.eps).sqrt()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_weight_of_a_channel_gets_the_largest_code() {
+        let weight = Tensor::new(&[3, 2], [1.1, -2.0, 0.5, 0.25, 0.0, 0.0]).unwrap();
+        let layer = quantize_layer(&weight, &[0.0; 3], 0.1, WeightSpec::default()).unwrap();
+        assert_eq!(layer.codes.to_vec(), [70, -127, 127, 64, 0, 0]);
+        let whole = WeightSpec { per_channel: false, bits: 4 };
+        let layer = quantize_layer(&weight, &[0.0; 3], 0.1, whole).unwrap();
+        assert_eq!(layer.codes.to_vec(), [4, -7, 2, 1, 0, 0]);
+        assert_eq!(layer.scales[0], layer.scales[2]);
+    }
+
+    #[test]
+    fn a_bias_too_large_for_i32_widens_its_channels_scale() {
+        let weight = Tensor::new(&[2, 1], [1e-7, 1.0]).unwrap();
+        let layer = quantize_layer(&weight, &[1e6, 1.0], 1e-3, WeightSpec::default()).unwrap();
+        let value = f64::from(layer.bias[0]) * f64::from(layer.scales[0]) * 1e-3;
+        assert!((value / 1e6 - 1.0).abs() < 1e-5, "{value}");
+        assert_eq!(layer.scales[1], 1.0 / 127.0);
+    }
+
+    #[test]
+    fn a_nan_weight_is_refused() {
+        let weight = Tensor::new(&[1, 2], [f32::NAN, 1.0]).unwrap();
+        let error = quantize_layer(&weight, &[0.0], 1.0, WeightSpec::default()).unwrap_err();
+        assert!(matches!(error, Error::BadRange { .. }));
+    }
+
+    #[test]
+    fn folding_keeps_a_channel_of_gamma_zero_finite() {
+        let weight = Tensor::new(&[2, 1], [2.0, 3.0]).unwrap();
+        let norm = BatchNormStats {
+            gamma: &[0.0, -1.0],
+            beta: &[0.5, 0.25],
+            mean: &[1.0, 2.0],
+            var: &[4.0, 0.25],
+            eps: 0.0,
+        };
+        let (folded, bias) = fold_batch_norm(&weight, None, &norm).unwrap();
+        assert_eq!(folded.to_vec(), [0.0, -6.0]);
+        assert_eq!(bias, [0.5, 4.25]);
+    }
+}

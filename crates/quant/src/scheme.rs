@@ -1,0 +1,105 @@
+use std::ops::RangeInclusive;
+
+use crate::{Error, QParams, Result};
+
+/// How a range of values becomes a scale and a zero-point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// The range, stretched to include zero, fills the codes; the zero-point is anywhere.
+    Affine,
+    /// The scale covers the larger of the two sides; the zero-point is in the middle of the codes.
+    Symmetric,
+}
+
+/// The smallest scale there is: PyTorch's `eps`, the distance of 1 to the next `f32`.
+pub const MIN_SCALE: f32 = f32::EPSILON;
+
+/// The scale and zero-point for values in `min..=max`.
+///
+/// With `lo = min(min, 0)` and `hi = max(max, 0)`, so that zero is exact:
+/// affine `scale = (hi − lo) / (qmax − qmin)`, `zero_point = qmin − round(lo / scale)`, clamped;
+/// symmetric `scale = max(−lo, hi) / ((qmax − qmin) / 2)`, zero-point 0 for signed codes and the
+/// middle (128 of `0..=255`) for unsigned ones. The scale is at least [`MIN_SCALE`]: a channel of
+/// zeros gets that. An observer that saw nothing (`min > max`) gives scale 1, zero-point 0 (or the
+/// middle), as in PyTorch.
+///
+/// # Errors
+/// [`Error::BadRange`] if a bound is NaN, or infinite though something was observed.
+///
+/// # Source
+/// PyTorch `UniformQuantizationObserverBase._calculate_qparams`.
+///
+/// ```
+/// use ottava_quant::{choose_qparams, Scheme};
+///
+/// let grid = choose_qparams(-1.0, 2.0, Scheme::Affine, 0..=127)?;
+/// assert_eq!((grid.scale(), grid.zero_point()), (0.023622047, 42));
+/// let grid = choose_qparams(-1.0, 2.0, Scheme::Symmetric, -127..=127)?;
+/// assert_eq!((grid.scale(), grid.zero_point()), (0.015748031, 0));
+/// # Ok::<(), ottava_quant::Error>(())
+/// ```
+pub fn choose_qparams(
+    min: f32,
+    max: f32,
+    scheme: Scheme,
+    codes: RangeInclusive<i32>,
+) -> Result<QParams> {
+    let (qmin, qmax) = (*codes.start(), *codes.end());
+    let middle = if qmin < 0 { 0 } else { (qmin + qmax + 1) / 2 };
+    if min.is_nan() || max.is_nan() {
+        return Err(Error::BadRange { min, max });
+    }
+    if min > max {
+        let zero_point = if scheme == Scheme::Affine { 0.clamp(qmin, qmax) } else { middle };
+        return QParams::new(1.0, zero_point, codes);
+    }
+    let (lo, hi) = (min.min(0.0), max.max(0.0));
+    if !(lo.is_finite() && hi.is_finite()) {
+        return Err(Error::BadRange { min, max });
+    }
+    let steps = (qmax - qmin) as f32;
+    let (scale, zero_point) = match scheme {
+        Scheme::Affine => {
+            // A range beyond f32's is two finite halves: its scale is finite all the same.
+            let whole = hi - lo;
+            let scale = if whole.is_finite() { whole / steps } else { hi / steps - lo / steps };
+            let scale = scale.max(MIN_SCALE);
+            (scale, qmin.saturating_sub((lo / scale).round_ties_even() as i32).clamp(qmin, qmax))
+        }
+        Scheme::Symmetric => ((hi.max(-lo) / (steps / 2.0)).max(MIN_SCALE), middle),
+    };
+    QParams::new(scale, zero_point, codes)
+}
+
+/// The codes of symmetric weights of `bits` bits: `−(2^(bits−1) − 1) ..= 2^(bits−1) − 1`. Leaving out
+/// the most negative code makes negation exact and keeps pair sums in range on every CPU.
+pub fn weight_codes(bits: u8) -> RangeInclusive<i32> {
+    let top = (1 << (bits.clamp(2, 8) - 1)) - 1;
+    -top..=top
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pytorchs_values() {
+        let of = |scheme, codes| {
+            let grid = choose_qparams(-1.0, 2.0, scheme, codes).unwrap();
+            (grid.scale(), grid.zero_point())
+        };
+        assert_eq!(of(Scheme::Symmetric, -128..=127), (0.015_686_275, 0));
+        assert_eq!(of(Scheme::Symmetric, 0..=255), (0.015_686_275, 128));
+        assert_eq!(of(Scheme::Affine, 0..=15), (0.2, 5));
+    }
+
+    #[test]
+    fn degenerate_ranges_have_an_answer() {
+        let of = |min, max| choose_qparams(min, max, Scheme::Affine, 0..=255);
+        assert_eq!(of(0.0, 0.0).unwrap().scale(), MIN_SCALE);
+        assert_eq!(of(3.0, 3.0).unwrap(), QParams::new(3.0 / 255.0, 0, 0..=255).unwrap());
+        assert_eq!(of(f32::INFINITY, f32::NEG_INFINITY).unwrap().scale(), 1.0);
+        assert!(of(f32::NAN, 1.0).is_err() && of(0.0, f32::INFINITY).is_err());
+        assert!(of(f32::MIN, f32::MAX).unwrap().scale().is_finite());
+    }
+}
