@@ -22,9 +22,10 @@ impl<'a> Strip<'a> {
     pub(super) fn new(g: &'a ConvGeometry, rows: usize, slack: usize) -> Self {
         let reach = |axis: usize| (g.kernel[axis] - 1) * g.attrs.dilation[axis] + 1;
         let row_len = ((g.out_size[1] - 1) * g.attrs.stride[1] + reach(1)) * g.in_channels;
-        // Each image among the rows begins anew.
+        // Each image among the rows begins anew, which costs rows where windows overlap.
         let images = (rows.div_ceil(g.out_size[0]) + 1).min(rows);
-        let input_rows = (rows - images) * g.attrs.stride[0] + images * reach(0);
+        let overlap = reach(0).saturating_sub(g.attrs.stride[0]);
+        let input_rows = rows * g.attrs.stride[0] + images * overlap;
         let data = vec![0.0; input_rows * row_len + slack];
         Self { geometry: g, data, row_len, first: 0, tops: Vec::new() }
     }
