@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 
 /// Everything this crate can refuse.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,50 @@ pub enum Error {
         /// The number of quantization parameters.
         params: usize,
     },
+    /// A node of a program whose inputs or parameters do not fit.
+    Node {
+        /// The node's name.
+        node: String,
+        /// The operation.
+        op: &'static str,
+        /// What does not fit, with the numbers.
+        reason: String,
+    },
+    /// A program was run on a tensor of another shape than it was made for.
+    Input {
+        /// The shape of one image.
+        expected: Vec<usize>,
+        /// The tensor's shape, batch first.
+        shape: Vec<usize>,
+    },
+    /// A batch so large that its values do not fit in memory that can be addressed.
+    Batch {
+        /// The images.
+        batch: usize,
+    },
+    /// A file that is no container, is cut off, or contradicts itself.
+    File {
+        /// The part of the file that was being read.
+        part: &'static str,
+        /// The byte of that part at which reading stopped.
+        offset: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A tensor or an entry that a file lacks, or has in another form.
+    Entry {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system refused to read or write a file.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
     /// What the tensor crate refused.
     Tensor(ottava_tensor::Error),
 }
@@ -71,6 +116,18 @@ impl fmt::Display for Error {
                 f,
                 "{params} scales were given for axis {axis} of a tensor of shape {shape:?}"
             ),
+            Self::Node { node, op, reason } => write!(f, "{op} {node:?}: {reason}"),
+            Self::Input { expected, shape } => write!(
+                f,
+                "the program takes a batch of images of shape {expected:?}, but got a tensor of shape {shape:?}"
+            ),
+            Self::Batch { batch } => write!(
+                f,
+                "a batch of {batch} images is beyond what memory can address; run it in parts"
+            ),
+            Self::File { part, offset, reason } => write!(f, "{part}, byte {offset}: {reason}"),
+            Self::Entry { name, reason } => write!(f, "{name:?}: {reason}"),
+            Self::Io { path, reason } => write!(f, "{}: {reason}", path.display()),
             Self::Tensor(error) => error.fmt(f),
         }
     }

@@ -39,10 +39,15 @@ pub(crate) fn memory_order(shape: &[usize], strides: &[usize]) -> Vec<usize> {
     order
 }
 
-/// Whether axes laid out in `order` with these strides leave no gap and no overlap.
-pub(crate) fn is_dense_in(shape: &[usize], strides: &[usize], order: &[usize]) -> bool {
+/// Whether axes laid out in `order` with these strides leave no gap and no overlap. Allocates
+/// nothing: a planned program asks it on every run.
+pub(crate) fn is_dense_in(
+    shape: &[usize],
+    strides: &[usize],
+    order: impl DoubleEndedIterator<Item = usize>,
+) -> bool {
     let mut step = 1;
-    order.iter().rev().all(|&axis| {
+    order.rev().all(|axis| {
         let fits = shape[axis] == 1 || strides[axis] == step;
         step *= shape[axis].max(1);
         fits

@@ -149,13 +149,17 @@ impl<T: Element> Tensor<T> {
 
     /// Whether elements lie in memory in logical order, without gaps.
     pub fn is_contiguous(&self) -> bool {
-        shape::is_dense_in(&self.shape, &self.strides, &Vec::from_iter(0..self.rank()))
+        shape::is_dense_in(&self.shape, &self.strides, 0..self.rank())
     }
 
     /// Whether elements lie in memory in the order N, spatial axes, C, without gaps.
     pub fn is_channels_last(&self) -> bool {
         self.rank() >= 3
-            && shape::is_dense_in(&self.shape, &self.strides, &channels_last_order(self.rank()))
+            && shape::is_dense_in(
+                &self.shape,
+                &self.strides,
+                std::iter::once(0).chain(2..self.rank()).chain(std::iter::once(1)),
+            )
     }
 
     /// Whether anybody else holds this tensor's memory.
@@ -177,7 +181,7 @@ impl<T: Element> Tensor<T> {
     /// Two tensors of equal shape and strides have corresponding elements at equal places.
     pub fn as_dense(&self) -> Option<&[T]> {
         let order = shape::memory_order(&self.shape, &self.strides);
-        shape::is_dense_in(&self.shape, &self.strides, &order).then(|| self.span())
+        shape::is_dense_in(&self.shape, &self.strides, order.into_iter()).then(|| self.span())
     }
 
     /// The elements of a dense tensor as they lie in memory, for writing. A tensor with gaps, or one
