@@ -1,23 +1,35 @@
 //! Integer arithmetic of Ottava: scales and zero-points, quantized tensors, and the program that
 //! runs on them.
 //!
-//! Start at [`QParams`] for the mathematics. Not here: ranges from data (`ottava-autograd`'s
-//! observers), files other than our own (`ottava-interop`).
+//! Start at [`QParams`] for the mathematics, at [`Program`] for the network, at [`Engine`] for running
+//! it, at [`Container`] for its file. Not here: ranges from data (`ottava-autograd`'s observers),
+//! files other than our own (`ottava-interop`).
 #![forbid(unsafe_code)]
 
 mod combine;
 mod error;
+mod file;
+mod instr;
+mod kernels;
 mod layer;
+mod plan;
+mod program;
 mod qparams;
 mod qtensor;
+mod run;
 mod scheme;
+mod step;
 
 pub use combine::{add_codes, average};
 pub use error::{Error, Result};
+pub use file::{Container, Dtype, Entry, Stored, write_atomic};
+pub use instr::{Elements, Instr, ValueType, Window};
 pub use layer::{BatchNormStats, QuantizedLayer, WeightSpec, fold_batch_norm, quantize_layer};
+pub use program::{Builder, Node, Program, ValueId};
 pub use qparams::{
     QParams, covers_per_channel, dequantize, fake_quantize_per_channel, quantize,
     quantize_per_channel,
 };
 pub use qtensor::QTensor;
+pub use run::{Engine, Options, Value, Workspace};
 pub use scheme::{MIN_SCALE, Scheme, choose_qparams, weight_codes};

@@ -1,0 +1,417 @@
+//! A program in a container: the graph as compact JSON in the metadata, the numbers of its layers as
+//! tensors.
+//!
+//! `{"input":[c,h,w],"nodes":[{"name":…,"op":…,…}],"output":value}`. A node's fields are those of its
+//! instruction; one that has its usual value is left out: `in` when it is the value before, `stride`,
+//! `pad`, `dilation`, `groups` when they change nothing, the codes of a `grid` when they are 0..=255.
+//! A layer called `L` has the tensors `L.weight` (`I8`; or, if all codes fit four bits, two a byte in
+//! `U8`, the first in the low bits, with the shape in the field `int4`), `L.scale` (`F32`) and
+//! `L.bias` (`I32`).
+
+use std::path::Path;
+
+use ottava_tensor::Tensor;
+use ottava_tensor::conv::ConvAttrs;
+
+use super::Container;
+use super::json::{Reader, quote};
+use crate::instr::contiguous;
+use crate::{Error, Instr, Node, Program, QParams, QuantizedLayer, Result, ValueId, Window};
+
+/// The metadata entry that holds the graph.
+const KEY: &str = "program";
+
+/// Nodes a program in a file may have; bounds the memory that reading a hostile one takes.
+const MAX_NODES: usize = 1 << 16;
+
+impl Program {
+    /// The program as a container: what [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// [`Error::Entry`] if the program's metadata uses the name `program`.
+    pub fn to_container(&self) -> Result<Container> {
+        let mut container = Container::default();
+        if self.metadata().contains_key(KEY) {
+            let reason = "this metadata name holds the program itself".into();
+            return Err(Error::Entry { name: KEY.into(), reason });
+        }
+        container.metadata_mut().clone_from(self.metadata());
+        let mut graph = String::from("{\"input\":");
+        put_list(&mut graph, self.input_shape());
+        graph.push_str(",\"nodes\":[");
+        for (index, node) in self.nodes().iter().enumerate() {
+            graph.push_str(if index == 0 { "{" } else { ",{" });
+            put_node(&mut graph, index, node);
+            if let Some(layer) = node.instr.layer() {
+                put_layer(&mut container, &mut graph, &node.name, layer)?;
+            }
+            graph.push('}');
+        }
+        graph.push_str(&format!("],\"output\":{}}}", self.output().0));
+        container.metadata_mut().insert(KEY.into(), graph);
+        Ok(container)
+    }
+
+    /// The program in a container, every node checked as [`Builder::push`](crate::Builder::push) does.
+    ///
+    /// # Errors
+    /// [`Error::Entry`] if there is none, or a tensor is missing or of another form;
+    /// [`Error::File`] if the graph is no such JSON; [`Error::Node`] if a node does not fit.
+    pub fn from_container(container: &Container) -> Result<Self> {
+        let graph = container.metadata().get(KEY).ok_or_else(|| Error::Entry {
+            name: KEY.into(),
+            reason: "the file holds no integer program (a float model or a checkpoint?)".into(),
+        })?;
+        let graph = Graph::read(graph)?;
+        let mut builder = Program::builder(&graph.input)?;
+        for (index, mut fields) in graph.nodes.into_iter().enumerate() {
+            let name = std::mem::take(&mut fields.name);
+            let inputs = fields.inputs.take().unwrap_or_else(|| vec![index]);
+            let inputs: Vec<ValueId> = inputs.into_iter().map(ValueId).collect();
+            let instr = fields.instr(&name, container)?;
+            builder.push(name, instr, &inputs)?;
+        }
+        let mut program = builder.finish(ValueId(graph.output))?;
+        program.metadata_mut().clone_from(container.metadata());
+        program.metadata_mut().remove(KEY);
+        Ok(program)
+    }
+
+    /// Writes the program to a file, all of it or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; as [`to_container`](Self::to_container).
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.to_container()?.save(path)
+    }
+
+    /// Reads a program from a file.
+    ///
+    /// # Errors
+    /// As [`Container::load`] and [`from_container`](Self::from_container).
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_container(&Container::load(path)?)
+    }
+}
+
+/// `"key":value` behind a comma.
+fn put(out: &mut String, key: &str, value: impl std::fmt::Display) {
+    out.push_str(&format!(",\"{key}\":{value}"));
+}
+
+fn put_list(out: &mut String, numbers: &[usize]) {
+    let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    out.push_str(&format!("[{}]", words.join(",")));
+}
+
+/// One number if all are equal, nothing if that is the usual one, else a list.
+fn put_sizes(out: &mut String, key: &str, sizes: &[usize], usual: usize) {
+    let first = sizes[0];
+    if sizes.iter().any(|&size| size != first) {
+        put(out, key, "");
+        put_list(out, sizes);
+    } else if first != usual {
+        put(out, key, first);
+    }
+}
+
+fn put_flag(out: &mut String, key: &str, flag: bool) {
+    if flag {
+        put(out, key, true);
+    }
+}
+
+/// `[scale, zero_point]` or `[scale, zero_point, qmin, qmax]`; the scale as the shortest decimal that
+/// reads back as the same `f32`.
+fn put_grid(out: &mut String, grid: QParams) {
+    let (scale, zero_point) = (grid.scale(), grid.zero_point());
+    match (grid.qmin(), grid.qmax()) {
+        (0, 255) => put(out, "grid", format_args!("[{scale:?},{zero_point}]")),
+        (low, high) => put(out, "grid", format_args!("[{scale:?},{zero_point},{low},{high}]")),
+    }
+}
+
+fn put_window(out: &mut String, window: &Window) {
+    // A kernel of 0 does not exist, so it is always written.
+    put_sizes(out, "kernel", &window.kernel, 0);
+    put_sizes(out, "stride", &window.stride, 1);
+    put_sizes(out, "pad", &window.padding, 0);
+}
+
+fn put_node(out: &mut String, index: usize, node: &Node) {
+    out.push_str("\"name\":");
+    quote(out, &node.name);
+    put(out, "op", format_args!("\"{}\"", node.instr.op()));
+    if *node.inputs != [ValueId(index)] {
+        put(out, "in", "");
+        put_list(out, &Vec::from_iter(node.inputs.iter().map(|id| id.0)));
+    }
+    match &node.instr {
+        Instr::Quantize(grid) => put_grid(out, *grid),
+        Instr::Conv { attrs, output, relu, .. } => {
+            put_sizes(out, "stride", &attrs.stride, 1);
+            put_sizes(out, "pad", &attrs.padding, 0);
+            put_sizes(out, "dilation", &attrs.dilation, 1);
+            put_sizes(out, "groups", &[attrs.groups], 1);
+            put_grid(out, *output);
+            put_flag(out, "relu", *relu);
+        }
+        Instr::Linear { output, relu, .. } | Instr::Add { output, relu } => {
+            put_grid(out, *output);
+            put_flag(out, "relu", *relu);
+        }
+        Instr::MaxPool(window) => put_window(out, window),
+        Instr::AvgPool { window, count_padding, output } => {
+            if let Some(window) = window {
+                put_window(out, window);
+            }
+            put_flag(out, "count_padding", *count_padding);
+            put_grid(out, *output);
+        }
+        Instr::Slice { axis, start, end, step } => {
+            put(out, "axis", axis);
+            put(out, "range", format_args!("[{start},{end},{step}]"));
+        }
+        Instr::Pad { axis, before, after } => {
+            put(out, "axis", axis);
+            put(out, "by", format_args!("[{before},{after}]"));
+        }
+        Instr::Dequantize | Instr::Relu | Instr::Flatten => {}
+    }
+}
+
+fn put_layer(
+    container: &mut Container,
+    graph: &mut String,
+    name: &str,
+    layer: &QuantizedLayer,
+) -> Result<()> {
+    let codes = contiguous(&layer.codes);
+    let weight = format!("{name}.weight");
+    if codes.iter().all(|code| (-8..8).contains(code)) {
+        let bytes: Vec<u8> = codes.chunks(2).map(pack_nibbles).collect();
+        container.put(weight, &Tensor::new(&[bytes.len()], bytes)?)?;
+        put(graph, "int4", "");
+        put_list(graph, layer.codes.shape());
+    } else {
+        container.put(weight, &layer.codes)?;
+    }
+    container.put(format!("{name}.scale"), &Tensor::new(&[layer.scales.len()], &layer.scales)?)?;
+    container.put(format!("{name}.bias"), &Tensor::new(&[layer.bias.len()], &layer.bias)?)
+}
+
+/// One or two codes in a byte, the first in the low bits.
+fn pack_nibbles(codes: &[i8]) -> u8 {
+    let high = codes.get(1).copied().unwrap_or(0);
+    (codes[0] & 15) as u8 | (high as u8) << 4
+}
+
+fn unpack_nibbles(byte: u8) -> [i8; 2] {
+    [(byte << 4) as i8 >> 4, byte as i8 >> 4]
+}
+
+/// The graph as read, not yet checked.
+struct Graph {
+    input: Vec<usize>,
+    nodes: Vec<Fields>,
+    output: usize,
+}
+
+/// The fields of a node, whatever its operation.
+#[derive(Default)]
+struct Fields {
+    name: String,
+    op: String,
+    inputs: Option<Vec<usize>>,
+    grid: Option<QParams>,
+    kernel: Option<[usize; 2]>,
+    stride: Option<[usize; 2]>,
+    pad: Option<[usize; 4]>,
+    dilation: Option<[usize; 2]>,
+    groups: Option<usize>,
+    relu: bool,
+    count_padding: bool,
+    axis: Option<usize>,
+    range: Option<[usize; 3]>,
+    by: Option<[usize; 2]>,
+    int4: Option<Vec<usize>>,
+}
+
+impl Graph {
+    fn read(text: &str) -> Result<Self> {
+        let mut graph = Self { input: vec![], nodes: vec![], output: 0 };
+        let mut reader = Reader::new("program", text);
+        reader.object(|reader, key| {
+            match key {
+                "input" => graph.input = list(reader)?,
+                "output" => graph.output = reader.number()?,
+                "nodes" => {
+                    return reader.array(|reader| {
+                        if graph.nodes.len() == MAX_NODES {
+                            return Err(reader.error(format!("more than {MAX_NODES} nodes")));
+                        }
+                        graph.nodes.push(Fields::read(reader)?);
+                        Ok(())
+                    });
+                }
+                _ => return Err(unknown(reader, key)),
+            }
+            Ok(())
+        })?;
+        reader.end()?;
+        Ok(graph)
+    }
+}
+
+impl Fields {
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let mut fields = Self::default();
+        reader.object(|reader, key| {
+            match key {
+                "name" => fields.name = reader.string()?.into(),
+                "op" => fields.op = reader.string()?.into(),
+                "in" => fields.inputs = Some(list(reader)?),
+                "grid" => fields.grid = Some(grid(reader)?),
+                "kernel" => fields.kernel = Some(sizes(reader)?),
+                "stride" => fields.stride = Some(sizes(reader)?),
+                "pad" => fields.pad = Some(sizes(reader)?),
+                "dilation" => fields.dilation = Some(sizes(reader)?),
+                "groups" => fields.groups = Some(reader.number()?),
+                "relu" => fields.relu = reader.boolean()?,
+                "count_padding" => fields.count_padding = reader.boolean()?,
+                "axis" => fields.axis = Some(reader.number()?),
+                "range" => fields.range = Some(exactly(reader)?),
+                "by" => fields.by = Some(exactly(reader)?),
+                "int4" => fields.int4 = Some(list(reader)?),
+                _ => return Err(unknown(reader, key)),
+            }
+            Ok(())
+        })?;
+        Ok(fields)
+    }
+
+    /// The instruction called `name`, its numbers taken from the container.
+    fn instr(self, name: &str, container: &Container) -> Result<Instr> {
+        let refuse = |reason: String| Error::Entry { name: name.into(), reason };
+        let needs = |field: &str| refuse(format!("a node {:?} needs the field {field:?}", self.op));
+        let grid = || self.grid.ok_or_else(|| needs("grid"));
+        let axis = || self.axis.ok_or_else(|| needs("axis"));
+        let window = self.kernel.map(|kernel| Window {
+            kernel,
+            stride: self.stride.unwrap_or([1; 2]),
+            padding: self.pad.unwrap_or([0; 4]),
+        });
+        let layer = || get_layer(container, name, self.int4.as_deref());
+        let relu = self.relu;
+        Ok(match self.op.as_str() {
+            "quantize" => Instr::Quantize(grid()?),
+            "dequantize" => Instr::Dequantize,
+            "conv" => {
+                let attrs = ConvAttrs {
+                    stride: self.stride.unwrap_or([1; 2]),
+                    padding: self.pad.unwrap_or([0; 4]),
+                    dilation: self.dilation.unwrap_or([1; 2]),
+                    groups: self.groups.unwrap_or(1),
+                };
+                Instr::Conv { layer: layer()?, attrs, output: grid()?, relu }
+            }
+            "linear" => Instr::Linear { layer: layer()?, output: grid()?, relu },
+            "add" => Instr::Add { output: grid()?, relu },
+            "max_pool" => Instr::MaxPool(window.ok_or_else(|| needs("kernel"))?),
+            "avg_pool" => {
+                Instr::AvgPool { window, count_padding: self.count_padding, output: grid()? }
+            }
+            "relu" => Instr::Relu,
+            "slice" => {
+                let [start, end, step] = self.range.ok_or_else(|| needs("range"))?;
+                Instr::Slice { axis: axis()?, start, end, step }
+            }
+            "pad" => {
+                let [before, after] = self.by.ok_or_else(|| needs("by"))?;
+                Instr::Pad { axis: axis()?, before, after }
+            }
+            "flatten" => Instr::Flatten,
+            op => return Err(refuse(format!("this build does not know the operation {op:?}"))),
+        })
+    }
+}
+
+fn get_layer(container: &Container, name: &str, int4: Option<&[usize]>) -> Result<QuantizedLayer> {
+    let weight = format!("{name}.weight");
+    let codes = match int4 {
+        None => container.get(&weight)?,
+        Some(shape) => {
+            let bytes = container.get::<u8>(&weight)?.to_vec();
+            let count = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+            let Some(count) = count.filter(|count| count.div_ceil(2) == bytes.len()) else {
+                let reason = format!("{} bytes do not hold int4 codes {shape:?}", bytes.len());
+                return Err(Error::Entry { name: weight, reason });
+            };
+            let mut codes: Vec<i8> = bytes.into_iter().flat_map(unpack_nibbles).collect();
+            codes.truncate(count);
+            Tensor::new(shape, codes)?
+        }
+    };
+    Ok(QuantizedLayer {
+        codes,
+        scales: container.get(&format!("{name}.scale"))?.to_vec(),
+        bias: container.get(&format!("{name}.bias"))?.to_vec(),
+    })
+}
+
+fn unknown(reader: &Reader<'_>, key: &str) -> Error {
+    reader.error(format!("the field {key:?} is unknown; was the file made by a newer version?"))
+}
+
+/// A short list of sizes.
+fn list(reader: &mut Reader<'_>) -> Result<Vec<usize>> {
+    let (numbers, count) = reader.numbers::<usize, 8>()?;
+    Ok(numbers[..count].to_vec())
+}
+
+/// Exactly `N` numbers.
+fn exactly<const N: usize>(reader: &mut Reader<'_>) -> Result<[usize; N]> {
+    match reader.numbers::<usize, N>()? {
+        (numbers, count) if count == N => Ok(numbers),
+        (_, count) => Err(reader.error(format!("{count} numbers where {N} are needed"))),
+    }
+}
+
+/// `N` numbers, or one for all.
+fn sizes<const N: usize>(reader: &mut Reader<'_>) -> Result<[usize; N]> {
+    if reader.at_array() { exactly(reader) } else { Ok([reader.number()?; N]) }
+}
+
+/// `[scale, zero_point]`, the codes being 0..=255, or `[scale, zero_point, qmin, qmax]`.
+fn grid(reader: &mut Reader<'_>) -> Result<QParams> {
+    // The integers are read as f64, which holds each exactly; what is no integer is refused.
+    let ([scale, integers @ ..], count) = reader.numbers::<Number, 4>()?;
+    let integer = |i: usize| {
+        let x: Number = integers[i];
+        (x.double as i32 as f64 == x.double)
+            .then_some(x.double as i32)
+            .ok_or_else(|| reader.error(format!("{} is no code", x.double)))
+    };
+    let codes = match count {
+        2 => 0..=255,
+        4 => integer(1)?..=integer(2)?,
+        _ => return Err(reader.error(format!("{count} numbers where a grid has 2 or 4"))),
+    };
+    let grid = QParams::new(scale.single, integer(0)?, codes);
+    grid.map_err(|error| reader.error(error.to_string()))
+}
+
+/// A decimal as either float: reading the `f32` through an `f64` would round twice.
+#[derive(Clone, Copy, Default)]
+struct Number {
+    single: f32,
+    double: f64,
+}
+
+impl std::str::FromStr for Number {
+    type Err = std::num::ParseFloatError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(Self { single: text.parse()?, double: text.parse()? })
+    }
+}

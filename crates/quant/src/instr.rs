@@ -1,0 +1,423 @@
+use ottava_tensor::Tensor;
+use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
+
+use crate::{QParams, QuantizedLayer, add_codes, average};
+
+/// One step of a [`Program`](crate::Program): attributes and constants, no inputs.
+///
+/// Codes are `u8` on the grid that their producer names. A variant says what it computes for the
+/// codes `q` of its input on the grid `x` (scale `sx`, zero-point `zx`) and its output's grid `y`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Instr {
+    /// `f32` to codes on this grid: [`QParams::quantize`].
+    Quantize(QParams),
+    /// Codes to `f32`: [`QParams::dequantize`].
+    Dequantize,
+    /// 2-D convolution: `clamp(round((Σ (q − zx)·w + bias) · sx·sw/sy)) + zy`; padding is `zx`.
+    Conv {
+        /// Weight codes `[o, c / groups, kh, kw]`, scales and bias.
+        layer: QuantizedLayer,
+        /// Stride, padding, dilation, groups.
+        attrs: ConvAttrs,
+        /// The grid of the output.
+        output: QParams,
+        /// Whether negative results become zero.
+        relu: bool,
+    },
+    /// A matrix product with weight codes `[o, k]`, as [`Instr::Conv`] has it.
+    Linear {
+        /// Weight codes `[o, k]`, scales and bias.
+        layer: QuantizedLayer,
+        /// The grid of the output.
+        output: QParams,
+        /// Whether negative results become zero.
+        relu: bool,
+    },
+    /// The sum of two values: [`add_codes`].
+    Add {
+        /// The grid of the output.
+        output: QParams,
+        /// Whether negative results become zero.
+        relu: bool,
+    },
+    /// The largest code of each window, padding left out; same grid.
+    MaxPool(Window),
+    /// The mean of each window, or of the whole image: [`average`].
+    AvgPool {
+        /// The window; `None` for the whole image.
+        window: Option<Window>,
+        /// Whether padding counts, as zeros (PyTorch's default), or is left out (ONNX's).
+        count_padding: bool,
+        /// The grid of the output.
+        output: QParams,
+    },
+    /// Negative values become zero: `max(q, zx)`; same grid.
+    Relu,
+    /// Every `step`-th index of `start..end` along an axis; same grid.
+    Slice {
+        /// The axis, the batch being axis 0 (which cannot be sliced).
+        axis: usize,
+        /// The first index.
+        start: usize,
+        /// One past the last index.
+        end: usize,
+        /// From one index to the next.
+        step: usize,
+    },
+    /// Zeros (the code `zx`) before and after an axis; same grid.
+    Pad {
+        /// The axis, the batch being axis 0 (which cannot be padded).
+        axis: usize,
+        /// Zeros before the first index.
+        before: usize,
+        /// Zeros after the last index.
+        after: usize,
+    },
+    /// `[c, h, w]` to `[c·h·w]` in that order; same grid.
+    Flatten,
+}
+
+/// A pooling window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Height and width.
+    pub kernel: [usize; 2],
+    /// Rows and columns between neighbouring windows.
+    pub stride: [usize; 2],
+    /// Rows and columns added at the top, left, bottom and right.
+    pub padding: [usize; 4],
+}
+
+impl Window {
+    /// A square window, the same padding on all sides.
+    pub fn new(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 4] }
+    }
+
+    pub(crate) fn geometry(self, [c, h, w]: [usize; 3]) -> ottava_tensor::Result<PoolGeometry> {
+        PoolGeometry::new([1, c, h, w], self.kernel, self.stride, self.padding)
+    }
+}
+
+/// What the elements of a value are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Elements {
+    /// `f32`.
+    Float,
+    /// `u8` codes on this grid.
+    Codes(QParams),
+}
+
+/// What is known of a value before the program runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValueType {
+    /// The shape for one image, without the batch: `[c, h, w]` or `[k]`.
+    pub shape: Vec<usize>,
+    /// What its elements are.
+    pub elements: Elements,
+}
+
+impl ValueType {
+    /// The grid of codes; `None` for floats.
+    pub fn grid(&self) -> Option<QParams> {
+        match self.elements {
+            Elements::Float => None,
+            Elements::Codes(grid) => Some(grid),
+        }
+    }
+
+    /// Bytes of the value for one image.
+    pub fn bytes(&self) -> usize {
+        let size = match self.elements {
+            Elements::Float => size_of::<f32>(),
+            Elements::Codes(_) => 1,
+        };
+        self.shape.iter().product::<usize>() * size
+    }
+
+    /// Channels, height, width; a vector is an image of one pixel.
+    pub(crate) fn image(&self) -> [usize; 3] {
+        match self.shape[..] {
+            [c, h, w] => [c, h, w],
+            _ => [self.shape.iter().product(), 1, 1],
+        }
+    }
+}
+
+/// Elements a value may have for one image: far above any network's, and far below what could
+/// overflow when multiplied by a batch.
+const MAX_ELEMENTS: usize = 1 << 28;
+
+/// The largest window an average can be taken over: `255 · 2²²` fits `i32`.
+const MAX_MEAN: usize = 1 << 22;
+
+/// What is wrong with an instruction, in words.
+type Check<T> = Result<T, String>;
+
+impl Instr {
+    /// The operation's name in files and reports.
+    pub fn op(&self) -> &'static str {
+        match self {
+            Self::Quantize(_) => "quantize",
+            Self::Dequantize => "dequantize",
+            Self::Conv { .. } => "conv",
+            Self::Linear { .. } => "linear",
+            Self::Add { .. } => "add",
+            Self::MaxPool(_) => "max_pool",
+            Self::AvgPool { .. } => "avg_pool",
+            Self::Relu => "relu",
+            Self::Slice { .. } => "slice",
+            Self::Pad { .. } => "pad",
+            Self::Flatten => "flatten",
+        }
+    }
+
+    /// How many values it takes.
+    pub(crate) fn arity(&self) -> usize {
+        match self {
+            Self::Add { .. } => 2,
+            Self::Quantize(_)
+            | Self::Dequantize
+            | Self::Conv { .. }
+            | Self::Linear { .. }
+            | Self::MaxPool(_)
+            | Self::AvgPool { .. }
+            | Self::Relu
+            | Self::Slice { .. }
+            | Self::Pad { .. }
+            | Self::Flatten => 1,
+        }
+    }
+
+    /// The weights, if it has any.
+    pub fn layer(&self) -> Option<&QuantizedLayer> {
+        match self {
+            Self::Conv { layer, .. } | Self::Linear { layer, .. } => Some(layer),
+            Self::Quantize(_)
+            | Self::Dequantize
+            | Self::Add { .. }
+            | Self::MaxPool(_)
+            | Self::AvgPool { .. }
+            | Self::Relu
+            | Self::Slice { .. }
+            | Self::Pad { .. }
+            | Self::Flatten => None,
+        }
+    }
+
+    /// Checks every parameter against the inputs; the type of the output if they fit.
+    pub(crate) fn check(&self, inputs: &[&ValueType]) -> Check<ValueType> {
+        if inputs.len() != self.arity() {
+            return Err(format!("takes {} inputs, but got {}", self.arity(), inputs.len()));
+        }
+        let x = inputs[0];
+        let (shape, elements) = match self {
+            Self::Quantize(grid) => match x.elements {
+                Elements::Float => (x.shape.clone(), Elements::Codes(byte_grid(*grid)?)),
+                Elements::Codes(_) => return Err("its input is quantized already".into()),
+            },
+            Self::Dequantize => {
+                codes_of(x)?;
+                (x.shape.clone(), Elements::Float)
+            }
+            Self::Conv { layer, attrs, output, relu } => {
+                let grid = codes_of(x)?;
+                let geometry = conv_geometry(layer, *attrs, x)?;
+                check_layer(layer, grid, *output, *relu)?;
+                let [_, c, h, w] = geometry.output_shape();
+                (vec![c, h, w], Elements::Codes(byte_grid(*output)?))
+            }
+            Self::Linear { layer, output, relu } => {
+                let grid = codes_of(x)?;
+                let [o, k] = layer.codes.dims("linear").map_err(|error| error.to_string())?;
+                if x.image() != [k, 1, 1] {
+                    return Err(format!(
+                        "its weight of shape {:?} takes {k} features, but the input has shape {:?}; flatten it first",
+                        layer.codes.shape(),
+                        x.shape
+                    ));
+                }
+                check_layer(layer, grid, *output, *relu)?;
+                (vec![o], Elements::Codes(byte_grid(*output)?))
+            }
+            Self::Add { output, relu } => {
+                let (a, b) = (codes_of(x)?, codes_of(inputs[1])?);
+                if x.shape != inputs[1].shape {
+                    return Err(format!("shapes {:?} and {:?} differ", x.shape, inputs[1].shape));
+                }
+                let y = byte_grid(*output)?;
+                let add = add_codes(a, b, y, *relu);
+                // Every intermediate of `AddCodes::apply` is at most this.
+                let most = 255.0 * (add.a_ratio + add.b_ratio) + add.fixed.abs();
+                if !most.is_finite() {
+                    return Err(scales_apart(a.scale().max(b.scale()), y.scale()));
+                }
+                (x.shape.clone(), Elements::Codes(y))
+            }
+            Self::MaxPool(window) => {
+                codes_of(x)?;
+                (pooled(*window, x)?, x.elements)
+            }
+            Self::AvgPool { window, output, .. } => {
+                let (grid, y) = (codes_of(x)?, byte_grid(*output)?);
+                let [c, h, w] = image_of(x)?;
+                let (shape, count) = match window {
+                    Some(window) => {
+                        (pooled(*window, x)?, window.kernel[0].saturating_mul(window.kernel[1]))
+                    }
+                    None => (vec![c, 1, 1], h * w),
+                };
+                if count > MAX_MEAN {
+                    return Err(format!(
+                        "a mean of {count} values; at most {MAX_MEAN} fit 32 bits"
+                    ));
+                }
+                if !average(grid, y, false).multiplier(1).is_finite() {
+                    return Err(scales_apart(grid.scale(), y.scale()));
+                }
+                (shape, Elements::Codes(y))
+            }
+            Self::Relu => {
+                codes_of(x)?;
+                (x.shape.clone(), x.elements)
+            }
+            Self::Slice { axis, start, end, step } => {
+                codes_of(x)?;
+                let mut shape = x.shape.clone();
+                let size = axis_of(&mut shape, *axis)?;
+                if start >= end || *end > *size || *step == 0 {
+                    return Err(format!(
+                        "{start}..{end} in steps of {step} selects nothing of axis {axis}, whose size is {size}"
+                    ));
+                }
+                *size = (end - start).div_ceil(*step);
+                (shape, x.elements)
+            }
+            Self::Pad { axis, before, after } => {
+                codes_of(x)?;
+                let mut shape = x.shape.clone();
+                let size = axis_of(&mut shape, *axis)?;
+                *size = size
+                    .checked_add(*before)
+                    .and_then(|size| size.checked_add(*after))
+                    .ok_or_else(|| format!("{before} + {size} + {after} overflows"))?;
+                (shape, x.elements)
+            }
+            Self::Flatten => {
+                codes_of(x)?;
+                (vec![x.shape.iter().product()], x.elements)
+            }
+        };
+        check_shape(&shape)?;
+        Ok(ValueType { shape, elements })
+    }
+}
+
+/// A shape that no product of a program can overflow with.
+pub(crate) fn check_shape(shape: &[usize]) -> Check<()> {
+    let elements = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+    match (shape.len(), elements) {
+        (1 | 3, Some(1..=MAX_ELEMENTS)) => Ok(()),
+        (1 | 3, _) => Err(format!(
+            "a value of shape {shape:?} is empty, or larger than the {MAX_ELEMENTS} elements allowed"
+        )),
+        _ => Err(format!("values have shape [c, h, w] or [k] for one image, not {shape:?}")),
+    }
+}
+
+/// The geometry of a convolution for one image.
+pub(crate) fn conv_geometry(
+    layer: &QuantizedLayer,
+    attrs: ConvAttrs,
+    x: &ValueType,
+) -> Check<ConvGeometry> {
+    let [c, h, w] = image_of(x)?;
+    let weight = layer.codes.dims("conv").map_err(|error| error.to_string())?;
+    ConvGeometry::new([1, c, h, w], weight, attrs).map_err(|error| error.to_string())
+}
+
+fn pooled(window: Window, x: &ValueType) -> Check<Vec<usize>> {
+    let geometry = window.geometry(image_of(x)?).map_err(|error| error.to_string())?;
+    Ok(geometry.output_shape()[1..].to_vec())
+}
+
+fn codes_of(x: &ValueType) -> Check<QParams> {
+    x.grid().ok_or_else(|| "its input is f32; quantize it first".into())
+}
+
+fn image_of(x: &ValueType) -> Check<[usize; 3]> {
+    match x.shape[..] {
+        [c, h, w] => Ok([c, h, w]),
+        _ => Err(format!("takes an image, but its input has shape {:?}", x.shape)),
+    }
+}
+
+fn axis_of(shape: &mut [usize], axis: usize) -> Check<&mut usize> {
+    let rank = shape.len();
+    axis.checked_sub(1)
+        .and_then(|axis| shape.get_mut(axis))
+        .ok_or_else(|| format!("axis {axis} is none of the axes 1 to {rank} behind the batch"))
+}
+
+/// The grid with unsigned codes, if they fit a byte.
+fn byte_grid(grid: QParams) -> Check<QParams> {
+    let unsigned = grid.to_unsigned();
+    if unsigned.qmin() < 0 || unsigned.qmax() > 255 {
+        return Err(format!("codes {}..={} do not fit a byte", grid.qmin(), grid.qmax()));
+    }
+    Ok(unsigned)
+}
+
+fn scales_apart(x: f32, y: f32) -> String {
+    format!("the input's scale {x} divided by the output's {y} is beyond f32")
+}
+
+/// Checks that a layer is whole and that none of its sums can leave `i32`.
+fn check_layer(layer: &QuantizedLayer, x: QParams, y: QParams, relu: bool) -> Check<()> {
+    let channels = layer.codes.shape()[0];
+    let inner = layer.codes.len() / channels.max(1);
+    if inner == 0 || layer.scales.len() != channels || layer.bias.len() != channels {
+        return Err(format!(
+            "a weight of shape {:?} with {} scales and {} biases",
+            layer.codes.shape(),
+            layer.scales.len(),
+            layer.bias.len()
+        ));
+    }
+    let multipliers = layer.requantize(x.scale(), y, relu).multiplier;
+    for (channel, (&scale, m)) in layer.scales.iter().zip(multipliers).enumerate() {
+        if !(scale > 0.0 && m.is_finite()) {
+            return Err(format!(
+                "channel {channel}: weight scale {scale} and multiplier {m} must be finite and the scale above zero"
+            ));
+        }
+    }
+    // The sum of a channel is largest where positive weights meet the largest code and negative
+    // ones the smallest.
+    let up = i64::from(x.qmax() - x.zero_point());
+    let down = i64::from(x.zero_point() - x.qmin());
+    let codes = contiguous(&layer.codes);
+    for (channel, (weights, &bias)) in codes.chunks(inner).zip(&layer.bias).enumerate() {
+        let (mut positive, mut negative) = (0i64, 0i64);
+        for &w in weights {
+            positive += i64::from(w.max(0));
+            negative -= i64::from(w.min(0));
+        }
+        let high = positive * up + negative * down + i64::from(bias);
+        let low = -(positive * down + negative * up) + i64::from(bias);
+        if high > i64::from(i32::MAX) || low < i64::from(i32::MIN) {
+            return Err(format!(
+                "channel {channel}: its sums reach {low}..={high}, beyond 32 bits (bias {bias}, {inner} weights)"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The codes in row-major order, copied only if they lie in another.
+pub(crate) fn contiguous(codes: &Tensor<i8>) -> std::borrow::Cow<'_, [i8]> {
+    match codes.as_slice() {
+        Some(codes) => codes.into(),
+        None => codes.to_vec().into(),
+    }
+}

@@ -1,0 +1,142 @@
+//! How programs move codes, and how they enter and leave them: channels-last slices in, channels-last
+//! slices out, split by shape over threads. What computes (convolution, pooling, addition) is in
+//! `ottava-tensor`. Lengths are the caller's promise; nothing here can fail.
+//!
+//! A value of logical shape `[n, c, h, w]` lies in memory as `[n, h, w, c]`.
+
+use ottava_tensor::Tensor;
+use ottava_tensor::parallel::{CHUNK, for_each_chunk};
+
+use crate::QParams;
+
+/// Quantizes a batch of images `[n, c, h, w]` (or vectors) in any layout to channels-last codes.
+pub(crate) fn quantize(x: &Tensor<f32>, [c, h, w]: [usize; 3], grid: QParams, y: &mut [u8]) {
+    let pixels = h * w;
+    if let Some(x) = if pixels == 1 { x.as_slice() } else { x.as_nhwc() } {
+        for_each_chunk(y, CHUNK, |i, y| {
+            for (y, &x) in y.iter_mut().zip(&x[i * CHUNK..]) {
+                *y = grid.quantize(x) as u8;
+            }
+        });
+        return;
+    }
+    // Only a layout with gaps is copied.
+    let copy;
+    let x = match x.as_slice() {
+        Some(x) => x,
+        None => {
+            copy = x.to_vec();
+            &copy
+        }
+    };
+    // A task is a run of pixels of one image: read channel by channel, written side by side.
+    let run = (CHUNK / c).clamp(1, pixels);
+    for_each_image_run(y, pixels * c, run * c, |image, at, y| {
+        let x = &x[image * c * pixels..][..c * pixels];
+        for (channel, x) in x.chunks_exact(pixels).enumerate() {
+            for (y, &x) in y[channel..].iter_mut().step_by(c).zip(&x[at * run..]) {
+                *y = grid.quantize(x) as u8;
+            }
+        }
+    });
+}
+
+/// Calls `f(image, run, chunk)` for each `run`-element piece of each `image`-element piece of `y`.
+fn for_each_image_run(
+    y: &mut [u8],
+    image: usize,
+    run: usize,
+    f: impl Fn(usize, usize, &mut [u8]) + Sync + Send,
+) {
+    if image <= run {
+        return for_each_chunk(y, image, |i, y| f(i, 0, y));
+    }
+    // Images one after another, the pieces of an image side by side: a piece is large already.
+    for (i, y) in y.chunks_exact_mut(image).enumerate() {
+        for_each_chunk(y, run, |at, y| f(i, at, y));
+    }
+}
+
+/// The values of channels-last codes, in logical (NCHW) order.
+pub(crate) fn dequantize(x: &[u8], shape: [usize; 3], grid: QParams, y: &mut [f32]) {
+    to_logical_order(x, shape, y, |code| grid.dequantize(i32::from(code)));
+}
+
+/// The values of codes, in the order they lie in memory.
+pub(crate) fn dequantize_in_order(x: &[u8], grid: QParams, y: &mut [f32]) {
+    for_each_chunk(y, CHUNK, |i, y| {
+        for (y, &code) in y.iter_mut().zip(&x[i * CHUNK..]) {
+            *y = grid.dequantize(i32::from(code));
+        }
+    });
+}
+
+/// `f` of each element of channels-last images, in logical (NCHW) order.
+pub(crate) fn to_logical_order<T: Copy + Sync, U: Send>(
+    x: &[T],
+    [c, h, w]: [usize; 3],
+    y: &mut [U],
+    f: impl Fn(T) -> U + Sync + Send,
+) {
+    let pixels = h * w;
+    for_each_chunk(y, c * pixels, |image, y| {
+        let x = &x[image * c * pixels..][..c * pixels];
+        for (channel, y) in y.chunks_exact_mut(pixels).enumerate() {
+            for (y, &x) in y.iter_mut().zip(x[channel..].iter().step_by(c)) {
+                *y = f(x);
+            }
+        }
+    });
+}
+
+/// Codes below the code of zero become it.
+pub(crate) fn relu_in_place(zero_point: u8, y: &mut [u8]) {
+    for_each_chunk(y, CHUNK, |_, y| y.iter_mut().for_each(|y| *y = (*y).max(zero_point)));
+}
+
+/// An axis of channels-last memory: its size, and the elements behind each of its indices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Axis {
+    size: usize,
+    inner: usize,
+}
+
+impl Axis {
+    /// Logical axis 1 (channels), 2 (rows) or 3 (columns) of images of a shape.
+    pub(crate) fn new([c, h, w]: [usize; 3], axis: usize) -> Self {
+        match axis {
+            1 => Self { size: c, inner: 1 },
+            2 => Self { size: h, inner: w * c },
+            _ => Self { size: w, inner: c },
+        }
+    }
+}
+
+/// Every `step`-th index from `start` on, `size` of them.
+pub(crate) fn slice(axis: Axis, start: usize, step: usize, size: usize, x: &[u8], y: &mut [u8]) {
+    let inner = axis.inner;
+    for_each_chunk(y, size * inner, |outer, y| {
+        let x = &x[(outer * axis.size + start) * inner..];
+        if step == 1 {
+            y.copy_from_slice(&x[..size * inner]);
+        } else if inner == 1 {
+            y.iter_mut().zip(x.iter().step_by(step)).for_each(|(y, &x)| *y = x);
+        } else {
+            for (y, x) in y.chunks_exact_mut(inner).zip(x.chunks(inner).step_by(step)) {
+                y.copy_from_slice(x);
+            }
+        }
+    });
+}
+
+/// `before` and `after` indices of `zero` around an axis.
+pub(crate) fn pad(axis: Axis, before: usize, after: usize, zero: u8, x: &[u8], y: &mut [u8]) {
+    let (size, inner) = (axis.size, axis.inner);
+    for_each_chunk(y, (before + size + after) * inner, |outer, y| {
+        let (start, rest) = y.split_at_mut(before * inner);
+        let (middle, end) = rest.split_at_mut(size * inner);
+        start.fill(zero);
+        middle.copy_from_slice(&x[outer * size * inner..][..size * inner]);
+        end.fill(zero);
+    });
+}

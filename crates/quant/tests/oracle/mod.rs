@@ -1,0 +1,196 @@
+//! Programs evaluated as their documentation reads: one element at a time, in logical order, with
+//! wide integers. Slow, obvious, and sharing no kernel with the library.
+#![allow(dead_code)] // each test file uses a part
+
+use ottava_quant::{Instr, Program, QParams, QuantizedLayer, Window};
+use ottava_tensor::Tensor;
+use ottava_tensor::conv::ConvAttrs;
+
+/// A value: shape `[n, c, h, w]` (a vector is an image of one pixel), elements in logical order, and
+/// the grid; floats have none.
+#[derive(Clone, Debug)]
+pub struct Naive {
+    pub shape: [usize; 4],
+    pub codes: Vec<i64>,
+    pub floats: Vec<f32>,
+    pub grid: Option<QParams>,
+}
+
+impl Naive {
+    fn at(&self, n: usize, c: usize, y: usize, x: usize) -> i64 {
+        let [_, channels, h, w] = self.shape;
+        self.codes[((n * channels + c) * h + y) * w + x]
+    }
+
+    fn like(&self, shape: [usize; 4], grid: QParams, f: impl Fn([usize; 4]) -> i64) -> Self {
+        let [n, c, h, w] = shape;
+        let mut codes = vec![];
+        for n in 0..n {
+            for c in 0..c {
+                for y in 0..h {
+                    codes.extend((0..w).map(|x| f([n, c, y, x])));
+                }
+            }
+        }
+        Self { shape, codes, floats: vec![], grid: Some(grid.to_unsigned()) }
+    }
+}
+
+/// Every value of the program: the input, then each node's.
+pub fn evaluate(program: &Program, input: &Tensor<f32>) -> Vec<Naive> {
+    let shape = match *input.shape() {
+        [n, c, h, w] => [n, c, h, w],
+        [n, k] => [n, k, 1, 1],
+        _ => panic!("an input of rank 2 or 4"),
+    };
+    let input = Naive { shape, codes: vec![], floats: input.to_vec(), grid: None };
+    let mut values = vec![input];
+    for node in program.nodes() {
+        let input = |i: usize| &values[node.inputs[i].node().map_or(0, |node| node + 1)];
+        let value = match &node.instr {
+            Instr::Add { output, relu } => add(input(0), input(1), *output, *relu),
+            instr => unary(instr, input(0)),
+        };
+        values.push(value);
+    }
+    values
+}
+
+fn unary(instr: &Instr, x: &Naive) -> Naive {
+    let [n, c, h, w] = x.shape;
+    let grid = x.grid;
+    let same = || grid.expect("codes");
+    match instr {
+        Instr::Quantize(grid) => {
+            let codes = x.floats.iter().map(|&v| i64::from(grid.to_unsigned().quantize(v)));
+            Naive {
+                shape: x.shape,
+                codes: codes.collect(),
+                floats: vec![],
+                grid: Some(grid.to_unsigned()),
+            }
+        }
+        Instr::Dequantize => {
+            let floats = x.codes.iter().map(|&q| same().dequantize(q as i32)).collect();
+            Naive { shape: x.shape, codes: vec![], floats, grid: None }
+        }
+        Instr::Conv { layer, attrs, output, relu } => conv(x, layer, *attrs, *output, *relu),
+        Instr::Linear { layer, output, relu } => {
+            let shape = [layer.codes.shape()[0], layer.codes.shape()[1], 1, 1];
+            let codes = layer.codes.reshape(&shape).unwrap();
+            let layer = QuantizedLayer { codes, ..layer.clone() };
+            conv(x, &layer, ConvAttrs::default(), *output, *relu)
+        }
+        Instr::Add { .. } => unreachable!("not unary"),
+        Instr::MaxPool(window) => pool(x, *window, same(), |taps, _| *taps.iter().max().unwrap()),
+        Instr::AvgPool { window, count_padding, output } => {
+            let whole = Window { kernel: [h, w], stride: [1, 1], padding: [0; 4] };
+            let y = output.to_unsigned();
+            let (sx, zx) = (same().scale(), i64::from(same().zero_point()));
+            pool(x, window.unwrap_or(whole), y, |taps, area| {
+                let acc: i64 = taps.iter().map(|q| q - zx).sum();
+                let count = if *count_padding { area } else { taps.len() };
+                let multiplier = sx / (y.scale() * count as f32);
+                let zero = f64::from(y.zero_point());
+                let steps = f64::from(acc as f32 * multiplier);
+                let clamped = steps.clamp(f64::from(y.qmin()) - zero, f64::from(y.qmax()) - zero);
+                (clamped.round_ties_even() + zero) as i64
+            })
+        }
+        Instr::Relu => {
+            let zero = i64::from(same().zero_point());
+            x.like(x.shape, same(), |[n, c, y, i]| x.at(n, c, y, i).max(zero))
+        }
+        Instr::Slice { axis, start, end, step } => {
+            let mut shape = x.shape;
+            shape[*axis] = (*start..*end).step_by(*step).count();
+            x.like(shape, same(), |mut at| {
+                at[*axis] = start + at[*axis] * step;
+                x.at(at[0], at[1], at[2], at[3])
+            })
+        }
+        Instr::Pad { axis, before, after } => {
+            let (mut shape, size) = (x.shape, x.shape[*axis]);
+            shape[*axis] += before + after;
+            x.like(shape, same(), |mut at| {
+                if at[*axis] < *before || at[*axis] >= before + size {
+                    return i64::from(same().zero_point());
+                }
+                at[*axis] -= before;
+                x.at(at[0], at[1], at[2], at[3])
+            })
+        }
+        // Logical order is what the elements are in already.
+        Instr::Flatten => Naive { shape: [n, c * h * w, 1, 1], ..x.clone() },
+    }
+}
+
+fn conv(x: &Naive, layer: &QuantizedLayer, attrs: ConvAttrs, y: QParams, relu: bool) -> Naive {
+    let [n, channels, h, w] = x.shape;
+    let [o, per_group, kh, kw] = layer.codes.dims("conv").unwrap();
+    let (x_grid, y) = (x.grid.expect("codes"), y.to_unsigned());
+    let ConvAttrs { stride, padding, dilation, groups } = attrs;
+    let out = |size: usize, pad: usize, kernel: usize, i: usize| {
+        (size + pad - dilation[i] * (kernel - 1) - 1) / stride[i] + 1
+    };
+    let shape =
+        [n, o, out(h, padding[0] + padding[2], kh, 0), out(w, padding[1] + padding[3], kw, 1)];
+    assert_eq!(channels, per_group * groups);
+    x.like(shape, y, |[n, o_c, oy, ox]| {
+        let group = o_c / (o / groups);
+        let mut acc = i64::from(layer.bias[o_c]);
+        for c in 0..per_group {
+            for ky in 0..kh {
+                for kx in 0..kw {
+                    let iy = (oy * stride[0] + ky * dilation[0]).checked_sub(padding[0]);
+                    let ix = (ox * stride[1] + kx * dilation[1]).checked_sub(padding[1]);
+                    let (Some(iy), Some(ix)) = (iy, ix) else { continue };
+                    if iy < h && ix < w {
+                        let code = x.at(n, group * per_group + c, iy, ix);
+                        let weight = layer.codes.at(&[o_c, c, ky, kx]);
+                        acc += (code - i64::from(x_grid.zero_point())) * i64::from(weight);
+                    }
+                }
+            }
+        }
+        let multiplier = x_grid.scale() * layer.scales[o_c] / y.scale();
+        let low = if relu { y.qmin().max(y.zero_point()) } else { y.qmin() };
+        let zero = y.zero_point();
+        let steps = (acc as i32 as f32 * multiplier)
+            .clamp((low - zero) as f32, (y.qmax() - zero) as f32)
+            .round_ties_even();
+        steps as i64 + i64::from(zero)
+    })
+}
+
+fn add(a: &Naive, b: &Naive, y: QParams, relu: bool) -> Naive {
+    let (ga, gb, y) = (a.grid.expect("codes"), b.grid.expect("codes"), y.to_unsigned());
+    let (ra, rb) = (ga.scale() / y.scale(), gb.scale() / y.scale());
+    let fixed = y.zero_point() as f32 - (ra * ga.zero_point() as f32 + rb * gb.zero_point() as f32);
+    let low = if relu { y.qmin().max(y.zero_point()) } else { y.qmin() };
+    a.like(a.shape, y, |[n, c, i, j]| {
+        let (qa, qb) = (a.at(n, c, i, j) as f32, b.at(n, c, i, j) as f32);
+        let sum = qb * rb + (qa * ra + fixed);
+        sum.clamp(low as f32, y.qmax() as f32).round_ties_even() as i64
+    })
+}
+
+fn pool(x: &Naive, window: Window, grid: QParams, f: impl Fn(&[i64], usize) -> i64) -> Naive {
+    let [n, c, h, w] = x.shape;
+    let Window { kernel: [kh, kw], stride, padding: p } = window;
+    let rows = (h + p[0] + p[2] - kh) / stride[0] + 1;
+    let columns = (w + p[1] + p[3] - kw) / stride[1] + 1;
+    x.like([n, c, rows, columns], grid, |[n, c, oy, ox]| {
+        let mut taps = vec![];
+        for ky in 0..kh {
+            for kx in 0..kw {
+                let iy = (oy * stride[0] + ky).checked_sub(p[0]).filter(|&iy| iy < h);
+                let ix = (ox * stride[1] + kx).checked_sub(p[1]).filter(|&ix| ix < w);
+                if let (Some(iy), Some(ix)) = (iy, ix) {
+                    taps.push(x.at(n, c, iy, ix));
+                }
+            }
+        }
+        f(&taps, kh * kw)
+    })
+}

@@ -1,0 +1,177 @@
+//! Programs against a naive evaluation, element by element, and against themselves: any level, any
+//! batch, any number of threads, fused or not, saved and loaded.
+
+mod networks;
+mod oracle;
+
+use networks::{Dice, random, resnet};
+use oracle::{Naive, evaluate};
+use ottava_quant::{Engine, Error, Options, Program, Value, Workspace};
+use ottava_tensor::conv::int8::Algorithm;
+use ottava_tensor::{Level, Tensor};
+use proptest::prelude::*;
+
+fn engine(program: &Program, level: Level, fuse: bool) -> Engine {
+    Engine::with_options(program, Options { level, fuse, algorithm: Algorithm::Auto }).unwrap()
+}
+
+fn images(program: &Program, batch: usize, seed: u64) -> Tensor<f32> {
+    Dice(seed | 1).floats(&[&[batch], program.input_shape()].concat())
+}
+
+fn run(program: &Program, x: &Tensor<f32>) -> Tensor<f32> {
+    Engine::new(program).unwrap().run(x, &mut Workspace::new()).unwrap()
+}
+
+fn assert_equals(value: &Value, naive: &Naive, what: &str) {
+    match value {
+        Value::Codes(codes) => {
+            let ours: Vec<i64> = codes.codes().iter().map(i64::from).collect();
+            assert_eq!(ours, naive.codes, "{what}");
+            assert_eq!(Some(codes.params()), naive.grid, "{what}");
+        }
+        Value::Float(floats) => assert_eq!(floats.to_vec(), naive.floats, "{what}"),
+    }
+}
+
+/// Every value of an unfused run equals the naive one; the results of all engines are equal.
+fn check(program: &Program, x: &Tensor<f32>, levels: &[Level]) {
+    let naive = evaluate(program, x);
+    let last = &naive[program.output().node().unwrap() + 1];
+    let expected = match last.grid {
+        Some(grid) => last.codes.iter().map(|&q| grid.dequantize(q as i32)).collect(),
+        None => last.floats.clone(),
+    };
+    let mut workspace = Workspace::new();
+    for &level in levels {
+        let mut seen = 0;
+        let traced = engine(program, level, false)
+            .run_traced(x, &mut workspace, |node, value| {
+                let what = format!("{level:?}: {:?}", program.nodes()[node]);
+                assert_equals(value, &naive[node + 1], &what);
+                seen += 1;
+            })
+            .unwrap();
+        assert_eq!(seen, program.nodes().len());
+        assert_eq!(traced.to_vec(), expected);
+        let fused = engine(program, level, true);
+        assert_eq!(fused.run(x, &mut workspace).unwrap(), traced, "{level:?} fused");
+        fused
+            .run_traced(x, &mut workspace, |node, value| {
+                assert_equals(value, &naive[node + 1], "fused");
+            })
+            .unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_instruction_equals_its_definition(seed: u64, nodes in 1usize..14, batch in 1usize..4) {
+        let program = random(seed, nodes);
+        let levels = Level::available();
+        check(&program, &images(&program, batch, seed), &levels[levels.len() - 1..]);
+    }
+
+    #[test]
+    fn a_saved_program_is_the_same_program(seed: u64, nodes in 1usize..14) {
+        let program = random(seed, nodes);
+        let bytes = program.to_container().unwrap().to_bytes();
+        let container = ottava_quant::Container::read(bytes.clone()).unwrap();
+        let loaded = Program::from_container(&container).unwrap();
+        prop_assert_eq!(&loaded, &program);
+        prop_assert_eq!(loaded.to_container().unwrap().to_bytes(), bytes);
+        let x = images(&program, 2, seed);
+        prop_assert_eq!(run(&loaded, &x), run(&program, &x));
+    }
+
+    #[test]
+    fn a_batch_is_its_images_one_by_one(seed: u64, nodes in 1usize..14, batch in 1usize..5) {
+        let program = random(seed, nodes);
+        let engine = Engine::new(&program).unwrap();
+        let mut workspace = Workspace::new();
+        let x = images(&program, batch, seed);
+        let whole = engine.run(&x, &mut workspace).unwrap();
+        for i in 0..batch {
+            let image = x.slice(0, i..i + 1, 1).unwrap();
+            let alone = engine.run(&image, &mut workspace).unwrap();
+            prop_assert_eq!(alone, whole.slice(0, i..i + 1, 1).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_layout_of_the_input_does_not_matter(seed: u64) {
+        let program = random(seed, 4);
+        let x = images(&program, 2, seed);
+        let y = run(&program, &x);
+        prop_assert_eq!(&run(&program, &x.channels_last()), &y);
+        let gaps = x.broadcast_to(&[&[3], x.shape()].concat()).unwrap();
+        let gaps = gaps.slice(0, 1..2, 1).unwrap().reshape(x.shape()).unwrap();
+        prop_assert_eq!(&run(&program, &gaps), &y);
+        let last = x.rank() - 1;
+        let turned = x.transpose(0, last).unwrap().contiguous().transpose(0, last).unwrap();
+        prop_assert_eq!(&run(&program, &turned), &y);
+    }
+}
+
+#[test]
+fn a_resnet_is_exact_on_every_level() {
+    let program = resnet(1, 8, 12);
+    check(&program, &images(&program, 2, 3), &Level::available());
+}
+
+#[test]
+fn threads_change_nothing() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let program = resnet(1, 16, 32);
+    let x = images(&program, 5, 7);
+    let [one, two] = [1, 2].map(|threads| pool(threads).install(|| run(&program, &x)));
+    assert_eq!(one, two);
+    assert!(one.iter().any(|y| y != one.at(&[0, 0])), "a network that says always the same");
+}
+
+#[test]
+fn workspaces_serve_any_engine_and_batch() {
+    let mut workspace = Workspace::new();
+    let programs: Vec<Program> = (0..6).map(|seed| random(seed * 977 + 5, 9)).collect();
+    for round in 0..3 {
+        for program in &programs {
+            let x = images(program, 1 + round * 2 % 3, 11);
+            let again = Engine::new(program).unwrap().run(&x, &mut workspace).unwrap();
+            assert_eq!(again, run(program, &x));
+        }
+    }
+}
+
+#[test]
+fn a_wrong_input_is_refused_and_an_empty_batch_is_not() {
+    let program = resnet(1, 4, 8);
+    let engine = Engine::new(&program).unwrap();
+    let mut workspace = Workspace::new();
+    for shape in [&[1, 3, 8, 9][..], &[3, 8, 8], &[], &[1, 1, 3, 8, 8]] {
+        let error = engine.run(&Tensor::zeros(shape), &mut workspace).unwrap_err();
+        assert!(matches!(error, Error::Input { .. }), "{error}");
+        assert!(error.to_string().contains("[3, 8, 8]"), "{error}");
+    }
+    let none = engine.run(&Tensor::zeros(&[0, 3, 8, 8]), &mut workspace).unwrap();
+    assert_eq!(none.shape(), [0, 10]);
+    let mut short = [0.0; 9];
+    let one = Tensor::zeros(&[1, 3, 8, 8]);
+    assert!(engine.run_into(&one, &mut short, &mut workspace).is_err());
+    // A batch of one image repeated beyond all memory.
+    let endless = one.broadcast_to(&[1 << 50, 3, 8, 8]).unwrap();
+    let error = engine.run(&endless, &mut workspace).unwrap_err();
+    assert_eq!(error, Error::Batch { batch: 1 << 50 });
+}
+
+#[test]
+fn values_that_are_no_numbers_are_ordinary_input() {
+    let program = resnet(1, 4, 8);
+    let mut x = images(&program, 1, 5);
+    x.data_mut()[0] = f32::NAN;
+    x.data_mut()[1] = f32::INFINITY;
+    x.data_mut()[2] = f32::NEG_INFINITY;
+    x.data_mut()[3] = f32::MAX;
+    check(&program, &x, &[Level::current()]);
+}
