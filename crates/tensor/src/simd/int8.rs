@@ -43,6 +43,21 @@ pub trait Int8: Isa {
     fn load_codes(self, from: &[u8]) -> Self::Acc;
     /// Writes lanes, each in `0..=255`, as bytes.
     fn store_codes(self, codes: Self::Acc, to: &mut [u8]);
+    /// [`requantize`](Self::requantize) and [`store_codes`](Self::store_codes) of neighbouring
+    /// vectors: a set with wide packing instructions does better than this.
+    #[inline(always)]
+    fn requantize_row<const NV: usize>(
+        self,
+        acc: [Self::Acc; NV],
+        multiplier: &[f32],
+        grid: Grid,
+        to: &mut [u8],
+    ) {
+        for (v, acc) in acc.into_iter().enumerate() {
+            let codes = self.requantize(acc, &multiplier[v * Self::LANES..], grid);
+            self.store_codes(codes, &mut to[v * Self::LANES..]);
+        }
+    }
     /// `acc + x·w` lane by lane; each `w` is a sign-extended `i8`. The tap of a depthwise window.
     fn tap(self, acc: Self::Acc, x: &[u8], w: &[i32]) -> Self::Acc;
 }
@@ -88,11 +103,27 @@ pub trait Product: Copy + Send + Sync + 'static {
         w: *const Self::W,
     );
 
-    /// Sorts sums that an instruction leaves in another order; nothing to do on most sets.
+    /// `acc` multiplied with itself and added to itself, as [`step`](Self::step) multiplies: what
+    /// `limits` measures.
+    fn spin(self, acc: <Self::Isa as Int8>::Acc) -> <Self::Isa as Int8>::Acc;
+
+    /// The sums before the first step.
+    #[inline(always)]
+    fn start<const MR: usize, const NV: usize>(
+        self,
+        bias: [<Self::Isa as Int8>::Acc; NV],
+    ) -> [[<Self::Isa as Int8>::Acc; NV]; MR] {
+        [bias; MR]
+    }
+
+    /// The sums after the last step. Only an instruction that leaves them in another order has
+    /// something to do here, and to leave undone in [`start`](Self::start).
     #[inline(always)]
     fn finish<const MR: usize, const NV: usize>(
         self,
-        _acc: &mut [[<Self::Isa as Int8>::Acc; NV]; MR],
-    ) {
+        acc: [[<Self::Isa as Int8>::Acc; NV]; MR],
+        _bias: [<Self::Isa as Int8>::Acc; NV],
+    ) -> [[<Self::Isa as Int8>::Acc; NV]; MR] {
+        acc
     }
 }

@@ -5,8 +5,8 @@
 //! instruction set: one folder with its token and operations, one line in [`levels!`].
 
 pub(crate) mod f32;
-#[allow(dead_code)] // the word products of Winograd follow
 pub(crate) mod int8;
+pub mod limits;
 
 mod scalar;
 pub use scalar::Scalar;

@@ -2,13 +2,9 @@
 
 use super::image::Bordered;
 use crate::conv::ConvGeometry;
-use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_SUMS, Scratch};
+use crate::gemm::int8::{Epilogue, MAX_LANES, Place, Scratch};
 use crate::parallel;
 use crate::simd::int8::Int8;
-
-/// Channels and pixels whose sums are kept before they are finished.
-const CHANNELS: usize = 64;
-const PIXELS: usize = MAX_SUMS / CHANNELS;
 
 /// The weights: `[tap][channel]`, widened, a row padded by a vector.
 pub(crate) struct Depthwise {
@@ -88,38 +84,37 @@ impl Depthwise {
         let ConvGeometry { in_channels: channels, out_size: [_, width], kernel, attrs, .. } =
             *geometry;
         let image_row = Bordered::new(geometry).row;
-        let mut sums = [0; MAX_SUMS];
-        for first in (0..width).step_by(PIXELS) {
-            let pixels = first..(first + PIXELS).min(width);
-            for start in (0..channels).step_by(CHANNELS) {
-                let columns = start..(start + CHANNELS).min(channels);
-                isa.enter(
-                    #[inline(always)]
-                    || {
-                        for (x, sums) in pixels.clone().zip(sums.chunks_exact_mut(CHANNELS)) {
-                            let window = index[1] * attrs.stride[0] * image_row
-                                + x * attrs.stride[1] * channels;
-                            for c in columns.clone().step_by(I::LANES) {
-                                let mut acc = isa.zero();
-                                let mut weights = &self.weights[c..];
-                                for ky in 0..kernel[0] {
-                                    for kx in 0..kernel[1] {
-                                        let at = window
-                                            + ky * attrs.dilation[0] * image_row
-                                            + kx * attrs.dilation[1] * channels;
-                                        acc = isa.tap(acc, &image[at + c..], weights);
-                                        weights = weights.get(self.stride..).unwrap_or(&[]);
-                                    }
-                                }
-                                isa.store(acc, &mut sums[c - start..]);
+        for x in 0..width {
+            let window = index[1] * attrs.stride[0] * image_row + x * attrs.stride[1] * channels;
+            let pixel = index[0] * width + x;
+            isa.enter(
+                #[inline(always)]
+                || {
+                    for c in (0..channels).step_by(I::LANES) {
+                        let mut acc = isa.load(&epilogue.bias[c..]);
+                        let mut weights = &self.weights[c..];
+                        for ky in 0..kernel[0] {
+                            for kx in 0..kernel[1] {
+                                let at = window
+                                    + ky * attrs.dilation[0] * image_row
+                                    + kx * attrs.dilation[1] * channels;
+                                acc = isa.tap(acc, &image[at + c..], weights);
+                                weights = weights.get(self.stride..).unwrap_or(&[]);
                             }
                         }
-                    },
-                );
-                let rows = index[0] * width + pixels.start..index[0] * width + pixels.end;
-                // SAFETY: the caller's promise.
-                unsafe { epilogue.finish(isa, &sums, CHANNELS, rows, columns) };
-            }
+                        let columns = (channels - c).min(I::LANES);
+                        let place = Place { row: pixel, rows: 1, column: c, columns };
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            if columns == I::LANES {
+                                epilogue.whole(isa, &[[acc]], place);
+                            } else {
+                                epilogue.ragged(isa, &[[acc]], place);
+                            }
+                        }
+                    }
+                },
+            );
         }
     }
 }

@@ -97,11 +97,11 @@ impl AddCodes {
     }
 }
 
-/// `x` between bounds; `low` for NaN, as the vector instructions have it.
+/// `x` between bounds; `high` for NaN, as the vector instructions have it.
 #[inline(always)]
 fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x > low { x } else { low };
-    if x < high { x } else { high }
+    let x = if x < high { x } else { high };
+    if x > low { x } else { low }
 }
 
 #[cfg(test)]
@@ -117,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn values_beyond_i32_clamp_and_nan_is_the_lower_bound() {
+    fn values_beyond_i32_clamp_and_nan_is_the_upper_bound() {
         let mut law =
             Requantize { bias: vec![0], multiplier: vec![1e30], zero_point: 3, low: 1, high: 250 };
         assert_eq!([i32::MAX, i32::MIN, 0].map(|acc| law.apply(0, acc)), [250, 1, 3]);
         law.multiplier[0] = f32::NAN;
-        assert_eq!(law.apply(0, 5), 1);
+        assert_eq!(law.apply(0, 5), 250);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, MAX_LANES};
 use super::panels::Panels;
-use super::tile::{MAX_ROWS, MAX_SUMS, Tile};
+use super::tile::{MAX_ROWS, Place, Tile};
 use crate::parallel;
 use crate::simd::int8::{Int8, Product};
 
@@ -85,14 +85,13 @@ impl<P: Product> Job<'_, P> {
     /// # Safety
     /// As [`Job::run`], for these rows and the panel's columns.
     unsafe fn block(&self, product: P, rows: Range<usize>, panel: usize, epilogue: &Epilogue) {
-        const { assert!(P::ROWS <= MAX_ROWS && P::ROWS % P::ROW_STEP == 0) };
-        const { assert!(P::ROWS * P::VECTORS * <P::Isa as Int8>::LANES <= MAX_SUMS) };
+        const { assert!(P::ROWS % P::ROW_STEP == 0) };
+        const { assert!(P::VECTORS * <P::Isa as Int8>::LANES <= MAX_LANES) };
         let width = self.panels.panel_width(panel);
         let first = panel * self.panels.width;
-        let columns = first..(first + width).min(self.panels.columns);
-        let columns = columns.start + self.origin[1]..columns.end + self.origin[1];
+        let columns = (self.panels.columns - first).min(width);
         let weights = self.panels.panel(panel);
-        let mut sums = [0; MAX_SUMS];
+        let last_run = self.runs.iter().copied().max().unwrap_or(0);
         // Even tiles: 25 rows are five times five, not four times six and a slow one.
         let tiles = rows.len().div_ceil(P::ROWS);
         for tile in 0..tiles {
@@ -107,14 +106,19 @@ impl<P: Product> Job<'_, P> {
                 image: self.image,
                 rows: &offsets[..padded],
                 runs: self.runs,
+                last_run,
                 steps: self.panels.steps,
                 panel: weights,
                 width,
             };
-            tile.multiply(product, &mut sums, width);
-            let out = start + self.origin[0]..start + self.origin[0] + len;
+            let place = Place {
+                row: start + self.origin[0],
+                rows: len,
+                column: first + self.origin[1],
+                columns,
+            };
             // SAFETY: the caller's promise.
-            unsafe { epilogue.finish(product.isa(), &sums, width, out, columns.clone()) };
+            unsafe { tile.multiply(product, epilogue, place) };
         }
     }
 }

@@ -1,8 +1,8 @@
 //! From a tile of sums to the output: raw, requantized, or requantized and added to a residual.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
+use super::tile::Place;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::Int8;
 
@@ -32,71 +32,112 @@ pub(crate) enum Sink<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Finishes `rows` rows of sums, `tile` being `[rows][stride]`, for the given columns.
+    /// Finishes sums in registers, bias included, that are whole vectors.
     ///
     /// # Safety
-    /// While this runs nobody else touches these rows and columns of the output.
-    pub(crate) unsafe fn finish<I: Int8>(
+    /// While this runs nobody else touches this place of the output.
+    #[inline(always)]
+    pub(crate) unsafe fn whole<I: Int8, const MR: usize, const NV: usize>(
         &self,
         isa: I,
-        tile: &[i32],
-        stride: usize,
-        rows: Range<usize>,
-        columns: Range<usize>,
+        acc: &[[I::Acc; NV]; MR],
+        place: Place,
     ) {
-        isa.enter(
-            #[inline(always)]
-            || {
-                for start in columns.clone().step_by(I::LANES) {
-                    let len = (columns.end - start).min(I::LANES);
-                    let bias = isa.load(&self.bias[start..]);
-                    for (i, row) in rows.clone().enumerate() {
-                        let sums = &tile[i * stride + start - columns.start..];
-                        let sums = isa.add(isa.load(sums), bias);
-                        let at = row * self.channels + start;
-                        match &self.sink {
-                            Sink::Accumulate(out) => {
-                                // SAFETY: the caller's promise.
-                                let out = unsafe { out.slice(at, len) };
-                                if len == I::LANES {
-                                    isa.store(sums, out);
-                                } else {
-                                    let mut lanes = [0; MAX_LANES];
-                                    isa.store(sums, &mut lanes);
-                                    out.copy_from_slice(&lanes[..len]);
-                                }
-                            }
-                            Sink::Requantize { multiplier, grid, add, codes } => {
-                                // SAFETY: the caller's promise.
-                                let out = unsafe { codes.slice(at, len) };
-                                let mut codes = isa.requantize(sums, &multiplier[start..], *grid);
-                                if let Some((add, other)) = add {
-                                    let other = &other[at..at + len];
-                                    codes = if len == I::LANES {
-                                        isa.add_codes(codes, other, add)
-                                    } else {
-                                        let mut lanes = [0; MAX_LANES];
-                                        lanes[..len].copy_from_slice(other);
-                                        isa.add_codes(codes, &lanes, add)
-                                    };
-                                }
-                                if len == I::LANES {
-                                    isa.store_codes(codes, out);
-                                } else {
-                                    let mut lanes = [0; MAX_LANES];
-                                    isa.store_codes(codes, &mut lanes);
-                                    out.copy_from_slice(&lanes[..len]);
-                                }
-                            }
-                        }
+        let start = place.row * self.channels + place.column;
+        match &self.sink {
+            Sink::Accumulate(out) => {
+                for (i, acc) in acc.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let out = unsafe { out.slice(start + i * self.channels, NV * I::LANES) };
+                    for (v, &acc) in acc.iter().enumerate() {
+                        isa.store(acc, &mut out[v * I::LANES..]);
                     }
                 }
-            },
-        );
+            }
+            Sink::Requantize { multiplier, grid, add: None, codes } => {
+                let multiplier = &multiplier[place.column..][..NV * I::LANES];
+                for (i, acc) in acc.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let out = unsafe { codes.slice(start + i * self.channels, NV * I::LANES) };
+                    isa.requantize_row(*acc, multiplier, *grid, out);
+                }
+            }
+            Sink::Requantize { multiplier, grid, add: Some((add, other)), codes } => {
+                let multiplier = &multiplier[place.column..][..NV * I::LANES];
+                for (i, acc) in acc.iter().enumerate() {
+                    let at = start + i * self.channels;
+                    let other = &other[at..at + NV * I::LANES];
+                    // SAFETY: the caller's promise.
+                    let out = unsafe { codes.slice(at, NV * I::LANES) };
+                    for (v, &acc) in acc.iter().enumerate() {
+                        let from = v * I::LANES;
+                        let codes = isa.requantize(acc, &multiplier[from..], *grid);
+                        let sum = isa.add_codes(codes, &other[from..], add);
+                        isa.store_codes(sum, &mut out[from..]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finishes sums, bias included, of which some lanes or rows do not exist.
+    ///
+    /// # Safety
+    /// As [`Epilogue::whole`].
+    #[inline(always)]
+    pub(crate) unsafe fn ragged<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        acc: &[[I::Acc; NV]; MR],
+        place: Place,
+    ) {
+        let mut sums = [[0; MAX_LANES]; MR];
+        for (acc, sums) in acc.iter().zip(&mut sums) {
+            for (v, &acc) in acc.iter().enumerate() {
+                isa.store(acc, &mut sums[v * I::LANES..]);
+            }
+        }
+        for (i, sums) in sums.iter().take(place.rows).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.row(isa, &sums[..place.columns], place.row + i, place.column) };
+        }
+    }
+
+    /// Finishes some sums of one row, bias included, from `column` on.
+    ///
+    /// # Safety
+    /// As [`Epilogue::whole`].
+    #[inline(always)]
+    pub(crate) unsafe fn row<I: Int8>(&self, isa: I, sums: &[i32], row: usize, column: usize) {
+        let at = row * self.channels + column;
+        match &self.sink {
+            // SAFETY: the caller's promise.
+            Sink::Accumulate(out) => unsafe { out.slice(at, sums.len()) }.copy_from_slice(sums),
+            Sink::Requantize { multiplier, grid, add, codes } => {
+                // SAFETY: the caller's promise.
+                let out = unsafe { codes.slice(at, sums.len()) };
+                for (v, (sums, out)) in
+                    sums.chunks(I::LANES).zip(out.chunks_mut(I::LANES)).enumerate()
+                {
+                    let (from, len) = (v * I::LANES, sums.len());
+                    let mut padded = [0; MAX_LANES];
+                    padded[..len].copy_from_slice(sums);
+                    let multiplier = &multiplier[column + from..];
+                    let mut codes = isa.requantize(isa.load(&padded), multiplier, *grid);
+                    let mut bytes = [0; MAX_LANES];
+                    if let Some((add, other)) = add {
+                        bytes[..len].copy_from_slice(&other[at + from..][..len]);
+                        codes = isa.add_codes(codes, &bytes, add);
+                    }
+                    isa.store_codes(codes, &mut bytes);
+                    out.copy_from_slice(&bytes[..len]);
+                }
+            }
+        }
     }
 }
 
-/// More lanes than any vector has.
+/// No tile has more columns, and no vector more lanes.
 pub(crate) const MAX_LANES: usize = 64;
 
 /// An output that tasks write at disjoint places, which no `split_at_mut` describes: each task owns

@@ -18,7 +18,7 @@ pub use product::Int8Gemm;
 pub(crate) use product::encode;
 pub use reference::gemm as reference;
 pub(crate) use scratch::Scratch;
-pub(crate) use tile::MAX_SUMS;
+pub(crate) use tile::Place;
 
 /// `255 · 128 · k < 2³¹`: the longest sum that no codes and weights overflow.
 pub const MAX_TERMS: usize = 65_793;

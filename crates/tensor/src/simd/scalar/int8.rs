@@ -87,6 +87,10 @@ impl<const R: usize, const V: usize> Product for Quads<R, V> {
         zero.into()
     }
     #[inline(always)]
+    fn spin(self, acc: [i32; LANES]) -> [i32; LANES] {
+        acc.map(|acc| acc.wrapping_add(acc.wrapping_mul(acc)))
+    }
+    #[inline(always)]
     unsafe fn step<const MR: usize, const NV: usize>(
         self,
         acc: &mut [[[i32; LANES]; NV]; MR],
@@ -137,6 +141,10 @@ impl Product for Pairs {
     #[inline(always)]
     fn excess(_zero: u8) -> i32 {
         0
+    }
+    #[inline(always)]
+    fn spin(self, acc: [i32; LANES]) -> [i32; LANES] {
+        acc.map(|acc| acc.wrapping_add(acc.wrapping_mul(acc)))
     }
     #[inline(always)]
     unsafe fn step<const MR: usize, const NV: usize>(

@@ -57,10 +57,10 @@ macro_rules! vectors_of_eight {
                         _mm256_cvtepi32_ps(acc),
                         _mm256_loadu_ps(multiplier.as_ptr()),
                     );
-                    // The second operand of max and min is returned for NaN: `low`, as `Grid::code`.
-                    let clamped = _mm256_min_ps(
-                        _mm256_max_ps(scaled, _mm256_set1_ps(grid.low)),
-                        _mm256_set1_ps(grid.high),
+                    // The second operand of min is returned for NaN: `high`, as `Grid::code`.
+                    let clamped = _mm256_max_ps(
+                        _mm256_min_ps(scaled, _mm256_set1_ps(grid.high)),
+                        _mm256_set1_ps(grid.low),
                     );
                     // vcvtps2dq rounds half to even: Rust never changes MXCSR.
                     _mm256_add_epi32(
@@ -83,9 +83,9 @@ macro_rules! vectors_of_eight {
                         _mm256_set1_ps(add.fixed),
                     );
                     let sum = _mm256_add_ps(_mm256_mul_ps(b, _mm256_set1_ps(add.b_ratio)), a);
-                    _mm256_cvtps_epi32(_mm256_min_ps(
-                        _mm256_max_ps(sum, _mm256_set1_ps(add.low.into())),
-                        _mm256_set1_ps(add.high.into()),
+                    _mm256_cvtps_epi32(_mm256_max_ps(
+                        _mm256_min_ps(sum, _mm256_set1_ps(add.high.into())),
+                        _mm256_set1_ps(add.low.into()),
                     ))
                 }
             }
@@ -105,6 +105,34 @@ macro_rules! vectors_of_eight {
                         _mm256_extracti128_si256::<1>(codes),
                     );
                     _mm_storel_epi64(to.as_mut_ptr().cast(), _mm_packus_epi16(words, words));
+                }
+            }
+            #[inline(always)]
+            fn requantize_row<const NV: usize>(
+                self,
+                acc: [__m256i; NV],
+                multiplier: &[f32],
+                grid: Grid,
+                to: &mut [u8],
+            ) {
+                if NV != 2 {
+                    for (v, acc) in acc.into_iter().enumerate() {
+                        let codes = self.requantize(acc, &multiplier[v * LANES..], grid);
+                        self.store_codes(codes, &mut to[v * LANES..]);
+                    }
+                    return;
+                }
+                let to = &mut to[..2 * LANES];
+                let a = self.requantize(acc[0], multiplier, grid);
+                let b = self.requantize(acc[1], &multiplier[LANES..], grid);
+                // SAFETY: the token proves AVX2; the slice has 16 bytes. The packs leave quarters
+                // a0 b0 in the lower and a1 b1 in the upper half.
+                unsafe {
+                    let words = _mm256_packus_epi32(a, b);
+                    let bytes = _mm256_packus_epi16(words, words);
+                    let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+                    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                    _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_castsi256_si128(bytes));
                 }
             }
             #[inline(always)]
@@ -154,6 +182,11 @@ impl Product for WidenedBytes {
     #[inline(always)]
     fn excess(_zero: u8) -> i32 {
         0
+    }
+    #[inline(always)]
+    fn spin(self, acc: __m256i) -> __m256i {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(acc, acc)) }
     }
     #[inline(always)]
     unsafe fn step<const MR: usize, const NV: usize>(
@@ -213,6 +246,11 @@ impl<I: Int8<Acc = __m256i>> Product for Pairs<I> {
         0
     }
     #[inline(always)]
+    fn spin(self, acc: __m256i) -> __m256i {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(acc, acc)) }
+    }
+    #[inline(always)]
     unsafe fn step<const MR: usize, const NV: usize>(
         self,
         acc: &mut [[__m256i; NV]; MR],
@@ -268,6 +306,11 @@ impl Product for Quads {
     #[inline(always)]
     fn excess(zero: u8) -> i32 {
         zero.into()
+    }
+    #[inline(always)]
+    fn spin(self, acc: __m256i) -> __m256i {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, acc, acc) }
     }
     #[inline(always)]
     unsafe fn step<const MR: usize, const NV: usize>(

@@ -55,10 +55,10 @@ macro_rules! vectors_of_sixteen {
                         _mm512_cvtepi32_ps(acc),
                         _mm512_loadu_ps(multiplier.as_ptr()),
                     );
-                    // The second operand of max and min is returned for NaN: `low`, as `Grid::code`.
-                    let clamped = _mm512_min_ps(
-                        _mm512_max_ps(scaled, _mm512_set1_ps(grid.low)),
-                        _mm512_set1_ps(grid.high),
+                    // The second operand of min is returned for NaN: `high`, as `Grid::code`.
+                    let clamped = _mm512_max_ps(
+                        _mm512_min_ps(scaled, _mm512_set1_ps(grid.high)),
+                        _mm512_set1_ps(grid.low),
                     );
                     // vcvtps2dq rounds half to even: Rust never changes MXCSR.
                     _mm512_add_epi32(
@@ -78,9 +78,9 @@ macro_rules! vectors_of_sixteen {
                         _mm512_set1_ps(add.fixed),
                     );
                     let sum = _mm512_add_ps(_mm512_mul_ps(b, _mm512_set1_ps(add.b_ratio)), a);
-                    _mm512_cvtps_epi32(_mm512_min_ps(
-                        _mm512_max_ps(sum, _mm512_set1_ps(add.low.into())),
-                        _mm512_set1_ps(add.high.into()),
+                    _mm512_cvtps_epi32(_mm512_max_ps(
+                        _mm512_min_ps(sum, _mm512_set1_ps(add.high.into())),
+                        _mm512_set1_ps(add.low.into()),
                     ))
                 }
             }
@@ -96,6 +96,47 @@ macro_rules! vectors_of_sixteen {
                 // SAFETY: the token proves AVX-512F; the slice has 16 bytes.
                 unsafe {
                     _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(codes));
+                }
+            }
+            #[inline(always)]
+            fn requantize_row<const NV: usize>(
+                self,
+                acc: [__m512i; NV],
+                multiplier: &[f32],
+                grid: Grid,
+                to: &mut [u8],
+            ) {
+                if NV != 4 {
+                    for (v, acc) in acc.into_iter().enumerate() {
+                        let codes = self.requantize(acc, &multiplier[v * LANES..], grid);
+                        self.store_codes(codes, &mut to[v * LANES..]);
+                    }
+                    return;
+                }
+                let (to, multiplier) = (&mut to[..4 * LANES], &multiplier[..4 * LANES]);
+                // SAFETY: the token proves AVX-512BW; the slices have 64 bytes and 64 floats. The
+                // upper bound is taken in f32, so that no value beyond i32 becomes i32::MIN; what lies
+                // far below the lower one saturates on the way to bytes. The packs leave the
+                // quarters of a 4×4 matrix transposed.
+                unsafe {
+                    let mut words = [_mm512_setzero_si512(); NV];
+                    for v in 0..NV {
+                        let multiplier = _mm512_loadu_ps(multiplier.as_ptr().add(v * LANES));
+                        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[v]), multiplier);
+                        let bounded = _mm512_min_ps(scaled, _mm512_set1_ps(grid.high));
+                        words[v] = _mm512_cvtps_epi32(bounded);
+                    }
+                    let zero_point = _mm512_set1_epi16(grid.zero_point as i16);
+                    let low = _mm512_set1_epi8((grid.low as i32 + grid.zero_point) as u8 as i8);
+                    let ab = _mm512_packs_epi32(words[0], words[1]);
+                    let cd = _mm512_packs_epi32(words[2], words[3]);
+                    let ab = _mm512_adds_epi16(ab, zero_point);
+                    let cd = _mm512_adds_epi16(cd, zero_point);
+                    let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, cd), low);
+                    let order =
+                        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                    let bytes = _mm512_permutexvar_epi32(order, bytes);
+                    _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
                 }
             }
             #[inline(always)]
@@ -176,6 +217,11 @@ macro_rules! product {
             #[inline(always)]
             fn excess(zero: u8) -> i32 {
                 image::$x(zero, zero).into()
+            }
+            #[inline(always)]
+            fn spin(self, acc: __m512i) -> __m512i {
+                // SAFETY: the token proves the instructions.
+                unsafe { $dot!(acc, acc, acc) }
             }
             #[inline(always)]
             unsafe fn step<const MR: usize, const NV: usize>(

@@ -1,0 +1,50 @@
+//! How fast an instruction set multiplies when nothing else is in the way: operands in registers,
+//! enough independent sums to hide latency. Benches print kernels as fractions of this.
+
+use super::int8::{Int8, Product};
+use super::{Isa, dispatch};
+use crate::Level;
+
+/// The inner steps there are to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mix {
+    /// `u8·i8` products, as the direct kernels add them.
+    Bytes,
+    /// `i16·i16` products, as Winograd adds them.
+    Words,
+}
+
+/// Runs `steps` steps from registers and returns how many multiply-accumulates that was.
+pub fn run(level: Level, mix: Mix, steps: usize) -> u64 {
+    dispatch!(level, isa => match mix {
+        Mix::Bytes => spin(isa.bytes(), steps),
+        Mix::Words => spin(isa.words(), steps),
+    })
+}
+
+/// Most independent sums of any tile.
+const SUMS: usize = 24;
+
+#[inline(always)]
+fn spin<P: Product>(product: P, steps: usize) -> u64 {
+    const { assert!(P::ROWS * P::VECTORS <= SUMS) };
+    let isa = product.isa();
+    isa.enter(
+        #[inline(always)]
+        || {
+            let start = std::hint::black_box([3; 64]);
+            let mut acc = [isa.load(&start); SUMS];
+            for _ in 0..steps {
+                for acc in &mut acc[..P::ROWS * P::VECTORS] {
+                    *acc = product.spin(*acc);
+                }
+            }
+            let mut out = [0; 64];
+            for acc in acc {
+                isa.store(acc, &mut out);
+                std::hint::black_box(&mut out);
+            }
+        },
+    );
+    (steps * P::ROWS * P::VECTORS * <P::Isa as Int8>::LANES * P::GROUP) as u64
+}
