@@ -1,4 +1,4 @@
-use crate::{ImageSet, Result, Split, idx};
+use crate::{ImageSet, Result, Split, idx_from_bytes};
 
 macro_rules! asset {
     ($name:literal) => {
@@ -21,8 +21,8 @@ pub fn fashion_mini(split: Split) -> Result<ImageSet> {
         }
         Split::Test => (asset!("t10k-images-idx3-ubyte.gz"), asset!("t10k-labels-idx1-ubyte.gz")),
     };
-    let (dims, pixels) = idx::from_bytes("fashion-mini images", images, 3)?;
-    let (_, labels) = idx::from_bytes("fashion-mini labels", labels, 1)?;
+    let (dims, pixels) = idx_from_bytes("fashion-mini images", images, 3)?;
+    let (_, labels) = idx_from_bytes("fashion-mini labels", labels, 1)?;
     let names = include_str!("../assets/fashion-mini/labels.txt").lines().map(String::from);
     ImageSet::new([1, dims[1], dims[2]], pixels, labels, names.collect())
 }

@@ -39,7 +39,10 @@ pub fn read_idx(path: &Path, rank: usize) -> Result<(Vec<usize>, Vec<u8>)> {
 }
 
 /// The same for bytes that are already in memory; `name` stands for the path in errors.
-pub(crate) fn from_bytes(name: &str, bytes: &[u8], rank: usize) -> Result<(Vec<usize>, Vec<u8>)> {
+///
+/// # Errors
+/// As [`read_idx`].
+pub fn idx_from_bytes(name: &str, bytes: &[u8], rank: usize) -> Result<(Vec<usize>, Vec<u8>)> {
     let (path, size) = (Path::new(name), bytes.len() as u64);
     if bytes.starts_with(&GZIP) {
         parse(path, MultiGzDecoder::new(bytes), size.saturating_mul(DEFLATE_LIMIT), rank)
@@ -148,13 +151,13 @@ mod tests {
     #[test]
     fn plain_and_gzip_hold_the_same() {
         let expected = (vec![2, 2, 3], Vec::from_iter(1..=12));
-        assert_eq!(from_bytes("x", &file(), 3).unwrap(), expected);
-        assert_eq!(from_bytes("x", &zipped(&file()), 3).unwrap(), expected);
+        assert_eq!(idx_from_bytes("x", &file(), 3).unwrap(), expected);
+        assert_eq!(idx_from_bytes("x", &zipped(&file()), 3).unwrap(), expected);
     }
 
     #[test]
     fn errors_say_where() {
-        let message = |bytes: &[u8]| from_bytes("t", bytes, 3).unwrap_err().to_string();
+        let message = |bytes: &[u8]| idx_from_bytes("t", bytes, 3).unwrap_err().to_string();
         assert_eq!(
             message(&file()[..20]),
             "t, byte 4: dimensions [2, 2, 3] where at most 4 bytes follow"
@@ -163,15 +166,15 @@ mod tests {
         wrong[2] = 0x0d;
         assert!(message(&wrong).starts_with("t, byte 0: magic number 00000d03"));
         assert!(message(&[file(), vec![9]].concat()).contains("byte 28: more bytes follow"));
-        assert!(from_bytes("t", &file(), 1).unwrap_err().to_string().contains("3 dimensions"));
+        assert!(idx_from_bytes("t", &file(), 1).unwrap_err().to_string().contains("3 dimensions"));
         assert!(message(&[]).contains("ends"));
     }
 
     #[test]
     fn a_header_that_promises_the_moon_takes_no_memory() {
         let bomb = [0, 0, 8, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255];
-        assert!(from_bytes("t", &bomb, 3).is_err());
-        assert!(from_bytes("t", &zipped(&bomb), 3).is_err());
+        assert!(idx_from_bytes("t", &bomb, 3).is_err());
+        assert!(idx_from_bytes("t", &zipped(&bomb), 3).is_err());
     }
 
     proptest! {
@@ -188,7 +191,7 @@ mod tests {
                     *byte = value;
                 }
             }
-            if let Ok((dims, data)) = from_bytes("t", &bytes, 3) {
+            if let Ok((dims, data)) = idx_from_bytes("t", &bytes, 3) {
                 prop_assert_eq!(dims.iter().product::<usize>(), data.len());
             }
         }

@@ -64,6 +64,12 @@ impl Image {
         Self { channels, height, width, pixels }
     }
 
+    /// A picture of as many channels; the caller brings `height × width` pixels of them.
+    pub(crate) fn with_pixels(&self, height: usize, width: usize, pixels: Vec<u8>) -> Self {
+        debug_assert_eq!(pixels.len(), self.channels * height * width);
+        Self { channels: self.channels, height, width, pixels }
+    }
+
     /// How many bytes a pixel has.
     pub fn channels(&self) -> usize {
         self.channels
@@ -89,7 +95,12 @@ impl Image {
         &self.pixels
     }
 
+    pub(crate) fn pixels_mut(&mut self) -> &mut [u8] {
+        &mut self.pixels
+    }
+
     /// The byte of one channel of one pixel.
+    #[cfg(test)]
     pub(crate) fn at(&self, y: usize, x: usize, c: usize) -> u8 {
         self.pixels[(y * self.width + x) * self.channels + c]
     }

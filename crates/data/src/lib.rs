@@ -6,10 +6,15 @@
 
 mod augment;
 mod cifar;
+mod color;
 mod dataset;
+#[cfg(feature = "images")]
+mod decode;
 #[cfg(feature = "fashion-mini")]
 mod embedded;
 mod error;
+#[cfg(feature = "images")]
+mod folder;
 mod idx;
 mod image;
 mod loader;
@@ -20,13 +25,17 @@ mod rng;
 mod spec;
 mod synthetic;
 
-pub use augment::Augment;
+pub use augment::{Augment, ColorJitter, ResizedCrop};
 pub use cifar::{Cifar, read_cifar};
 pub use dataset::{Dataset, ImageSet, Sample, Subset};
+#[cfg(feature = "images")]
+pub use decode::{decode_image, read_image};
 #[cfg(feature = "fashion-mini")]
 pub use embedded::fashion_mini;
 pub use error::{Error, Result};
-pub use idx::{read_idx, write_idx};
+#[cfg(feature = "images")]
+pub use folder::ImageFolder;
+pub use idx::{idx_from_bytes, read_idx, write_idx};
 pub use image::Image;
 pub use loader::{Batch, Epoch, Loader, LoaderOptions, OnBadImage};
 pub use mnist::read_mnist;

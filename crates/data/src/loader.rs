@@ -109,7 +109,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::Loader`] for batches of no images, [`Error::DataSet`] for an empty data set,
-    /// [`Error::Preprocess`] if the preprocessing does not fit the data.
+    /// [`Error::Preprocess`] if preprocessing or augmentation make no sense or do not fit the data.
     pub fn new(
         data: Arc<dyn Dataset>,
         preprocess: Preprocess,
@@ -126,6 +126,7 @@ impl Loader {
         if data.is_empty() {
             return Err(Error::DataSet { reason: "the data set has no images".into() });
         }
+        options.augment.check()?;
         let preprocess = preprocess.fitted_to(&*data)?;
         Ok(Self { inner: Arc::new(Inner { data, preprocess, options }) })
     }
@@ -213,8 +214,8 @@ impl Inner {
         for &index in indices {
             match self.data.get(index) {
                 Ok(sample) => {
-                    let image = self.preprocess.reshape(sample.image);
-                    let image = self.options.augment.apply(image, self.options.seed, epoch, index);
+                    let LoaderOptions { augment, seed, .. } = &self.options;
+                    let image = augment.apply(sample.image, &self.preprocess, *seed, epoch, index);
                     loaded.push((index, sample.label, image));
                 }
                 Err(error) if self.options.on_bad_image == OnBadImage::Skip => {

@@ -181,6 +181,12 @@ impl Preprocess {
         Ok(self)
     }
 
+    /// Height and width that [`reshape`](Self::reshape) brings a picture to.
+    pub(crate) fn target_size(&self, image: &Image) -> (usize, usize) {
+        let resized = |resize: Resize| resize.size(image.height(), image.width());
+        self.crop.or(self.resize.map(resized)).unwrap_or((image.height(), image.width()))
+    }
+
     /// Resizes and crops; the bytes stay bytes.
     pub fn reshape(&self, image: Image) -> Image {
         let mut image = image;

@@ -20,15 +20,15 @@ struct Window {
     weights: Vec<i32>,
 }
 
-/// The windows of an axis that goes from the `input` pixels inside `span` to `output` pixels.
-fn windows(input: usize, span: Range<f64>, output: usize) -> Vec<Window> {
-    let scale = (span.end - span.start) / output as f64;
+/// The windows of an axis that goes from `input` pixels to `output` pixels.
+fn windows(input: usize, output: usize) -> Vec<Window> {
+    let scale = input as f64 / output as f64;
     let support = scale.max(1.0);
     // In Pillow's order of operations, so that each weight is the same number.
     let steepness = 1.0 / support;
     (0..output)
         .map(|i| {
-            let center = span.start + (i as f64 + 0.5) * scale;
+            let center = (i as f64 + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as usize;
             let last = ((center + support + 0.5).max(0.0) as usize).min(input);
             let raw: Vec<f64> = (first..last)
@@ -46,8 +46,20 @@ impl Image {
     /// The picture with another number of pixels, bilinear and antialiased, equal to Pillow's and
     /// torchvision's byte for byte. A side of zero becomes one.
     pub fn resize(&self, height: usize, width: usize) -> Self {
-        let whole = |side: usize| 0.0..side as f64;
-        self.resize_part(whole(self.height()), whole(self.width()), height, width)
+        let (height, width) = (height.max(1), width.max(1));
+        let mut image = self.clone();
+        if width != image.width() {
+            let windows = windows(image.width(), width);
+            image = match image.channels() {
+                1 => image.resample_columns::<1>(&windows),
+                3 => image.resample_columns::<3>(&windows),
+                _ => image.resample_columns_of_any(&windows),
+            };
+        }
+        if height != image.height() {
+            image = image.resample_rows(&windows(image.height(), height));
+        }
+        image
     }
 
     /// The middle `height × width` pixels; black where the picture is smaller, as torchvision pads.
@@ -64,48 +76,61 @@ impl Image {
         self.crop(start(self.height(), height), start(self.width(), width), height, width)
     }
 
-    /// Resizes the rows and columns inside `rows` and `columns`.
-    fn resize_part(
-        &self,
-        rows: Range<f64>,
-        columns: Range<f64>,
-        height: usize,
-        width: usize,
-    ) -> Self {
-        let (height, width) = (height.max(1), width.max(1));
-        let mut image = self.clone();
-        if width != image.width() || columns != (0.0..image.width() as f64) {
-            image = image.resample_columns(&windows(image.width(), columns, width));
+    fn resample_columns<const C: usize>(&self, windows: &[Window]) -> Self {
+        let row = self.width() * C;
+        let mut pixels = Vec::with_capacity(self.height() * windows.len() * C);
+        for row in self.pixels().chunks_exact(row) {
+            let (row, _) = row.as_chunks::<C>();
+            for window in windows {
+                let mut sums = [HALF; C];
+                for (pixel, &weight) in row[window.inputs.clone()].iter().zip(&window.weights) {
+                    for (sum, &byte) in sums.iter_mut().zip(pixel) {
+                        *sum += i32::from(byte) * weight;
+                    }
+                }
+                pixels.extend(sums.map(to_byte));
+            }
         }
-        if height != image.height() || rows != (0.0..image.height() as f64) {
-            image = image.resample_rows(&windows(image.height(), rows, height));
-        }
-        image
+        self.with_pixels(self.height(), windows.len(), pixels)
     }
 
-    fn resample_columns(&self, windows: &[Window]) -> Self {
-        let [channels, height, _] = self.shape();
-        Self::from_fn([channels, height, windows.len()], |y, x, c| {
-            let window = &windows[x];
-            let pixels = window.inputs.clone().map(|x| self.at(y, x, c));
-            mean(pixels.zip(window.weights.iter().copied()))
-        })
+    fn resample_columns_of_any(&self, windows: &[Window]) -> Self {
+        let channels = self.channels();
+        let mut pixels = Vec::with_capacity(self.height() * windows.len() * channels);
+        for row in self.pixels().chunks_exact(self.width() * channels) {
+            for window in windows {
+                for c in 0..channels {
+                    let bytes = window.inputs.clone().map(|x| row[x * channels + c]);
+                    let terms = bytes.zip(&window.weights).map(|(b, w)| i32::from(b) * w);
+                    pixels.push(to_byte(HALF + terms.sum::<i32>()));
+                }
+            }
+        }
+        self.with_pixels(self.height(), windows.len(), pixels)
     }
 
     fn resample_rows(&self, windows: &[Window]) -> Self {
-        let [channels, _, width] = self.shape();
-        Self::from_fn([channels, windows.len(), width], |y, x, c| {
-            let window = &windows[y];
-            let pixels = window.inputs.clone().map(|y| self.at(y, x, c));
-            mean(pixels.zip(window.weights.iter().copied()))
-        })
+        let row = self.width() * self.channels();
+        let mut pixels = Vec::with_capacity(windows.len() * row);
+        let mut sums = vec![0; row];
+        for window in windows {
+            sums.fill(HALF);
+            let rows = self.pixels().chunks_exact(row).skip(window.inputs.start);
+            for (bytes, &weight) in rows.zip(&window.weights) {
+                for (sum, &byte) in sums.iter_mut().zip(bytes) {
+                    *sum += i32::from(byte) * weight;
+                }
+            }
+            pixels.extend(sums.iter().map(|&sum| to_byte(sum)));
+        }
+        self.with_pixels(windows.len(), self.width(), pixels)
     }
 }
 
-/// `Σ pixel · weight`, rounded, as a byte.
-fn mean(terms: impl Iterator<Item = (u8, i32)>) -> u8 {
-    let half = 1 << (PRECISION - 1);
-    let sum = terms.fold(half, |sum: i32, (pixel, weight)| sum + i32::from(pixel) * weight);
+/// One half, so that shifting rounds.
+const HALF: i32 = 1 << (PRECISION - 1);
+
+fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 

@@ -21,6 +21,7 @@ pub enum Split {
 /// | `fashion-mini` | the embedded photos |
 /// | `idx:DIR` | the MNIST family: IDX files, plain or gzip |
 /// | `cifar10:DIR`, `cifar100:DIR` | the binary versions; `DIR` may be the folder around them |
+/// | `folder:DIR` | pictures in `DIR/train/CLASS`, `DIR/val/CLASS` |
 /// | `synthetic:CxHxW:CLASSES:N[:SEED]` | `N` made-up images to train on, a fifth as many to test |
 ///
 /// ```
@@ -40,6 +41,9 @@ pub enum DataSpec {
     Idx(PathBuf),
     /// A folder of CIFAR batches.
     Cifar(Cifar, PathBuf),
+    /// Folders of pictures, one a class.
+    #[cfg(feature = "images")]
+    Folder(PathBuf),
     /// Images made from numbers.
     Synthetic {
         /// Channels, height, width.
@@ -68,6 +72,8 @@ impl DataSpec {
             Self::FashionMini => Arc::new(crate::fashion_mini(split)?),
             Self::Idx(dir) => Arc::new(mnist::read_mnist(dir, split)?),
             Self::Cifar(cifar, dir) => Arc::new(read_cifar(dir, *cifar, split)?),
+            #[cfg(feature = "images")]
+            Self::Folder(dir) => Arc::new(crate::ImageFolder::new(dir, split)?),
             Self::Synthetic { shape, classes, len, seed } => {
                 let len = match split {
                     Split::Train => *len,
@@ -84,6 +90,8 @@ impl DataSpec {
             #[cfg(feature = "fashion-mini")]
             Self::FashionMini => Preprocess::fashion(),
             Self::Cifar(..) => Preprocess::cifar10(),
+            #[cfg(feature = "images")]
+            Self::Folder(_) => Preprocess::imagenet(),
             Self::Idx(_) | Self::Synthetic { .. } => Preprocess::unit(),
         }
     }
@@ -110,6 +118,10 @@ impl FromStr for DataSpec {
             "idx" => Ok(Self::Idx(dir()?)),
             "cifar10" => Ok(Self::Cifar(Cifar::Ten, dir()?)),
             "cifar100" => Ok(Self::Cifar(Cifar::Hundred, dir()?)),
+            #[cfg(feature = "images")]
+            "folder" => Ok(Self::Folder(dir()?)),
+            #[cfg(not(feature = "images"))]
+            "folder" => Err(refuse("this program was built without image files".into())),
             "synthetic" => synthetic(rest).ok_or_else(|| {
                 refuse("write synthetic:CxHxW:CLASSES:N, as in synthetic:3x32x32:10:1000".into())
             }),
@@ -142,6 +154,8 @@ impl fmt::Display for DataSpec {
             Self::Idx(dir) => write!(f, "idx:{}", dir.display()),
             Self::Cifar(Cifar::Ten, dir) => write!(f, "cifar10:{}", dir.display()),
             Self::Cifar(Cifar::Hundred, dir) => write!(f, "cifar100:{}", dir.display()),
+            #[cfg(feature = "images")]
+            Self::Folder(dir) => write!(f, "folder:{}", dir.display()),
             Self::Synthetic { shape: [c, h, w], classes, len, seed } => {
                 write!(f, "synthetic:{c}x{h}x{w}:{classes}:{len}:{seed}")
             }
