@@ -118,7 +118,7 @@ fn apply<const K: usize>(
 ) {
     let mut moments =
         moments.each_mut().map(|moment| moment.data_mut().chunks_mut(parallel::CHUNK));
-    let mut pieces: Vec<Piece<K>> = weight
+    let pieces: Vec<Piece<K>> = weight
         .chunks_mut(parallel::CHUNK)
         .zip(gradient.chunks(parallel::CHUNK))
         .map(|(weight, gradient)| Piece {
@@ -127,15 +127,13 @@ fn apply<const K: usize>(
             gradient,
         })
         .collect();
-    parallel::for_each_chunk(&mut pieces, 1, |_, pieces| {
-        for Piece { weight, moments, gradient } in pieces {
-            for i in 0..gradient.len() {
-                let (moved, remembered) =
-                    rule(weight[i], gradient[i], array::from_fn(|k| moments[k][i]));
-                weight[i] = moved;
-                for (moment, value) in moments.iter_mut().zip(remembered) {
-                    moment[i] = value;
-                }
+    parallel::for_each_item(pieces, |_, Piece { weight, mut moments, gradient }| {
+        for i in 0..gradient.len() {
+            let (moved, remembered) =
+                rule(weight[i], gradient[i], array::from_fn(|k| moments[k][i]));
+            weight[i] = moved;
+            for (moment, value) in moments.iter_mut().zip(remembered) {
+                moment[i] = value;
             }
         }
     });
