@@ -414,6 +414,13 @@ fn check_layer(layer: &QuantizedLayer, x: QParams, y: QParams, relu: bool) -> Ch
     Ok(())
 }
 
+impl QuantizedLayer {
+    /// Whether all weight codes are in −8..=7: a file then holds two in a byte.
+    pub fn fits_four_bits(&self) -> bool {
+        contiguous(&self.codes).iter().all(|code| (-8..8).contains(code))
+    }
+}
+
 /// The codes in row-major order, copied only if they lie in another.
 pub(crate) fn contiguous(codes: &Tensor<i8>) -> std::borrow::Cow<'_, [i8]> {
     match codes.as_slice() {

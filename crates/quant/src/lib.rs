@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod combine;
+mod dynamic;
 mod error;
 mod file;
 mod instr;
@@ -19,8 +20,10 @@ mod qtensor;
 mod run;
 mod scheme;
 mod step;
+mod summary;
 
 pub use combine::{add_codes, average};
+pub use dynamic::DynamicLinear;
 pub use error::{Error, Result};
 pub use file::{Container, Dtype, Entry, Stored, write_atomic};
 pub use instr::{Elements, Instr, ValueType, Window};
@@ -33,3 +36,4 @@ pub use qparams::{
 pub use qtensor::QTensor;
 pub use run::{Engine, Options, Value, Workspace};
 pub use scheme::{MIN_SCALE, Scheme, choose_qparams, weight_codes};
+pub use summary::{NodeSummary, Summary};

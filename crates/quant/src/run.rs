@@ -7,7 +7,7 @@ use crate::instr::{Elements, ValueType};
 use crate::kernels;
 use crate::plan::{ALIGN, Plan, Use};
 use crate::step::Step;
-use crate::{Error, Instr, Program, QTensor, Result, ValueId};
+use crate::{Error, Instr, Node, Program, QTensor, Result, ValueId};
 
 /// How a [`Program`] is made ready to run. No choice changes a result.
 #[derive(Clone, Copy, Debug)]
@@ -56,13 +56,41 @@ struct Planned {
     plan: Plan,
 }
 
-/// What a step made, as [`Engine::run_traced`] shows it.
+/// What a node made, as [`Engine::run_traced`] shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Codes and their grid.
     Codes(QTensor),
     /// Floats.
     Float(Tensor<f32>),
+}
+
+impl Value {
+    /// The codes; `None` for floats.
+    pub fn codes(&self) -> Option<&QTensor> {
+        match self {
+            Self::Codes(codes) => Some(codes),
+            Self::Float(_) => None,
+        }
+    }
+}
+
+impl Program {
+    /// Runs the program once, nothing fused, showing `see` every node and what it made; the result
+    /// as [`Engine::run`] has it. For a comparison with another evaluation of the same network.
+    ///
+    /// # Errors
+    /// As [`Engine::with_options`] and [`Engine::run`].
+    pub fn run_traced(
+        &self,
+        input: &Tensor<f32>,
+        mut see: impl FnMut(&Node, &Value),
+    ) -> Result<Tensor<f32>> {
+        let engine = Engine::with_options(self, Options { fuse: false, ..Options::default() })?;
+        engine.run_traced(input, &mut Workspace::new(), |node, value| {
+            see(&self.nodes()[node], value);
+        })
+    }
 }
 
 impl Engine {

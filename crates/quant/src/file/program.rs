@@ -188,7 +188,7 @@ fn put_layer(
 ) -> Result<()> {
     let codes = contiguous(&layer.codes);
     let weight = format!("{name}.weight");
-    if codes.iter().all(|code| (-8..8).contains(code)) {
+    if layer.fits_four_bits() {
         let bytes: Vec<u8> = codes.chunks(2).map(pack_nibbles).collect();
         container.put(weight, &Tensor::new(&[bytes.len()], bytes)?)?;
         put(graph, "int4", "");
