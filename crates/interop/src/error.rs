@@ -40,7 +40,7 @@ impl Error {
         Self::Io { path: path.display().to_string(), reason: error.to_string() }
     }
 
-    #[cfg(any(feature = "safetensors", feature = "pth"))]
+    #[cfg(any(feature = "safetensors", feature = "pth", feature = "onnx"))]
     pub(crate) fn format(path: &str, reason: impl Into<String>) -> Self {
         Self::Format { path: path.into(), reason: reason.into() }
     }

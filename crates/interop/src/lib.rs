@@ -1,14 +1,17 @@
-//! Other people's files: weights in safetensors and PyTorch state dicts, by name.
+//! Other people's files: weights in safetensors and PyTorch state dicts, networks in ONNX.
 //!
-//! Start at [`read_state_dict`] for any file of weights, at [`match_names`] to fit them to a model.
+//! Start at [`read_state_dict`] for any file of weights, at [`match_names`] to fit them to a model,
+//! at [`read_onnx`] for a network.
 //! Not here: Ottava's own files (`ottava-quant`), images (`ottava-data`).
 #![forbid(unsafe_code)]
 
 mod atomic;
-#[cfg(any(feature = "safetensors", feature = "pth"))]
+#[cfg(any(feature = "safetensors", feature = "pth", feature = "onnx"))]
 mod dtype;
 mod error;
 mod names;
+#[cfg(feature = "onnx")]
+mod onnx;
 #[cfg(feature = "pth")]
 mod pth;
 #[cfg(feature = "safetensors")]
@@ -18,6 +21,8 @@ mod state_dict;
 pub use atomic::write_atomically;
 pub use error::{Error, Result};
 pub use names::{MismatchReport, Missing, Unexpected, WrongShape, match_names};
+#[cfg(feature = "onnx")]
+pub use onnx::{OnnxNetwork, onnx_from_bytes, read_onnx};
 #[cfg(feature = "pth")]
 pub use pth::{pth_from_bytes, read_pth};
 #[cfg(feature = "safetensors")]
