@@ -16,6 +16,8 @@ use crate::conv::int8::{AddCodes, Grid};
 pub trait Int8: Isa {
     /// A vector of `i32`.
     type Acc: Copy;
+    /// A vector of `2 · LANES` values of `i16`.
+    type Half: Copy;
     /// How many `i32` an [`Int8::Acc`] holds.
     const LANES: usize;
     /// The exact `u8·i8` product.
@@ -35,6 +37,12 @@ pub trait Int8: Isa {
     fn store(self, acc: Self::Acc, to: &mut [i32]);
     /// Lane by lane, modulo 2³².
     fn add(self, a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// Lane by lane, modulo 2³².
+    fn sub(self, a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// Each lane times `k`, modulo 2³². Small constants become shifts and additions.
+    fn scale(self, a: Self::Acc, k: i32) -> Self::Acc;
+    /// Each lane divided by 2ⁿ, towards minus infinity.
+    fn shift_right(self, a: Self::Acc, n: u32) -> Self::Acc;
     /// Codes in `0..=255`: `Requantize` after its bias has been added (see [`Grid`]).
     fn requantize(self, acc: Self::Acc, multiplier: &[f32], grid: Grid) -> Self::Acc;
     /// `add.apply(codes, other)` lane by lane.
@@ -58,6 +66,16 @@ pub trait Int8: Isa {
             self.store_codes(codes, &mut to[v * Self::LANES..]);
         }
     }
+    /// `2 · LANES` codes without their zero point.
+    fn centre(self, codes: &[u8], zero_point: u8) -> Self::Half;
+    /// Writes the first `2 · LANES` of `to`.
+    fn store_half(self, half: Self::Half, to: &mut [i16]);
+    /// Lane by lane, modulo 2¹⁶.
+    fn add_half(self, a: Self::Half, b: Self::Half) -> Self::Half;
+    /// Lane by lane, modulo 2¹⁶.
+    fn sub_half(self, a: Self::Half, b: Self::Half) -> Self::Half;
+    /// Each lane times `k`, modulo 2¹⁶.
+    fn scale_half(self, a: Self::Half, k: i16) -> Self::Half;
     /// `acc + x·w` lane by lane; each `w` is a sign-extended `i8`. The tap of a depthwise window.
     fn tap(self, acc: Self::Acc, x: &[u8], w: &[i32]) -> Self::Acc;
 }

@@ -21,19 +21,28 @@ pub(crate) struct Bordered {
     height: usize,
     /// Elements of a row with borders.
     pub(crate) row: usize,
+    /// Elements of a pixel: its channels and what pads them.
+    pub(crate) pixel: usize,
 }
 
 impl Bordered {
     pub(crate) fn new(geometry: &ConvGeometry) -> Self {
+        Self::at_least(geometry, [0; 2], 1)
+    }
+
+    /// An image of at least `size` pixels, whose channels are padded to a multiple of `vector`.
+    pub(crate) fn at_least(geometry: &ConvGeometry, size: [usize; 2], vector: usize) -> Self {
         let [top, left, bottom, right] = geometry.attrs.padding;
         let [height, width] = geometry.in_size;
         let channels = geometry.in_channels;
+        let pixel = channels.next_multiple_of(vector);
         Self {
             size: [height, width, channels],
             top,
             left,
-            height: height + top + bottom,
-            row: (width + left + right) * channels,
+            height: (height + top + bottom).max(size[0]),
+            row: (width + left + right).max(size[1]) * pixel,
+            pixel,
         }
     }
 
@@ -58,7 +67,7 @@ impl Bordered {
     ) {
         let [height, width, channels] = self.size;
         let border = form(zero_point, zero_point);
-        let (before, inner) = (self.left * channels, width * channels);
+        let (before, inner) = (self.left * self.pixel, width * self.pixel);
         let rows = (parallel::CHUNK / self.row.max(1)).max(1);
         parallel::for_each_chunk(out, rows * self.row, |chunk, out| {
             for (i, out) in out.chunks_exact_mut(self.row).enumerate() {
@@ -68,11 +77,19 @@ impl Bordered {
                     out.fill(border);
                     continue;
                 }
-                let from = (image * height + y - self.top) * inner;
+                let codes = &input[(image * height + y - self.top) * width * channels..];
                 out[..before].fill(border);
-                let codes = &input[from..from + inner];
-                encode(isa, form, codes, zero_point, &mut out[before..]);
                 out[before + inner..].fill(border);
+                let out = &mut out[before..before + inner];
+                if self.pixel == channels {
+                    encode(isa, form, codes, zero_point, out);
+                    continue;
+                }
+                let pixels = out.chunks_exact_mut(self.pixel);
+                for (out, codes) in pixels.zip(codes.chunks_exact(channels)) {
+                    out[channels..].fill(border);
+                    encode(isa, form, codes, zero_point, &mut out[..channels]);
+                }
             }
         });
     }

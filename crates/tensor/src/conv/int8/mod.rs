@@ -12,6 +12,7 @@ mod reference;
 mod requantize;
 #[cfg(test)]
 pub(crate) mod testing;
+mod winograd;
 
 pub use algorithm::Algorithm;
 pub use packed::{Int8Conv, Output};

@@ -1,5 +1,6 @@
 use super::depthwise::Depthwise;
 use super::direct::Direct;
+use super::winograd::{F2x2, F4x4, F4x4Wide, Variant, Winograd};
 use super::{AddCodes, Algorithm, Requantize};
 use crate::conv::{ConvAttrs, ConvGeometry};
 use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_TERMS, Scratch, Shared, Sink};
@@ -35,6 +36,10 @@ pub struct Int8Conv {
 enum Kernel {
     Direct(Direct),
     Depthwise(Depthwise),
+    Winograd2(Winograd<F2x2>),
+    Winograd4(Winograd<F4x4>),
+    /// As `Winograd4`, for weights that are too large for its cheaper transforms.
+    Winograd4Wide(Winograd<F4x4Wide>),
 }
 
 impl Int8Conv {
@@ -79,13 +84,28 @@ impl Int8Conv {
             weights.chunks_exact(terms).map(sum).collect()
         };
         let depthwise = channels == 1 && groups == outputs && groups > 1;
+        let winograd = F2x2::holds(weights, shape)
+            && (kernel_h, kernel_w, groups) == (3, 3, 1)
+            && stride == [1, 1]
+            && dilation == [1, 1];
         let kernel = match algorithm {
             Algorithm::Auto | Algorithm::Depthwise if depthwise => {
                 Kernel::Depthwise(Depthwise::new(weights, shape))
             }
-            Algorithm::Auto | Algorithm::Direct | Algorithm::Depthwise => {
-                Kernel::Direct(Direct::new(level, weights, shape, &attrs))
+            Algorithm::Winograd2 if winograd => {
+                Kernel::Winograd2(Winograd::new(level, weights, shape))
             }
+            Algorithm::Winograd4 if winograd && F4x4::holds(weights, shape) => {
+                Kernel::Winograd4(Winograd::new(level, weights, shape))
+            }
+            Algorithm::Winograd4 if winograd => {
+                Kernel::Winograd4Wide(Winograd::new(level, weights, shape))
+            }
+            Algorithm::Auto
+            | Algorithm::Direct
+            | Algorithm::Depthwise
+            | Algorithm::Winograd2
+            | Algorithm::Winograd4 => Kernel::Direct(Direct::new(level, weights, shape, &attrs)),
         };
         Ok(Self { level, shape, attrs, sums, kernel })
     }
@@ -98,6 +118,15 @@ impl Int8Conv {
                 dispatch!(self.level, isa => Direct::scratch_len(isa.bytes(), geometry))
             }
             Kernel::Depthwise(_) => Depthwise::scratch_len(geometry),
+            Kernel::Winograd2(_) => {
+                dispatch!(self.level, isa => Winograd::<F2x2>::scratch_len(isa, geometry))
+            }
+            Kernel::Winograd4(_) => {
+                dispatch!(self.level, isa => Winograd::<F4x4>::scratch_len(isa, geometry))
+            }
+            Kernel::Winograd4Wide(_) => {
+                dispatch!(self.level, isa => Winograd::<F4x4Wide>::scratch_len(isa, geometry))
+            }
         };
         Scratch::bytes::<i32>(channels) + Scratch::bytes::<f32>(channels) + kernel
     }
@@ -125,6 +154,8 @@ impl Int8Conv {
         match self.kernel {
             Kernel::Direct(_) => Algorithm::Direct,
             Kernel::Depthwise(_) => Algorithm::Depthwise,
+            Kernel::Winograd2(_) => Algorithm::Winograd2,
+            Kernel::Winograd4(_) | Kernel::Winograd4Wide(_) => Algorithm::Winograd4,
         }
     }
 
@@ -133,6 +164,9 @@ impl Int8Conv {
         match &self.kernel {
             Kernel::Direct(direct) => direct.bytes(),
             Kernel::Depthwise(depthwise) => depthwise.bytes(),
+            Kernel::Winograd2(winograd) => winograd.bytes(),
+            Kernel::Winograd4(winograd) => winograd.bytes(),
+            Kernel::Winograd4Wide(winograd) => winograd.bytes(),
         }
     }
 
@@ -149,6 +183,7 @@ impl Int8Conv {
         let excess = match &self.kernel {
             Kernel::Direct(_) => I::Bytes::excess(zero_point),
             Kernel::Depthwise(_) => i32::from(zero_point),
+            Kernel::Winograd2(_) | Kernel::Winograd4(_) | Kernel::Winograd4Wide(_) => 0,
         };
         let epilogue = self.epilogue(geometry, excess, output, &mut scratch);
         // SAFETY: the epilogue holds the exclusive borrow of the output that this call was given.
@@ -159,6 +194,15 @@ impl Int8Conv {
                 }
                 Kernel::Depthwise(depthwise) => {
                     depthwise.run(isa, geometry, input, zero_point, &epilogue, scratch);
+                }
+                Kernel::Winograd2(winograd) => {
+                    winograd.run(isa, geometry, input, zero_point, &epilogue, scratch);
+                }
+                Kernel::Winograd4(winograd) => {
+                    winograd.run(isa, geometry, input, zero_point, &epilogue, scratch);
+                }
+                Kernel::Winograd4Wide(winograd) => {
+                    winograd.run(isa, geometry, input, zero_point, &epilogue, scratch);
                 }
             }
         }
@@ -324,6 +368,16 @@ mod tests {
             if let Ok(geometry) = ConvGeometry::new(input, [channels, 1, kernel, kernel], attrs) {
                 prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
             }
+        }
+    }
+
+    #[test]
+    fn winograd_is_exact_for_the_largest_weights() {
+        // Σ|w| = 9·128·300 exceeds what F4x4 holds: the wide variant takes over.
+        let geometry =
+            ConvGeometry::new([1, 300, 7, 9], [9, 300, 3, 3], ConvAttrs::new(1, 1)).unwrap();
+        for (extreme, zero) in [(1, 0), (1, 255), (2, 0), (2, 128), (3, 255), (3, 0), (0, 77)] {
+            assert_eq!(check(&geometry, zero, extreme, 5), Ok(()));
         }
     }
 

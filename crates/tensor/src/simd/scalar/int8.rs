@@ -9,6 +9,7 @@ const LANES: usize = 8;
 
 impl Int8 for Scalar {
     type Acc = [i32; LANES];
+    type Half = [i16; 2 * LANES];
     const LANES: usize = LANES;
     type Bytes = Quads<6, 2>;
     type Words = Pairs;
@@ -54,6 +55,38 @@ impl Int8 for Scalar {
         for (to, code) in to[..LANES].iter_mut().zip(codes) {
             *to = code as u8;
         }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::Acc, b: Self::Acc) -> Self::Acc {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn scale(self, a: Self::Acc, k: i32) -> Self::Acc {
+        a.map(|a| a.wrapping_mul(k))
+    }
+    #[inline(always)]
+    fn shift_right(self, a: Self::Acc, n: u32) -> Self::Acc {
+        a.map(|a| a >> n)
+    }
+    #[inline(always)]
+    fn centre(self, codes: &[u8], zero_point: u8) -> Self::Half {
+        std::array::from_fn(|i| i16::from(codes[i]) - i16::from(zero_point))
+    }
+    #[inline(always)]
+    fn store_half(self, half: Self::Half, to: &mut [i16]) {
+        to[..2 * LANES].copy_from_slice(&half);
+    }
+    #[inline(always)]
+    fn add_half(self, a: Self::Half, b: Self::Half) -> Self::Half {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn sub_half(self, a: Self::Half, b: Self::Half) -> Self::Half {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn scale_half(self, a: Self::Half, k: i16) -> Self::Half {
+        a.map(|a| a.wrapping_mul(k))
     }
     #[inline(always)]
     fn tap(self, acc: Self::Acc, x: &[u8], w: &[i32]) -> Self::Acc {

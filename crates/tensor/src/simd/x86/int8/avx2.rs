@@ -14,6 +14,7 @@ macro_rules! vectors_of_eight {
     ($token:ty, $bytes:ty, $words:ty) => {
         impl Int8 for $token {
             type Acc = __m256i;
+            type Half = __m256i;
             const LANES: usize = LANES;
             type Bytes = $bytes;
             type Words = $words;
@@ -134,6 +135,51 @@ macro_rules! vectors_of_eight {
                     let bytes = _mm256_permutevar8x32_epi32(bytes, order);
                     _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_castsi256_si128(bytes));
                 }
+            }
+            #[inline(always)]
+            fn sub(self, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_sub_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn scale(self, a: __m256i, k: i32) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_mullo_epi32(a, _mm256_set1_epi32(k)) }
+            }
+            #[inline(always)]
+            fn shift_right(self, a: __m256i, n: u32) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_srav_epi32(a, _mm256_set1_epi32(n as i32)) }
+            }
+            #[inline(always)]
+            fn centre(self, codes: &[u8], zero_point: u8) -> __m256i {
+                let codes = &codes[..2 * LANES];
+                // SAFETY: the token proves AVX2; the slice has 16 bytes.
+                unsafe {
+                    let words = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
+                    _mm256_sub_epi16(words, _mm256_set1_epi16(zero_point.into()))
+                }
+            }
+            #[inline(always)]
+            fn store_half(self, half: __m256i, to: &mut [i16]) {
+                let to = &mut to[..2 * LANES];
+                // SAFETY: the token proves AVX2; the slice has 16 words.
+                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), half) }
+            }
+            #[inline(always)]
+            fn add_half(self, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_add_epi16(a, b) }
+            }
+            #[inline(always)]
+            fn sub_half(self, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_sub_epi16(a, b) }
+            }
+            #[inline(always)]
+            fn scale_half(self, a: __m256i, k: i16) -> __m256i {
+                // SAFETY: the token proves AVX2.
+                unsafe { _mm256_mullo_epi16(a, _mm256_set1_epi16(k)) }
             }
             #[inline(always)]
             fn tap(self, acc: __m256i, x: &[u8], w: &[i32]) -> __m256i {

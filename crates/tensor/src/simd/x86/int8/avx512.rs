@@ -12,6 +12,7 @@ macro_rules! vectors_of_sixteen {
     ($token:ty, $bytes:ty, $words:ty) => {
         impl Int8 for $token {
             type Acc = __m512i;
+            type Half = __m512i;
             const LANES: usize = LANES;
             type Bytes = $bytes;
             type Words = $words;
@@ -138,6 +139,51 @@ macro_rules! vectors_of_sixteen {
                     let bytes = _mm512_permutexvar_epi32(order, bytes);
                     _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
                 }
+            }
+            #[inline(always)]
+            fn sub(self, a: __m512i, b: __m512i) -> __m512i {
+                // SAFETY: the token proves AVX-512BW.
+                unsafe { _mm512_sub_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn scale(self, a: __m512i, k: i32) -> __m512i {
+                // SAFETY: the token proves AVX-512BW.
+                unsafe { _mm512_mullo_epi32(a, _mm512_set1_epi32(k)) }
+            }
+            #[inline(always)]
+            fn shift_right(self, a: __m512i, n: u32) -> __m512i {
+                // SAFETY: the token proves AVX-512BW.
+                unsafe { _mm512_srav_epi32(a, _mm512_set1_epi32(n as i32)) }
+            }
+            #[inline(always)]
+            fn centre(self, codes: &[u8], zero_point: u8) -> __m512i {
+                let codes = &codes[..2 * LANES];
+                // SAFETY: the token proves AVX-512BW; the slice has 32 bytes.
+                unsafe {
+                    let words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(codes.as_ptr().cast()));
+                    _mm512_sub_epi16(words, _mm512_set1_epi16(zero_point.into()))
+                }
+            }
+            #[inline(always)]
+            fn store_half(self, half: __m512i, to: &mut [i16]) {
+                let to = &mut to[..2 * LANES];
+                // SAFETY: the token proves AVX-512BW; the slice has 32 words.
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), half) }
+            }
+            #[inline(always)]
+            fn add_half(self, a: __m512i, b: __m512i) -> __m512i {
+                // SAFETY: the token proves AVX-512BW.
+                unsafe { _mm512_add_epi16(a, b) }
+            }
+            #[inline(always)]
+            fn sub_half(self, a: __m512i, b: __m512i) -> __m512i {
+                // SAFETY: the token proves AVX-512BW.
+                unsafe { _mm512_sub_epi16(a, b) }
+            }
+            #[inline(always)]
+            fn scale_half(self, a: __m512i, k: i16) -> __m512i {
+                // SAFETY: the token proves AVX-512BW.
+                unsafe { _mm512_mullo_epi16(a, _mm512_set1_epi16(k)) }
             }
             #[inline(always)]
             fn tap(self, acc: __m512i, x: &[u8], w: &[i32]) -> __m512i {

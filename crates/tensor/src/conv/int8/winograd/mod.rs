@@ -1,0 +1,343 @@
+//! Exact integer Winograd convolution for 3×3 windows of stride 1.
+//!
+//! ```text
+//! U[t] = G g Gᵀ                                   once, when the weights are packed
+//! V[tile][t] = Bᵀ d B                             for each input tile
+//! M[tile][t] = V[tile][t] · U[t]                  t small products: the GEMM tile of gemm::int8
+//! Y[tile] = (AᵀMA · q⁻¹ − 2^{2v}·c) >> 2v  (+ c)  and the epilogue
+//! ```
+//!
+//! Lavin and Gray 2016 (arXiv:1509.09308), in integers that may wrap: see [`variant`].
+
+mod transform;
+mod variant;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use self::transform::{input_tile, output_tile};
+pub(crate) use self::variant::Variant;
+pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
+use super::image::Bordered;
+use crate::conv::ConvGeometry;
+use crate::gemm::int8::{
+    Epilogue, MAX_LANES, MAX_ROWS, Panels, Place, Scratch, Shared, Sink, Tile, part,
+};
+use crate::simd::dispatch;
+use crate::simd::int8::{Int8, Product};
+use crate::{Level, parallel};
+
+/// Tiles whose products a task keeps: 36·64 sums of a tile are 9 KB, and all of them should stay
+/// in the L2 cache.
+const BLOCK: usize = 36;
+/// Bytes of transformed input that a pass writes before it is multiplied.
+const PASS: usize = 1 << 22;
+/// Products kept at a time, over all threads.
+const SLOTS: usize = 16;
+
+/// Transformed weights.
+pub(crate) struct Winograd<V> {
+    /// Position `t` of the tile is run `t`.
+    panels: Panels<i16>,
+    /// Sums of the positive and of the negative weights of each output channel.
+    reach: Vec<[i32; 2]>,
+    variant: PhantomData<V>,
+}
+
+/// How a geometry is cut: everything that follows from shapes.
+struct Plan {
+    border: Bordered,
+    /// Rows and columns of tiles.
+    tiles: [usize; 2],
+    /// Channels, padded to whole vectors.
+    channels: usize,
+    /// Words between positions of a tile: a cache line more than the channels, so that the positions
+    /// do not fall on the same cache sets.
+    position: usize,
+    images_per_pass: usize,
+}
+
+impl<V: Variant> Winograd<V> {
+    const POSITIONS: usize = V::TILE * V::TILE;
+
+    pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4]) -> Self {
+        let [outputs, channels, ..] = shape;
+        let filter = |o: usize, c: usize| &weights[(o * channels + c) * 9..][..9];
+        let transformed = |o: usize, position: usize, c: usize| {
+            let (row, column) = (&V::G[position / V::TILE], &V::G[position % V::TILE]);
+            let mut sum = 0;
+            for (i, &w) in filter(o, c).iter().enumerate() {
+                sum += row[i / 3] * column[i % 3] * i32::from(w);
+            }
+            sum as i16 // fits: see `variant`
+        };
+        let panels = dispatch!(level, isa => {
+            let positions = Self::POSITIONS;
+            Panels::pack(isa.words(), outputs, positions, channels, transformed)
+        });
+        let reach = (0..outputs)
+            .map(|o| {
+                let mut reach = [0, 0];
+                for &w in &weights[o * channels * 9..(o + 1) * channels * 9] {
+                    reach[usize::from(w < 0)] += i32::from(w);
+                }
+                reach
+            })
+            .collect();
+        Self { panels, reach, variant: PhantomData }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    fn plan<I: Int8>(_isa: I, geometry: &ConvGeometry) -> Plan {
+        let tiles = geometry.out_size.map(|size| size.div_ceil(V::OUT));
+        let covered = tiles.map(|tiles| (tiles - 1) * V::OUT + V::TILE);
+        let border = Bordered::at_least(geometry, covered, 2 * I::LANES);
+        let position = border.pixel + 64 / size_of::<i16>();
+        let bytes = tiles[0] * tiles[1] * Self::POSITIONS * position * size_of::<i16>();
+        let images = (PASS / bytes.max(1)).max(1).min(border.images_per_pass(geometry.batch));
+        Plan { border, tiles, channels: border.pixel, position, images_per_pass: images }
+    }
+
+    /// Sums of a block of tiles for one panel.
+    fn block_sums<I: Int8>() -> usize {
+        BLOCK * Self::POSITIONS * I::Words::VECTORS * I::LANES
+    }
+
+    /// How many tasks keep products at a time: by shape, never by the number of threads.
+    fn slots(plan: &Plan, images: usize, panels: usize) -> usize {
+        let blocks = (images * plan.tiles[0] * plan.tiles[1]).div_ceil(BLOCK);
+        (blocks * panels).min(SLOTS)
+    }
+
+    pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
+        let plan = Self::plan(isa, geometry);
+        let images = plan.images_per_pass;
+        let tiles = images * plan.tiles[0] * plan.tiles[1];
+        let panels = geometry.out_channels.div_ceil(I::Words::VECTORS * I::LANES);
+        let slots = Self::slots(&plan, images, panels);
+        Scratch::bytes::<i32>(geometry.out_channels + MAX_LANES)
+            + Scratch::bytes::<u8>(images * plan.border.len())
+            + Scratch::bytes::<i16>(tiles * Self::POSITIONS * plan.position)
+            + Scratch::bytes::<i32>(slots * Self::block_sums::<I>())
+    }
+
+    /// The epilogue's bias is that of raw sums; the centre of each channel joins it here.
+    ///
+    /// # Safety
+    /// Nobody else touches the epilogue's output meanwhile.
+    pub(crate) unsafe fn run<I: Int8>(
+        &self,
+        isa: I,
+        geometry: &ConvGeometry,
+        input: &[u8],
+        zero_point: u8,
+        epilogue: &Epilogue,
+        mut scratch: Scratch,
+    ) {
+        let plan = Self::plan(isa, geometry);
+        let centres = scratch.take::<i32>(geometry.out_channels + MAX_LANES);
+        centres.fill(0);
+        for (centre, [positive, negative]) in centres.iter_mut().zip(&self.reach) {
+            // x − z lies in −z..=255 − z, so Σ(x − z)w has its middle at (127.5 − z)·Σw.
+            let middle = (255 - 2 * i64::from(zero_point)) * i64::from(positive + negative);
+            *centre = (middle >> 1) as i32;
+        }
+        let image_tiles = plan.tiles[0] * plan.tiles[1];
+        let images = plan.images_per_pass;
+        let image = scratch.take::<u8>(images * plan.border.len());
+        let transformed =
+            scratch.take::<i16>(images * image_tiles * Self::POSITIONS * plan.position);
+        let sums = Self::slots(&plan, images, self.panels.count()) * Self::block_sums::<I>();
+        let sums = scratch.take::<i32>(sums);
+        let in_len = geometry.in_size[0] * geometry.in_size[1] * geometry.in_channels;
+        for first in (0..geometry.batch).step_by(images) {
+            let images = images.min(geometry.batch - first);
+            let image = &mut image[..images * plan.border.len()];
+            let input = &input[first * in_len..(first + images) * in_len];
+            plan.border.write(isa, |code, _| code, input, zero_point, image);
+            let tiles = images * image_tiles;
+            let tile_len = Self::POSITIONS * plan.position;
+            let transformed = &mut transformed[..tiles * tile_len];
+            Self::transform(isa, &plan, image, zero_point, transformed);
+            // SAFETY: the caller's promise; passes follow each other.
+            unsafe {
+                self.multiply(isa, geometry, &plan, first, transformed, sums, centres, epilogue)
+            };
+        }
+    }
+
+    /// `V` of all tiles of a pass.
+    fn transform<I: Int8>(
+        isa: I,
+        plan: &Plan,
+        image: &[u8],
+        zero_point: u8,
+        transformed: &mut [i16],
+    ) {
+        let tile_len = Self::POSITIONS * plan.position;
+        let row_tiles = plan.tiles[1];
+        parallel::for_each_chunk(transformed, row_tiles * tile_len, |row, out| {
+            let (n, y) = (row / plan.tiles[0], row % plan.tiles[0]);
+            let start = n * plan.border.len() + y * V::OUT * plan.border.row;
+            isa.enter(
+                #[inline(always)]
+                || {
+                    for (x, out) in out.chunks_exact_mut(tile_len).enumerate() {
+                        let codes = &image[start + x * V::OUT * plan.border.pixel..];
+                        for c in (0..plan.channels).step_by(2 * I::LANES) {
+                            input_tile::<I, V>(
+                                isa,
+                                &codes[c..],
+                                [plan.border.row, plan.border.pixel],
+                                zero_point,
+                                &mut out[c..],
+                                plan.position,
+                            );
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// `M` and `Y` of all tiles of a pass whose first image is `first`.
+    ///
+    /// # Safety
+    /// As [`Winograd::run`].
+    unsafe fn multiply<I: Int8>(
+        &self,
+        isa: I,
+        geometry: &ConvGeometry,
+        plan: &Plan,
+        first: usize,
+        transformed: &[i16],
+        sums: &mut [i32],
+        centres: &[i32],
+        epilogue: &Epilogue,
+    ) {
+        let tiles = transformed.len() / (Self::POSITIONS * plan.position);
+        let (blocks, panels) = (tiles.div_ceil(BLOCK), self.panels.count());
+        // Images of the last pass may be fewer, never more.
+        let slots = (blocks * panels).min(SLOTS);
+        parallel::for_each_chunk(
+            &mut sums[..slots * Self::block_sums::<I>()],
+            Self::block_sums::<I>(),
+            |slot, sums| {
+                for task in part(blocks * panels, slots, slot) {
+                    let (block, panel) = (task % blocks, task / blocks);
+                    let block = part(tiles, blocks, block);
+                    self.products(isa, plan, transformed, block.clone(), panel, sums);
+                    // SAFETY: tasks differ in tiles or in channels; the rest is the caller's promise.
+                    unsafe {
+                        self.outputs(
+                            isa, geometry, plan, first, block, panel, sums, centres, epilogue,
+                        );
+                    }
+                }
+            },
+        );
+    }
+
+    /// `M[tile][t][width]` of a block of tiles.
+    fn products<I: Int8>(
+        &self,
+        isa: I,
+        plan: &Plan,
+        transformed: &[i16],
+        block: Range<usize>,
+        panel: usize,
+        sums: &mut [i32],
+    ) {
+        let width = self.panels.panel_width(panel);
+        let run_len = self.panels.steps * width * <I::Words as Product>::GROUP;
+        let weights = self.panels.panel(panel);
+        let parts = block.len().div_ceil(I::Words::ROWS);
+        for position in 0..Self::POSITIONS {
+            let epilogue = Epilogue {
+                bias: &[0; MAX_LANES],
+                channels: Self::POSITIONS * width,
+                sink: Sink::Accumulate(Shared::new(&mut sums[position * width..])),
+            };
+            for index in 0..parts {
+                let rows = part(block.len(), parts, index);
+                let mut offsets = [0; MAX_ROWS];
+                let padded = rows.len().next_multiple_of(I::Words::ROW_STEP);
+                for (i, offset) in offsets[..padded].iter_mut().enumerate() {
+                    let tile = block.start + (rows.start + i).min(rows.end - 1);
+                    *offset = (tile * Self::POSITIONS + position) * plan.position;
+                }
+                let tile = Tile::<I::Words> {
+                    image: transformed,
+                    rows: &offsets[..padded],
+                    runs: &[0],
+                    last_run: 0,
+                    steps: self.panels.steps,
+                    panel: &weights[position * run_len..][..run_len],
+                    width,
+                };
+                let place = Place { row: rows.start, rows: rows.len(), column: 0, columns: width };
+                // SAFETY: `sums` is this call's alone.
+                unsafe { tile.multiply(isa.words(), &epilogue, place) };
+            }
+        }
+    }
+
+    /// Output transform and epilogue of a block of tiles.
+    ///
+    /// # Safety
+    /// As [`Winograd::run`], for these tiles and the panel's channels.
+    unsafe fn outputs<I: Int8>(
+        &self,
+        isa: I,
+        geometry: &ConvGeometry,
+        plan: &Plan,
+        first: usize,
+        block: Range<usize>,
+        panel: usize,
+        sums: &[i32],
+        centres: &[i32],
+        epilogue: &Epilogue,
+    ) {
+        let width = self.panels.panel_width(panel);
+        let start = panel * self.panels.width;
+        let [out_h, out_w] = geometry.out_size;
+        let [tiles_y, tiles_x] = plan.tiles;
+        for (tile, sums) in block.zip(sums.chunks_exact(Self::POSITIONS * width)) {
+            let (n, y, x) = (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
+            let (y, x) = (y * V::OUT, x * V::OUT);
+            let rows = V::OUT.min(out_h - y);
+            let pixels = V::OUT.min(out_w - x);
+            let pixel = ((first + n) * out_h + y) * out_w + x;
+            isa.enter(
+                #[inline(always)]
+                || {
+                    for v in (0..width).step_by(I::LANES) {
+                        let column = start + v;
+                        let columns = (geometry.out_channels - column).min(I::LANES);
+                        let centre = isa.load(&centres[column..]);
+                        let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
+                        let centre = isa.scale(centre, 1 << V::SHIFT);
+                        let y = output_tile::<I, V>(isa, &sums[v..], width, centre, bias);
+                        for (i, row) in y.iter().enumerate().take(rows) {
+                            for (j, &sums) in row.iter().enumerate().take(pixels) {
+                                let row = pixel + i * out_w + j;
+                                let place = Place { row, rows: 1, column, columns };
+                                // SAFETY: the caller's promise.
+                                unsafe {
+                                    if columns == I::LANES {
+                                        epilogue.whole(isa, &[[sums]], place);
+                                    } else {
+                                        epilogue.ragged(isa, &[[sums]], place);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                },
+            );
+        }
+    }
+}
