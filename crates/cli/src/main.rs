@@ -1,3 +1,59 @@
-//! The `ottava` command.
+//! The `ottava` command: see `docs/cli.md`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod args;
+mod bench;
+mod classifier;
+mod config;
+mod demo;
+mod eval;
+mod inspect;
+mod model;
+mod output;
+mod ptq;
+mod qat;
+mod run_dir;
+mod setup;
+mod task;
+mod train;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let args = match config::expand(std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(error) => return fail(&error),
+    };
+    // Usage errors, --help and --version end here, with clap's own exit codes: 2 and 0.
+    let cli = Cli::parse_from(args);
+    let result = setup::prepare(cli.command.global()).and_then(|()| match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Qat(args) => qat::run(&args),
+        Command::Ptq(args) => ptq::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<setup::Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(130)
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+/// One line: what, where, what to do.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("error: {line}");
+    ExitCode::FAILURE
+}

@@ -1,7 +1,7 @@
 //! Networks of Ottava: modules whose parameters have torchvision's names, the models built of them, and
 //! the loop that trains them.
 //!
-//! Start at [`models::build`] for a network, at [`Trainer`] for training, at [`Module`] and
+//! Start at [`models::build`] for a network, at [`Trainer`] for training, at [`qat`] for integers, at [`Module`] and
 //! [`module!`] to write a network of your own. Not here: operators and their gradients
 //! (`ottava-autograd`), data sets (`ottava-data`), files (`ottava-interop`).
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod models;
 mod module;
 mod network;
 pub mod optim;
+pub mod qat;
 mod schedule;
 mod state_dict;
 mod train;

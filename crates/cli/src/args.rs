@@ -1,0 +1,315 @@
+//! Flags. Each is also a key of `--config FILE.toml`; flags on the command line win.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+/// Train a network, make it quantization-aware, convert it to integers and run it.
+#[derive(Debug, Parser)]
+#[command(name = "ottava", version, args_override_self = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole road on embedded images: float training, PTQ, QAT, conversion, evaluation of all
+    Demo(Demo),
+    /// Train a float network, from scratch or from pretrained weights
+    Train(Train),
+    /// Quantization-aware training of a float network, then conversion
+    Qat(Qat),
+    /// Post-training quantization: calibrate and convert, no training
+    Ptq(Ptq),
+    /// Top-1, top-5 and loss of any model file, float or int8
+    Eval(Eval),
+    /// The quantization-aware graph against the integer program, node by node
+    Verify(Verify),
+    /// Latency and throughput, float beside int8
+    Bench(Bench),
+    /// Layers, shapes, parameters, bytes, scales, multiply-accumulates
+    Inspect(Inspect),
+}
+
+impl Command {
+    /// The flags every command has.
+    pub fn global(&self) -> &Global {
+        match self {
+            Self::Demo(args) => &args.global,
+            Self::Train(args) => &args.global,
+            Self::Qat(args) => &args.global,
+            Self::Ptq(args) => &args.global,
+            Self::Eval(args) => &args.global,
+            Self::Verify(args) => &args.global,
+            Self::Bench(args) => &args.global,
+            Self::Inspect(args) => &args.global,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Global {
+    /// Threads to compute with [default: one per core]; results do not depend on it
+    #[arg(long, value_name = "N", global = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Print one JSON object as the last line of standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress on standard error
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Read flags from a TOML file, one key a flag; flags on the command line win
+    #[arg(long, value_name = "FILE.toml", global = true)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Data {
+    /// Data set: fashion-mini, idx:DIR, cifar10:DIR, cifar100:DIR, folder:DIR or
+    /// synthetic:CxHxW:CLASSES:N
+    #[arg(long, value_name = "SPEC", default_value = "fashion-mini")]
+    pub data: String,
+    /// What happens to pixels: imagenet, cifar10, fashion, unit, raw or FILE.toml [default: the model
+    /// file's, or the data set's]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<String>,
+    /// Background threads that load images
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub workers: usize,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Training {
+    /// Epochs to train
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Images per step
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// Learning rate, after warm-up
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f32>,
+    /// Who moves the weights: sgd, adam or adamw
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<String>,
+    /// How the learning rate falls: constant, step or cosine
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Epochs in which the learning rate rises from zero
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<f32>,
+    /// Pull of the weights towards zero
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f32>,
+    /// Share of each target that is spread over all classes
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub label_smoothing: f32,
+    /// What training does to images
+    #[arg(long, value_enum, default_value_t = Augment::Standard)]
+    pub augment: Augment,
+    /// What initial weights, order and augmentation depend on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Directory for the configuration, metrics, checkpoints and models
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<PathBuf>,
+    /// Go on from the checkpoint in --out
+    #[arg(long)]
+    #[serde(skip)]
+    pub resume: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Augment {
+    /// Random crops with a border of four pixels, and horizontal flips
+    Standard,
+    /// Images as they are
+    None,
+}
+
+/// How a network is quantized.
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Scheme {
+    /// Activations: affine (a zero-point anywhere) or symmetric (in the middle)
+    #[arg(long, value_enum, default_value_t = Activations::Affine)]
+    pub activations: Activations,
+    /// One scale for all weights of a layer instead of one per output channel
+    #[arg(long)]
+    pub per_tensor: bool,
+    /// Width of weights, 2 to 8
+    #[arg(long, value_name = "BITS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub weight_bits: u8,
+    /// Leave the layers whose name matches in float; `*` stands for anything; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skip: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// u8, zero-point anywhere
+    Affine,
+    /// s8, zero-point 0
+    Symmetric,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// What initial weights, order and augmentation depend on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Directory for the models and metrics
+    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Train {
+    /// Network: resnet8, resnet20, resnet32, resnet44, resnet56, resnet18, resnet34, resnet50, …
+    #[arg(long, value_name = "NAME", default_value = "resnet20")]
+    pub model: String,
+    /// Start from these weights: a model file or state dict
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: Training,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Qat {
+    /// The float network: a `train` run or a model file
+    #[arg(value_name = "MODEL")]
+    pub weights: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub scheme: Scheme,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: Training,
+    /// Images to calibrate observers with before the first step
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub calibration: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Ptq {
+    /// The float network: a `train` run or a model file
+    pub model_file: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// The integer network's file [default: int8.ottava beside the model, or in the run]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub scheme: Scheme,
+    #[command(flatten)]
+    pub data: Data,
+    /// Training images to calibrate with
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub calibration: usize,
+    /// Images per batch
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub batch: usize,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Eval {
+    /// A run directory or a model file
+    pub model_file: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub data: Data,
+    /// Images per batch
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub batch: usize,
+    /// Save the logits as safetensors
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    /// A `qat` run directory
+    pub run: PathBuf,
+    /// Test images to compare on
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub images: usize,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Bench {
+    /// A run directory or a model file
+    pub model_file: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Images per run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: usize,
+    /// Height and width of an image [default: the model's]
+    #[arg(long, value_name = "N")]
+    pub size: Option<usize>,
+    /// Timed runs
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub runs: usize,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Inspect {
+    /// A run directory or a model file
+    pub model_file: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Height and width of an image [default: the model's]
+    #[arg(long, value_name = "N")]
+    pub size: Option<usize>,
+    #[command(flatten)]
+    pub global: Global,
+}

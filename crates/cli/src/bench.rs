@@ -1,0 +1,78 @@
+//! `ottava bench`: latency and throughput, float beside int8 where both are there.
+
+use std::path::Path;
+
+use anyhow::Result;
+use ottava::tensor::{Level, Tensor, parallel};
+use serde_json::{Value, json};
+
+use crate::args;
+use crate::classifier::{Classifier, Evaluating, Integer, latency};
+use crate::model::{Model, load};
+use crate::output::{result, round, table};
+
+/// `ottava bench`.
+pub fn run(args: &args::Bench) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut json = json!({
+        "threads": parallel::threads(),
+        "batch": args.batch,
+        "isa": Level::current().name(),
+    });
+    // A run directory has both networks; a file is one of them.
+    let files = match args.model_file.is_dir() {
+        true => vec![args.model_file.join("best.ottava"), args.model_file.join("int8.ottava")],
+        false => vec![args.model_file.clone()],
+    };
+    for file in files.iter().filter(|file| files.len() == 1 || file.exists()) {
+        let (name, figures, line) = time(args, file)?;
+        json[name] = figures;
+        rows.push(line);
+    }
+    if let Some(peak) = peak_rss() {
+        json["peak_rss_bytes"] = json!(peak);
+    }
+    let text = table(&["network", "ms (median)", "ms (p95)", "images/s"], &rows);
+    let text = format!(
+        "{text}{} threads, batch {}, {}",
+        parallel::threads(),
+        args.batch,
+        Level::current().name()
+    );
+    result(&args.global, json, &text)
+}
+
+fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<String>)> {
+    let model = load(file, args.model.as_deref())?;
+    let shape: Vec<usize> = match &model {
+        Model::Float(model) => model.input_shape(args.size).to_vec(),
+        Model::Integer(program) => program.input_shape().to_vec(),
+    };
+    let shape: Vec<usize> = std::iter::once(args.batch.max(1)).chain(shape).collect();
+    // Values as a normalised image has them; their pattern costs the same as any other's.
+    let values: Vec<f32> =
+        (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0).collect();
+    let images = Tensor::new(&shape, values)?.channels_last();
+    let (name, mut classifier): (_, Box<dyn Classifier + '_>) = match &model {
+        Model::Float(model) => ("float", Box::new(Evaluating(&*model.network))),
+        Model::Integer(program) => ("int8", Box::new(Integer::new(program)?)),
+    };
+    let timing = latency(classifier.as_mut(), &images, args.runs)?;
+    let rate = round(shape[0] as f64 * 1e3 / timing.median, 2);
+    let figures =
+        json!({"ms_median": timing.median, "ms_p95": timing.p95, "images_per_second": rate});
+    let line = vec![
+        name.into(),
+        format!("{:.3}", timing.median),
+        format!("{:.3}", timing.p95),
+        format!("{rate:.1}"),
+    ];
+    Ok((name, figures, line))
+}
+
+/// The most memory this process has had, where the system says it.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

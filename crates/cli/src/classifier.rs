@@ -1,0 +1,147 @@
+//! Anything that turns images into logits, and how well it does.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use ottava::autograd::Mode;
+use ottava::data::Loader;
+use ottava::nn::{self, Metrics, Network};
+use ottava::quant::{Engine, Workspace};
+use ottava::tensor::Tensor;
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::output::{bar, round};
+
+/// What turns images into logits.
+pub trait Classifier {
+    /// Logits `[n, classes]` of images `[n, c, h, w]`.
+    fn logits(&mut self, images: Tensor<f32>) -> Result<Tensor<f32>>;
+}
+
+/// A float or quantization-aware network, in evaluation mode.
+pub struct Evaluating<'a, N: ?Sized>(pub &'a N);
+
+impl<N: Network + ?Sized> Classifier for Evaluating<'_, N> {
+    fn logits(&mut self, images: Tensor<f32>) -> Result<Tensor<f32>> {
+        Ok(nn::predict(self.0, Mode::EVAL, images)?)
+    }
+}
+
+/// An integer program.
+pub struct Integer {
+    engine: Engine,
+    workspace: Workspace,
+}
+
+impl Integer {
+    pub fn new(program: &ottava::quant::Program) -> Result<Self> {
+        Ok(Self { engine: Engine::new(program)?, workspace: Workspace::default() })
+    }
+}
+
+impl Classifier for Integer {
+    fn logits(&mut self, images: Tensor<f32>) -> Result<Tensor<f32>> {
+        Ok(self.engine.run(&images, &mut self.workspace)?)
+    }
+}
+
+/// How a classifier did on a data set.
+pub struct Judged {
+    pub metrics: Metrics,
+    /// The class with the largest logit, image by image.
+    pub predictions: Vec<usize>,
+    /// All logits, `[images, classes]`.
+    pub logits: Tensor<f32>,
+}
+
+impl Judged {
+    /// Percent of images whose class came first.
+    pub fn top1(&self) -> f64 {
+        round(100.0 * self.metrics.top1(), 4)
+    }
+
+    /// `{"top1": …, "top5": …, "loss": …, "correct": …}`.
+    pub fn json(&self) -> Value {
+        json!({
+            "top1": self.top1(),
+            "top5": round(100.0 * self.metrics.top5(), 4),
+            "loss": round(self.metrics.loss(), 6),
+            "correct": self.metrics.correct1,
+        })
+    }
+
+    /// The fraction of images on which both choose the same class.
+    pub fn agreement(&self, other: &Self) -> f64 {
+        let same = self.predictions.iter().zip(&other.predictions).filter(|(a, b)| a == b).count();
+        same as f64 / self.predictions.len().max(1) as f64
+    }
+}
+
+/// Runs a classifier over a data set.
+pub fn judge(
+    classifier: &mut dyn Classifier,
+    loader: &Loader,
+    what: &str,
+    global: &Global,
+) -> Result<Judged> {
+    let bar = bar(global, what, loader.batches());
+    let (mut metrics, mut logits, mut predictions) = (Metrics::default(), Vec::new(), Vec::new());
+    let mut classes = 0;
+    for batch in loader.epoch(0) {
+        let batch = batch?;
+        let rows = classifier.logits(batch.images)?;
+        // A loader of images may hold classes that the network does not know: refused by name.
+        metrics.add(&rows, &batch.labels, cross_entropy(&rows, &batch.labels))?;
+        predictions.extend(rows.argmax_rows()?);
+        classes = rows.shape()[1];
+        logits.extend(rows.to_vec());
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let logits = Tensor::new(&[predictions.len(), classes], logits)?;
+    Ok(Judged { metrics, predictions, logits })
+}
+
+/// The mean cross-entropy of a batch; NaN for a class beyond the logits.
+fn cross_entropy(logits: &Tensor<f32>, labels: &[usize]) -> f32 {
+    let classes = logits.shape().get(1).copied().unwrap_or(1).max(1);
+    let total: f64 = logits
+        .to_vec()
+        .chunks(classes)
+        .zip(labels)
+        .map(|(row, &label)| {
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
+            sum.ln() - row.get(label).map_or(f64::NAN, |&x| f64::from(x - most))
+        })
+        .sum();
+    (total / labels.len().max(1) as f64) as f32
+}
+
+/// The median time of one run, in milliseconds, after a warm-up.
+pub fn latency(
+    classifier: &mut dyn Classifier,
+    images: &Tensor<f32>,
+    runs: usize,
+) -> Result<Timing> {
+    for _ in 0..(runs / 5).max(2) {
+        classifier.logits(images.clone())?;
+    }
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs.max(1) {
+        let start = Instant::now();
+        classifier.logits(images.clone())?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| round(times[((times.len() - 1) as f64 * share).round() as usize], 4);
+    Ok(Timing { median: at(0.5), p95: at(0.95) })
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub median: f64,
+    pub p95: f64,
+}

@@ -1,0 +1,89 @@
+//! `--config FILE.toml`: each key is a flag. Its flags are put before those of the command line, and
+//! the last one wins.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// The command line with the flags of its `--config` file, if it names one, put in front.
+pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
+    let Some(path) = named(&args) else { return Ok(args) };
+    let flags = flags(Path::new(&path))?;
+    // program, command, then the file's flags.
+    let at = args.len().min(2);
+    let mut expanded = args;
+    expanded.splice(at..at, flags);
+    Ok(expanded)
+}
+
+fn named(args: &[OsString]) -> Option<OsString> {
+    let mut found = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            break;
+        } else if arg == "--config" {
+            found = args.next().cloned();
+        } else if let Some(path) = arg.to_str().and_then(|arg| arg.strip_prefix("--config=")) {
+            found = Some(path.into());
+        }
+    }
+    found
+}
+
+fn flags(path: &Path) -> Result<Vec<OsString>> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let table: toml::Table = toml::from_str(&text).map_err(|error| {
+        anyhow::anyhow!("{shown}: {}", error.to_string().trim().replace('\n', " "))
+    })?;
+    let mut flags = Vec::new();
+    for (key, value) in table {
+        let flag = format!("--{}", key.replace('_', "-"));
+        let values = match value {
+            toml::Value::Array(values) => values,
+            value => vec![value],
+        };
+        for value in values {
+            match value {
+                toml::Value::Boolean(true) => flags.push(flag.clone().into()),
+                toml::Value::Boolean(false) => {}
+                toml::Value::String(text) => flags.push(format!("{flag}={text}").into()),
+                toml::Value::Integer(number) => flags.push(format!("{flag}={number}").into()),
+                toml::Value::Float(number) => flags.push(format!("{flag}={number}").into()),
+                toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
+                    bail!("{shown}: `{key}` is no flag's value; write text, a number or true")
+                }
+            }
+        }
+    }
+    Ok(flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_file_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(
+            &path,
+            "epochs = 3\nper_tensor = true\njson = false\nskip = [\"a\", \"b\"]\n",
+        )
+        .unwrap();
+        let args = ["ottava", "qat", "--epochs", "5", "--config"].map(OsString::from);
+        let args = [args.as_slice(), &[path.clone().into()]].concat();
+        let expanded = expand(args).unwrap();
+        let expanded: Vec<_> = expanded.iter().map(|a| a.to_str().unwrap()).collect();
+        assert_eq!(
+            expanded[..7],
+            ["ottava", "qat", "--epochs=3", "--per-tensor", "--skip=a", "--skip=b", "--epochs"]
+        );
+        std::fs::write(&path, "epochs = ").unwrap();
+        let args = ["x".into(), "--config".into(), path.into()];
+        assert_eq!(expand(args.to_vec()).unwrap_err().to_string().lines().count(), 1);
+    }
+}

@@ -1,0 +1,119 @@
+//! `ottava demo`: the whole road on embedded images, in minutes.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use ottava::autograd::Mode;
+use ottava::nn::ScheduleKind;
+use ottava::nn::models::{Architecture, ModelConfig};
+use ottava::nn::optim::OptimizerKind;
+use ottava::nn::qat::Milestones;
+use serde_json::json;
+
+use crate::args::{self, Activations, Augment};
+use crate::classifier::{Evaluating, judge};
+use crate::model::{FloatModel, Model, load};
+use crate::output::{note, result};
+use crate::qat::{
+    Row, calibrate, convert_to, float_row, integer_row, load_graph, prepare_model, report,
+    save_graph,
+};
+use crate::run_dir::RunDir;
+use crate::setup::catch_interrupts;
+use crate::task::{Task, input_shape};
+use crate::train::{Defaults, Job, Recipe};
+
+const FLOAT: Defaults = Defaults {
+    epochs: 14,
+    batch: 50,
+    lr: 0.08,
+    optimizer: OptimizerKind::Sgd,
+    schedule: ScheduleKind::Cosine,
+    warmup: 1.0,
+    weight_decay: 5e-4,
+};
+
+const QAT: Defaults = Defaults { epochs: 3, lr: 2e-3, warmup: 0.0, ..FLOAT };
+
+/// `ottava demo`.
+pub fn run(args: &args::Demo) -> Result<()> {
+    catch_interrupts()?;
+    let start = Instant::now();
+    let (global, seed) = (&args.global, args.seed);
+    let data = args::Data { data: "fashion-mini".into(), preprocess: None, workers: 1 };
+    let task = Task::new(&data, None)?;
+    let train = task.training(FLOAT.batch, seed, Augment::Standard)?;
+    let test = task.test(100)?;
+    let input = input_shape(&train)?;
+    let classes = train.data().classes().to_vec();
+    let mut run = RunDir::create(&args.out, &json!({"command": "demo", "seed": seed}), false)?;
+
+    note(global, "1. a float network");
+    let config = ModelConfig {
+        classes: classes.len(),
+        in_channels: input[0],
+        seed,
+        ..ModelConfig::default()
+    };
+    let model =
+        FloatModel::new(Architecture::ResNet8, config, input, &classes, train.preprocess())?;
+    let best = run.file("best.ottava");
+    let recipe = Recipe { defaults: FLOAT, label_smoothing: 0.0 };
+    let job = Job {
+        what: "train",
+        network: &*model.network,
+        recipe: &recipe,
+        train: &train,
+        test: &test,
+        run: &mut run,
+        resume: false,
+        global,
+    };
+    job.run(|_| Mode::TRAIN, |_| true, || model.save(&best))?;
+    let Model::Float(model) = load(&best, None)? else { bail!("best.ottava is no float network") };
+    let mut rows = vec![float_row(&model, &best, &test, global)?];
+
+    note(global, "2. quantized after training: observers see images, nothing learns");
+    let scheme = args::Scheme {
+        activations: Activations::Affine,
+        per_tensor: false,
+        weight_bits: 8,
+        skip: Vec::new(),
+    };
+    let graph = prepare_model(&model, input, &scheme, global)?.graph;
+    calibrate(&graph, &task.calibration(100, 1000)?, global)?;
+    let file = run.file("ptq.ottava");
+    let program = convert_to(&graph, &model, &file)?;
+    rows.push(integer_row("ptq_int8", &program, &file, &test, global)?);
+
+    note(global, "3. quantization-aware training: the forward pass is the integer network's");
+    let recipe = Recipe { defaults: QAT, label_smoothing: 0.0 };
+    let milestones = Milestones::for_epochs(QAT.epochs);
+    let best = run.file("qat.ottava");
+    let job = Job {
+        what: "qat",
+        network: &graph,
+        recipe: &recipe,
+        train: &train,
+        test: &test,
+        run: &mut run,
+        resume: false,
+        global,
+    };
+    job.run(
+        |epoch| milestones.mode(epoch),
+        |_| true,
+        || save_graph(&graph, &model, &scheme, &best),
+    )?;
+    let (graph, _) = load_graph(&best)?;
+    let judged = judge(&mut Evaluating(&graph), &test, "qat_fake", global)?;
+    rows.push(Row { name: "qat_fake", judged, bytes: None, latency: None });
+
+    note(global, "4. converted to integers");
+    let file = run.file("int8.ottava");
+    let program = convert_to(&graph, &model, &file)?;
+    rows.push(integer_row("qat_int8", &program, &file, &test, global)?);
+    let agreement = rows[2].judged.agreement(&rows[3].judged);
+    let (json, text) = report(&rows, agreement, start.elapsed().as_secs_f64(), seed);
+    result(global, json, &format!("{text}everything is in {}", args.out.display()))
+}

@@ -1,0 +1,49 @@
+//! `ottava eval`: how well any model file does on a data set.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use ottava::data::Preprocess;
+use ottava::interop::{Precision, StateDict, write_safetensors};
+use serde_json::json;
+
+use crate::args;
+use crate::classifier::{Classifier, Evaluating, Integer, judge};
+use crate::model::{Model, load};
+use crate::output::{result, round};
+use crate::task::Task;
+
+/// `ottava eval`.
+pub fn run(args: &args::Eval) -> Result<()> {
+    let model = load(&args.model_file, args.model.as_deref())?;
+    let preprocess = match &model {
+        Model::Float(model) => model.preprocess.clone(),
+        Model::Integer(program) => Preprocess::from_metadata(program.metadata())?,
+    };
+    let task = Task::new(&args.data, preprocess)?;
+    let test = task.test(args.batch)?;
+    let start = Instant::now();
+    let mut classifier: Box<dyn Classifier + '_> = match &model {
+        Model::Float(model) => Box::new(Evaluating(&*model.network)),
+        Model::Integer(program) => Box::new(Integer::new(program)?),
+    };
+    let judged = judge(classifier.as_mut(), &test, "evaluate", &args.global)?;
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(path) = &args.logits {
+        let dict: StateDict = [("logits", judged.logits.clone())].into_iter().collect();
+        write_safetensors(path, &dict, Precision::F32)?;
+    }
+    let metrics = judged.metrics;
+    let mut json = judged.json();
+    json["n"] = json!(metrics.images);
+    json["seconds"] = json!(round(seconds, 3));
+    let text = format!(
+        "top-1 {:.2} % ({} of {}), top-5 {:.2} %, loss {:.4}, {seconds:.1} s",
+        judged.top1(),
+        metrics.correct1,
+        metrics.images,
+        100.0 * metrics.top5(),
+        metrics.loss()
+    );
+    result(&args.global, json, &text)
+}

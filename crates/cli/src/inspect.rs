@@ -1,0 +1,165 @@
+//! `ottava inspect`: the layers of a model file.
+
+use anyhow::Result;
+use ottava::autograd::{Mode, NodeKind, Op, Tape};
+use ottava::quant::{Elements, Instr, Program, ValueId};
+use ottava::tensor::Tensor;
+use serde_json::{Value, json};
+
+use crate::args;
+use crate::model::{FloatModel, Model, load};
+use crate::output::{result, table};
+
+/// A line of the table.
+struct Layer {
+    name: String,
+    op: String,
+    kernel: Vec<usize>,
+    input: Vec<usize>,
+    output: Vec<usize>,
+    params: usize,
+    bytes: usize,
+    macs: u64,
+    dtype: String,
+    scale: Option<(f32, i32)>,
+}
+
+/// `ottava inspect`.
+pub fn run(args: &args::Inspect) -> Result<()> {
+    let layers = match load(&args.model_file, args.model.as_deref())? {
+        Model::Float(model) => float(&model, args.size)?,
+        Model::Integer(program) => integer(&program),
+    };
+    let total = json!({
+        "params": layers.iter().map(|layer| layer.params).sum::<usize>(),
+        "bytes": layers.iter().map(|layer| layer.bytes).sum::<usize>(),
+        "macs": layers.iter().map(|layer| layer.macs).sum::<u64>(),
+    });
+    let rows: Vec<Vec<String>> = layers.iter().map(Layer::row).collect();
+    let header =
+        ["layer", "op", "kernel", "in", "out", "params", "bytes", "MMAC", "dtype", "scale", "zero"];
+    let text = format!(
+        "{}total: {} parameters, {} bytes, {:.2} MMAC",
+        table(&header, &rows),
+        total["params"],
+        total["bytes"],
+        layers.iter().map(|layer| layer.macs).sum::<u64>() as f64 / 1e6
+    );
+    let list: Vec<Value> = layers.iter().map(Layer::json).collect();
+    result(&args.global, json!({"layers": list, "total": total}), &text)
+}
+
+impl Layer {
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "name": self.name, "op": self.op, "kernel": self.kernel, "in": self.input, "out": self.output,
+            "params": self.params, "bytes": self.bytes, "macs": self.macs, "dtype": self.dtype,
+        });
+        if let Some((scale, zero_point)) = self.scale {
+            json["scale"] = json!(scale);
+            json["zero_point"] = json!(zero_point);
+        }
+        json
+    }
+
+    fn row(&self) -> Vec<String> {
+        let sizes =
+            |sizes: &[usize]| sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("×");
+        vec![
+            self.name.clone(),
+            self.op.clone(),
+            sizes(&self.kernel),
+            sizes(&self.input),
+            sizes(&self.output),
+            self.params.to_string(),
+            self.bytes.to_string(),
+            format!("{:.2}", self.macs as f64 / 1e6),
+            self.dtype.clone(),
+            self.scale.map_or_else(String::new, |(scale, _)| format!("{scale:.6}")),
+            self.scale.map_or_else(String::new, |(_, zero)| zero.to_string()),
+        ]
+    }
+}
+
+/// The instructions of a program.
+fn integer(program: &Program) -> Vec<Layer> {
+    let nodes = program.nodes().iter().enumerate();
+    let layers = nodes.map(|(i, node)| {
+        let output = program.value(ValueId::of_node(i));
+        let weights = match &node.instr {
+            Instr::Conv { layer, .. } | Instr::Linear { layer, .. } => Some(layer),
+            _ => None,
+        };
+        let codes = weights.map_or(&[][..], |layer| layer.codes.shape());
+        let pixels: usize = output.shape[1..].iter().product();
+        let (count, channels) =
+            (codes.iter().product::<usize>(), weights.map_or(0, |l| l.bias.len()));
+        // A bias and a scale of four bytes for each output channel.
+        let bytes = count + 8 * channels;
+        let float = matches!(output.elements, Elements::Float);
+        Layer {
+            name: node.name.clone(),
+            op: node.instr.op().into(),
+            kernel: codes.get(2..).map_or_else(Vec::new, <[usize]>::to_vec),
+            input: node.inputs.first().map_or_else(Vec::new, |&x| program.value(x).shape.clone()),
+            output: output.shape.clone(),
+            params: count + channels,
+            bytes,
+            macs: (pixels * count) as u64,
+            dtype: if float { "f32" } else { "u8" }.into(),
+            scale: output.grid().map(|grid| (grid.scale(), grid.zero_point())),
+        }
+    });
+    layers.collect()
+}
+
+/// The operators of a float network, traced.
+fn float(model: &FloatModel, size: Option<usize>) -> Result<Vec<Layer>> {
+    let shape = model.input_shape(size);
+    let graph = model.trace(shape)?;
+    let tape = Tape::no_grad(Mode::EVAL);
+    let mut shapes = std::collections::HashMap::new();
+    let [c, h, w] = shape;
+    graph.run_with(tape.input(Tensor::zeros(&[1, c, h, w])), |node, var| {
+        shapes.insert(node.name.clone(), var.shape());
+    })?;
+    let of = |id: usize| match &graph.nodes()[id].kind {
+        NodeKind::Input(shape) => shape.clone(),
+        NodeKind::Leaf(leaf) => leaf.get().shape().to_vec(),
+        NodeKind::Op(..) => {
+            shapes.get(&graph.nodes()[id].name).map_or_else(Vec::new, |s| s[1..].to_vec())
+        }
+    };
+    let layers = graph.nodes().iter().enumerate().filter_map(|(id, node)| {
+        let NodeKind::Op(op, inputs) = &node.kind else { return None };
+        let leaves: Vec<Vec<usize>> = inputs
+            .iter()
+            .filter(|&&input| matches!(graph.nodes()[input].kind, NodeKind::Leaf(_)))
+            .map(|&input| of(input))
+            .collect();
+        let params: usize = leaves.iter().map(|shape| shape.iter().product::<usize>()).sum();
+        let weight = leaves.first().cloned().unwrap_or_default();
+        let output = of(id);
+        let macs = match op {
+            Op::Conv2d(_) => {
+                let pixels: usize = output[1..].iter().product();
+                (pixels * weight.iter().product::<usize>()) as u64
+            }
+            Op::Linear(_) => weight.iter().product::<usize>() as u64,
+            _ => 0,
+        };
+        Some(Layer {
+            name: node.name.clone(),
+            op: op.name().into(),
+            kernel: weight.get(2..).map_or_else(Vec::new, <[usize]>::to_vec),
+            input: of(inputs[0]),
+            output,
+            params,
+            bytes: 4 * params,
+            macs,
+            dtype: "f32".into(),
+            scale: None,
+        })
+    });
+    Ok(layers.collect())
+}

@@ -1,0 +1,315 @@
+//! `ottava qat`: quantization-aware training and conversion, and the parts that `ptq` and `demo` share.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use ottava::autograd::ops::ActivationQuant;
+use ottava::autograd::{Graph, Mode, Tape};
+use ottava::data::Loader;
+use ottava::nn::Network as _;
+use ottava::nn::ScheduleKind;
+use ottava::nn::optim::OptimizerKind;
+use ottava::nn::qat::{Milestones, Prepared, QConfig, QConfigMap, convert, prepare};
+use ottava::quant::{Container, Program, Scheme, WeightSpec};
+use serde_json::{Value, json};
+
+use crate::args::{self, Activations, Global};
+use crate::classifier::{Evaluating, Integer, Judged, judge, latency};
+use crate::model::{FloatModel, load_float, save_state};
+use crate::output::{bar, bytes, note, result, table};
+use crate::run_dir::RunDir;
+use crate::setup::catch_interrupts;
+use crate::task::{Task, input_shape};
+use crate::train::{Defaults, Job, Recipe};
+
+/// The published recipe's shape: few epochs, a low rate, a cosine.
+pub const QAT: Defaults = Defaults {
+    epochs: 6,
+    batch: 64,
+    lr: 1e-3,
+    optimizer: OptimizerKind::Sgd,
+    schedule: ScheduleKind::Cosine,
+    warmup: 0.0,
+    weight_decay: 1e-4,
+};
+
+/// Runs that time a single image.
+const LATENCY_RUNS: usize = 60;
+
+impl args::Scheme {
+    /// The configuration that the flags describe.
+    pub fn map(&self) -> QConfigMap {
+        let activation = match self.activations {
+            Activations::Affine => ActivationQuant::default(),
+            Activations::Symmetric => ActivationQuant {
+                scheme: Scheme::Symmetric,
+                qmin: -128,
+                qmax: 127,
+                ..ActivationQuant::default()
+            },
+        };
+        let weight = WeightSpec { bits: self.weight_bits, per_channel: !self.per_tensor };
+        let map = QConfigMap::new(QConfig { weight, activation });
+        self.skip.iter().fold(map, |map, pattern| map.skip(pattern))
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        let activations = match self.activations {
+            Activations::Affine => "affine",
+            Activations::Symmetric => "symmetric",
+        };
+        BTreeMap::from([
+            ("scheme.activations".to_owned(), activations.to_owned()),
+            ("scheme.per_tensor".to_owned(), self.per_tensor.to_string()),
+            ("scheme.weight_bits".to_owned(), self.weight_bits.to_string()),
+            ("scheme.skip".to_owned(), self.skip.join("\n")),
+        ])
+    }
+
+    fn from_metadata(metadata: &BTreeMap<String, String>) -> Option<Self> {
+        Some(Self {
+            activations: match metadata.get("scheme.activations")?.as_str() {
+                "symmetric" => Activations::Symmetric,
+                _ => Activations::Affine,
+            },
+            per_tensor: metadata.get("scheme.per_tensor")?.parse().ok()?,
+            weight_bits: metadata.get("scheme.weight_bits")?.parse().ok()?,
+            skip: metadata.get("scheme.skip")?.lines().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// Makes a float network quantization-aware: a graph with parameters of its own.
+pub fn prepare_model(
+    model: &FloatModel,
+    input: [usize; 3],
+    scheme: &args::Scheme,
+    global: &Global,
+) -> Result<Prepared> {
+    let prepared = prepare(&model.trace(input)?.detach(), &scheme.map())?;
+    for node in &prepared.float {
+        note(global, format!("`{}` ({}) stays in float: {}", node.name, node.op, node.reason));
+    }
+    Ok(prepared)
+}
+
+/// Shows images to the observers.
+pub fn calibrate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
+    let bar = bar(global, "calibrate", loader.batches());
+    for batch in loader.epoch(0) {
+        let tape = Tape::no_grad(Mode::CALIBRATE);
+        graph.run(tape.input(batch?.images))?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Converts a graph and writes the program with what the model's file says of itself.
+pub fn convert_to(graph: &Graph, model: &FloatModel, path: &Path) -> Result<Program> {
+    let mut program = convert(graph)?;
+    let mut metadata = model.metadata();
+    metadata.insert("kind".into(), "int8".into());
+    program.metadata_mut().extend(metadata);
+    program.save(path)?;
+    Ok(program)
+}
+
+/// Writes a quantization-aware graph's parameters and observers, so that it can be made again.
+pub fn save_graph(
+    graph: &Graph,
+    model: &FloatModel,
+    scheme: &args::Scheme,
+    path: &Path,
+) -> Result<()> {
+    let mut metadata = model.metadata();
+    metadata.insert("kind".into(), "qat".into());
+    metadata.extend(scheme.metadata());
+    save_state(path, metadata, graph.state_dict())
+}
+
+/// Makes it again.
+pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
+    let shown = path.display();
+    let container = Container::load(path)?;
+    let scheme = args::Scheme::from_metadata(container.metadata())
+        .with_context(|| format!("{shown} is not written by `ottava qat`"))?;
+    let text =
+        |key: &str| container.metadata().get(key).with_context(|| format!("{shown} has no {key}"));
+    let input: Vec<usize> =
+        text("input")?.split('x').filter_map(|size| size.parse().ok()).collect();
+    let Ok(input) = <[usize; 3]>::try_from(input) else { bail!("{shown} has no input shape") };
+    let config = ottava::nn::models::ModelConfig {
+        classes: text("classes")?.parse().with_context(|| format!("{shown}: classes"))?,
+        in_channels: input[0],
+        ..Default::default()
+    };
+    let preprocess = ottava::data::Preprocess::from_metadata(container.metadata())?
+        .with_context(|| format!("{shown} has no preprocessing"))?;
+    let names: Vec<String> = text("class_names")?.lines().map(str::to_owned).collect();
+    let model =
+        FloatModel::new(text("architecture")?.parse()?, config, input, &names, &preprocess)?;
+    let graph = prepare(&model.trace(input)?, &scheme.map())?.graph;
+    let state = container.tensors().keys().map(|name| Ok((name.clone(), container.get(name)?)));
+    graph.load_state_dict(state.collect::<Result<_>>()?)?;
+    Ok((graph, model))
+}
+
+/// A file's size.
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len())
+}
+
+/// What `qat` and `demo` report of one network.
+pub struct Row {
+    pub name: &'static str,
+    pub judged: Judged,
+    pub bytes: Option<u64>,
+    pub latency: Option<f64>,
+}
+
+impl Row {
+    fn json(&self) -> Value {
+        let mut json = self.judged.json();
+        if let Some(bytes) = self.bytes {
+            json["bytes"] = json!(bytes);
+        }
+        if let Some(latency) = self.latency {
+            json["latency_ms"] = json!(latency);
+        }
+        json
+    }
+}
+
+/// Judges a float network, its file, and its latency on one image.
+pub fn float_row(model: &FloatModel, file: &Path, test: &Loader, global: &Global) -> Result<Row> {
+    let judged = judge(&mut Evaluating(&*model.network), test, "float", global)?;
+    let image = one_image(test)?;
+    let latency = latency(&mut Evaluating(&*model.network), &image, LATENCY_RUNS)?.median;
+    Ok(Row { name: "float", judged, bytes: Some(size(file)?), latency: Some(latency) })
+}
+
+/// Judges a program, its file, and its latency on one image.
+pub fn integer_row(
+    name: &'static str,
+    program: &Program,
+    file: &Path,
+    test: &Loader,
+    global: &Global,
+) -> Result<Row> {
+    let mut integer = Integer::new(program)?;
+    let judged = judge(&mut integer, test, name, global)?;
+    let latency = latency(&mut integer, &one_image(test)?, LATENCY_RUNS)?.median;
+    Ok(Row { name, judged, bytes: Some(size(file)?), latency: Some(latency) })
+}
+
+fn one_image(loader: &Loader) -> Result<ottava::tensor::Tensor<f32>> {
+    let batch = loader.epoch(0).next().context("the test set is empty")??;
+    Ok(batch.images.slice(0, 0..1, 1)?.channels_last())
+}
+
+/// The object of `demo` and `qat`, and the table for people.
+pub fn report(rows: &[Row], agreement: f64, seconds: f64, seed: u64) -> (Value, String) {
+    let mut json = json!({});
+    for row in rows {
+        json[row.name] = row.json();
+    }
+    json["agreement"] = json!(agreement);
+    json["seconds"] = json!(crate::output::round(seconds, 2));
+    json["seed"] = json!(seed);
+    json["threads"] = json!(ottava::tensor::parallel::threads());
+    let lines: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                row.name.to_owned(),
+                format!("{:.2}", row.judged.top1()),
+                format!("{:.4}", row.judged.metrics.loss()),
+                row.bytes.map_or_else(String::new, bytes),
+                row.latency.map_or_else(String::new, |ms| format!("{ms:.3}")),
+            ]
+        })
+        .collect();
+    let text = table(&["network", "top-1 %", "loss", "file", "ms/image"], &lines);
+    let text = format!("{text}agreement of qat_fake and qat_int8: {agreement}\n");
+    (json, text)
+}
+
+/// `ottava qat`.
+pub fn run(args: &args::Qat) -> Result<()> {
+    catch_interrupts()?;
+    let start = std::time::Instant::now();
+    let global = &args.global;
+    let recipe = Recipe::new(&args.training, QAT)?;
+    let mut model = load_float(&args.weights, args.model.as_deref())?;
+    let task = Task::new(&args.data, model.preprocess.clone())?;
+    let Defaults { batch, epochs, .. } = recipe.defaults;
+    let train = task.training(batch, args.training.seed, args.training.augment)?;
+    let test = task.test(batch)?;
+    adopt(&mut model, &train)?;
+    let input = model.input_shape(None);
+
+    let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/qat").to_owned());
+    let mut run = RunDir::create(&out, args, args.training.resume)?;
+    model.save(&run.file("best.ottava"))?;
+    let mut rows = vec![float_row(&model, &run.file("best.ottava"), &test, global)?];
+
+    let graph = prepare_model(&model, input, &args.scheme, global)?.graph;
+    calibrate(&graph, &task.calibration(batch, args.calibration)?, global)?;
+    let file = run.file("ptq.ottava");
+    let program = convert_to(&graph, &model, &file)?;
+    rows.push(integer_row("ptq_int8", &program, &file, &test, global)?);
+
+    let milestones = Milestones::for_epochs(epochs);
+    let best = run.file("qat.ottava");
+    let save = || save_graph(&graph, &model, &args.scheme, &best);
+    let job = Job {
+        what: "qat",
+        network: &graph,
+        recipe: &recipe,
+        train: &train,
+        test: &test,
+        run: &mut run,
+        resume: args.training.resume,
+        global,
+    };
+    job.run(|epoch| milestones.mode(epoch), |_| true, save)?;
+    let (graph, _) = load_graph(&best)?;
+    rows.push(Row {
+        name: "qat_fake",
+        judged: judge(&mut Evaluating(&graph), &test, "qat_fake", global)?,
+        bytes: None,
+        latency: None,
+    });
+    let file = out.join("int8.ottava");
+    let program = convert_to(&graph, &model, &file)?;
+    rows.push(integer_row("qat_int8", &program, &file, &test, global)?);
+    let agreement = rows[2].judged.agreement(&rows[3].judged);
+    let (json, text) = report(&rows, agreement, start.elapsed().as_secs_f64(), args.training.seed);
+    result(global, json, &format!("{text}the integer network is {}", file.display()))
+}
+
+/// Lets a model take over what its data set says: shape, classes, preprocessing.
+pub fn adopt(model: &mut FloatModel, loader: &Loader) -> Result<()> {
+    let input = input_shape(loader)?;
+    if input[0] != model.config.in_channels {
+        bail!(
+            "the images have {} channels, but the network takes {}; choose other --data",
+            input[0],
+            model.config.in_channels
+        );
+    }
+    let classes = loader.data().classes();
+    if classes.len() != model.config.classes {
+        bail!(
+            "the data set has {} classes, but the network tells {} apart; choose other --data",
+            classes.len(),
+            model.config.classes
+        );
+    }
+    model.input = Some(input);
+    model.classes = classes.to_vec();
+    model.preprocess = Some(loader.preprocess().clone());
+    Ok(())
+}

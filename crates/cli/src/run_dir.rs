@@ -1,0 +1,101 @@
+//! A run's directory: `config.toml`, `metrics.jsonl`, `checkpoint.ottava`, `best.ottava`, `int8.ottava`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ottava::nn::{Checkpoint, Position};
+use ottava::quant::{Container, write_atomic};
+use ottava::tensor::Tensor;
+use serde::Serialize;
+use serde_json::Value;
+
+/// The directory of a run that is being made.
+pub struct RunDir {
+    pub path: PathBuf,
+    metrics: File,
+}
+
+impl RunDir {
+    /// Makes the directory and writes the command's configuration into it.
+    pub fn create(path: &Path, config: &impl Serialize, resume: bool) -> Result<Self> {
+        let shown = path.display();
+        fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
+        let text = toml::to_string(config).context("cannot write the configuration")?;
+        write_atomic(path.join("config.toml"), text.as_bytes())?;
+        let metrics = path.join("metrics.jsonl");
+        let metrics = OpenOptions::new()
+            .create(true)
+            .append(resume)
+            .write(true)
+            .truncate(!resume)
+            .open(&metrics)
+            .with_context(|| format!("cannot write {}", metrics.display()))?;
+        Ok(Self { path: path.to_owned(), metrics })
+    }
+
+    /// The path of a file of the run.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Appends a line to `metrics.jsonl`.
+    pub fn log(&mut self, line: &Value) -> Result<()> {
+        let text = serde_json::to_string(line)?;
+        writeln!(self.metrics, "{text}")
+            .with_context(|| format!("cannot write {}", self.file("metrics.jsonl").display()))
+    }
+
+    /// Writes everything that going on needs.
+    pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let mut container = Container::default();
+        let position = checkpoint.position;
+        for (key, value) in [
+            ("kind", "checkpoint".to_owned()),
+            ("epoch", position.epoch.to_string()),
+            ("step", position.step.to_string()),
+            ("total_steps", position.total_steps.to_string()),
+        ] {
+            container.metadata_mut().insert(key.into(), value);
+        }
+        for (prefix, tensors) in
+            [("network", &checkpoint.network), ("optimizer", &checkpoint.optimizer)]
+        {
+            for (name, tensor) in tensors {
+                container.put(format!("{prefix}.{name}"), tensor)?;
+            }
+        }
+        container.save(self.file("checkpoint.ottava"))?;
+        Ok(())
+    }
+
+    /// Reads it back.
+    pub fn load_checkpoint(&self) -> Result<Checkpoint> {
+        let path = self.file("checkpoint.ottava");
+        let container = Container::load(&path)
+            .with_context(|| format!("nothing to resume in {}", self.path.display()))?;
+        let number = |key: &str| -> Result<usize> {
+            let text = container.metadata().get(key);
+            text.and_then(|text| text.parse().ok())
+                .with_context(|| format!("{} is no checkpoint: no {key}", path.display()))
+        };
+        let position = Position {
+            epoch: number("epoch")?,
+            step: number("step")?,
+            total_steps: number("total_steps")?,
+        };
+        let tensors = |prefix: &str| -> Result<Vec<(String, Tensor<f32>)>> {
+            let names = container.tensors().keys();
+            names
+                .filter_map(|name| Some((name, name.strip_prefix(prefix)?)))
+                .map(|(name, short)| Ok((short.to_owned(), container.get(name)?)))
+                .collect()
+        };
+        Ok(Checkpoint {
+            position,
+            network: tensors("network.")?,
+            optimizer: tensors("optimizer.")?,
+        })
+    }
+}

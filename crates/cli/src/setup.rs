@@ -1,0 +1,54 @@
+//! What every command does before its work: threads, the instruction set, Ctrl-C.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use ottava::tensor::Level;
+
+use crate::args::Global;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// The user asked to stop.
+#[derive(Debug)]
+pub struct Interrupted(pub String);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Checks the environment and makes the thread pool.
+pub fn prepare(global: &Global) -> Result<()> {
+    Level::from_env().context("the environment variable OTTAVA_ISA")?;
+    if let Some(threads) = global.threads {
+        if !(1..=1024).contains(&threads) {
+            bail!("--threads {threads}: use 1 to 1024 threads");
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("cannot start the threads")?;
+    }
+    Ok(())
+}
+
+/// From now on Ctrl-C asks a training to stop at its next step, after writing a checkpoint; a second
+/// one ends the process at once.
+pub fn catch_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot catch Ctrl-C")
+}
+
+/// Whether the user asked to stop.
+pub fn interrupted() -> bool {
+    STOP.load(Ordering::SeqCst)
+}

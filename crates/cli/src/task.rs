@@ -1,0 +1,109 @@
+//! The data of a command: loaders of both splits, preprocessing, classes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use ottava::data::{Augment, DataSpec, Dataset, Loader, LoaderOptions, Preprocess, Split, Subset};
+use ottava::nn::Batch;
+
+use crate::args;
+
+/// A data set, ready to load.
+pub struct Task {
+    pub spec: DataSpec,
+    pub preprocess: Preprocess,
+    workers: usize,
+}
+
+impl Task {
+    /// The data set of the flags; preprocessing from the flag, the model file or the data set.
+    pub fn new(args: &args::Data, of_model: Option<Preprocess>) -> Result<Self> {
+        let spec: DataSpec = args.data.parse()?;
+        let preprocess = match (&args.preprocess, of_model) {
+            (Some(name), _) => preprocess(name)?,
+            (None, Some(preprocess)) => preprocess,
+            (None, None) => spec.preprocess(),
+        };
+        Ok(Self { spec, preprocess, workers: args.workers })
+    }
+
+    /// The training split, shuffled and augmented.
+    pub fn training(&self, batch: usize, seed: u64, augment: args::Augment) -> Result<Loader> {
+        let data = self.spec.load(Split::Train)?;
+        let augment = match (augment, data.shape()) {
+            (args::Augment::Standard, Some(shape)) => Augment::standard(shape),
+            (args::Augment::Standard, None) | (args::Augment::None, _) => Augment::none(),
+        };
+        let options =
+            LoaderOptions { shuffle: true, seed, augment, drop_last: true, ..self.options(batch) };
+        // Fewer images than a batch are one short batch, not none.
+        let options = LoaderOptions { drop_last: data.len() >= batch, ..options };
+        self.loader(data, options)
+    }
+
+    /// The test split, in order.
+    pub fn test(&self, batch: usize) -> Result<Loader> {
+        self.loader(self.spec.load(Split::Test)?, self.options(batch))
+    }
+
+    /// `count` training images spread over the split, in order, as they are.
+    pub fn calibration(&self, batch: usize, count: usize) -> Result<Loader> {
+        if count == 0 {
+            bail!("--calibration 0: observers need at least one image");
+        }
+        let data = Arc::new(Subset::spread(self.spec.load(Split::Train)?, count));
+        self.loader(data, self.options(batch))
+    }
+
+    fn options(&self, batch: usize) -> LoaderOptions {
+        LoaderOptions { batch, workers: self.workers, ..LoaderOptions::default() }
+    }
+
+    fn loader(&self, data: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Loader> {
+        Ok(Loader::new(data, self.preprocess.clone(), options)?)
+    }
+}
+
+/// The shape of an image as the network gets it.
+pub fn input_shape(loader: &Loader) -> Result<[usize; 3]> {
+    let shape = match loader.data().shape() {
+        Some(shape) => shape,
+        None => {
+            let image = loader.data().get(0)?.image;
+            image.shape()
+        }
+    };
+    Ok(loader.preprocess().output_shape(shape)?)
+}
+
+/// The batches of an epoch as training takes them.
+pub fn batches(
+    loader: &Loader,
+    epoch: usize,
+) -> impl Iterator<Item = Result<Batch, ottava::data::Error>> {
+    loader.epoch(epoch as u64).map(|batch| batch.map(|batch| (batch.images, batch.labels)))
+}
+
+/// A preset by name, or a file of settings.
+fn preprocess(name: &str) -> Result<Preprocess> {
+    let path = Path::new(name);
+    if path.extension().is_none_or(|extension| extension != "toml") {
+        return Ok(name.parse()?);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let table: toml::Table = toml::from_str(&text).with_context(|| format!("{name} is no TOML"))?;
+    let entries = table.into_iter().map(|(key, value)| {
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Array(values) => {
+                values.iter().map(toml::Value::to_string).collect::<Vec<_>>().join(",")
+            }
+            value => value.to_string(),
+        };
+        (key, text)
+    });
+    Preprocess::from_metadata(entries)?.with_context(|| {
+        format!("{name} sets no pixels; write pixels = \"normalized\", \"unit\" or \"raw\"")
+    })
+}

@@ -1,0 +1,236 @@
+//! `ottava train`, and the loop that `qat` and `demo` share with it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use ottava::autograd::Mode;
+use ottava::data::Loader;
+use ottava::nn::models::ModelConfig;
+use ottava::nn::optim::{self, OptimizerConfig, OptimizerKind};
+use ottava::nn::{Event, Network, Outcome, Schedule, ScheduleKind, TrainConfig, Trainer, evaluate};
+use serde_json::json;
+
+use crate::args::{self, Global};
+use crate::classifier::{Evaluating, judge};
+use crate::model::{FloatModel, Model, load};
+use crate::output::{bar, note, result, round};
+use crate::run_dir::RunDir;
+use crate::setup::{Interrupted, catch_interrupts, interrupted};
+use crate::task::{Task, batches, input_shape};
+
+/// What the flags leave open.
+#[derive(Clone, Copy)]
+pub struct Defaults {
+    pub epochs: usize,
+    pub batch: usize,
+    pub lr: f32,
+    pub optimizer: OptimizerKind,
+    pub schedule: ScheduleKind,
+    pub warmup: f32,
+    pub weight_decay: f32,
+}
+
+/// Training from scratch: SGD with momentum, a cosine, one epoch of warm-up.
+pub const FLOAT: Defaults = Defaults {
+    epochs: 30,
+    batch: 128,
+    lr: 0.1,
+    optimizer: OptimizerKind::Sgd,
+    schedule: ScheduleKind::Cosine,
+    warmup: 1.0,
+    weight_decay: 5e-4,
+};
+
+/// The numbers of one training.
+pub struct Recipe {
+    pub defaults: Defaults,
+    pub label_smoothing: f32,
+}
+
+impl Recipe {
+    /// The flags over the defaults.
+    pub fn new(args: &args::Training, defaults: Defaults) -> Result<Self> {
+        let optimizer = match &args.optimizer {
+            Some(name) => name.parse()?,
+            None => defaults.optimizer,
+        };
+        // A rate that suits SGD makes Adam diverge.
+        let lr = match optimizer {
+            OptimizerKind::Sgd => defaults.lr,
+            OptimizerKind::Adam | OptimizerKind::AdamW => defaults.lr.min(1e-3),
+        };
+        let defaults = Defaults {
+            epochs: args.epochs.unwrap_or(defaults.epochs),
+            batch: args.batch.unwrap_or(defaults.batch),
+            lr: args.lr.unwrap_or(lr),
+            optimizer,
+            schedule: args.schedule.as_deref().map_or(Ok(defaults.schedule), str::parse)?,
+            warmup: args.warmup.unwrap_or(defaults.warmup),
+            weight_decay: args.weight_decay.unwrap_or(defaults.weight_decay),
+        };
+        if !(defaults.lr.is_finite() && defaults.lr > 0.0) {
+            bail!("--lr {}: the learning rate must be above zero", defaults.lr);
+        }
+        if !(0.0..=1.0).contains(&args.label_smoothing) {
+            bail!("--label-smoothing {}: must lie in 0..=1", args.label_smoothing);
+        }
+        Ok(Self { defaults, label_smoothing: args.label_smoothing })
+    }
+}
+
+/// A training: what is trained, on what, and where it is written.
+pub struct Job<'a, N: ?Sized> {
+    pub what: &'a str,
+    pub network: &'a N,
+    pub recipe: &'a Recipe,
+    pub train: &'a Loader,
+    pub test: &'a Loader,
+    pub run: &'a mut RunDir,
+    pub resume: bool,
+    pub global: &'a Global,
+}
+
+impl<N: Network + ?Sized> Job<'_, N> {
+    /// Trains; `mode` says how operators behave in each epoch, `best` writes the network whenever an
+    /// epoch was the best so far among those that `counts` admits.
+    pub fn run(
+        self,
+        mode: impl Fn(usize) -> Mode,
+        counts: impl Fn(usize) -> bool,
+        best: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let Self { what, network, recipe, train, test, run, resume, global } = self;
+        let Defaults { epochs, lr, optimizer, schedule, warmup, weight_decay, .. } =
+            recipe.defaults;
+        let steps = train.batches();
+        let warmup = (warmup.max(0.0) * steps as f32) as usize;
+        let schedule = Schedule::new(schedule, lr, warmup.min(steps * epochs / 2), steps * epochs);
+        let optimizer = OptimizerConfig::new(optimizer, weight_decay)
+            .build(network.parameters(), optim::matrices)?;
+        let config =
+            TrainConfig { label_smoothing: recipe.label_smoothing, ..TrainConfig::new(epochs) };
+        let mut trainer = Trainer::new(network, optimizer, schedule, config)
+            .with_mode(mode)
+            .with_evaluation(|network, epoch| evaluate(network, Mode::EVAL, batches(test, epoch)));
+        if resume {
+            trainer.resume(run.load_checkpoint()?)?;
+            note(global, format!("going on with epoch {}", trainer.position().epoch + 1));
+        }
+
+        let progress = bar(global, what, steps * epochs);
+        let mut top = f64::NEG_INFINITY;
+        let mut failure = None;
+        let outcome = trainer.run(
+            |epoch| batches(train, epoch),
+            |trainer, event| {
+                let mut on_event = || -> Result<()> {
+                    match *event {
+                        Event::EpochBegin { .. } => {}
+                        Event::Step { epoch, total_step, loss, lr, .. } => {
+                            progress.set_position(total_step as u64 + 1);
+                            progress.set_message(format!("epoch {} loss {loss:.3}", epoch + 1));
+                            run.log(&json!({"step": total_step, "epoch": epoch, "loss": loss, "lr": lr}))?;
+                        }
+                        Event::EpochEnd { epoch, train, evaluation } => {
+                            let test = evaluation.unwrap_or_default();
+                            run.log(&json!({
+                                "epoch": epoch,
+                                "train": {"top1": round(100.0 * train.top1(), 4), "loss": round(train.loss(), 6)},
+                                "test": {"top1": round(100.0 * test.top1(), 4), "loss": round(test.loss(), 6)},
+                            }))?;
+                            let line = format!(
+                                "{what} epoch {:>3}/{epochs}: train loss {:.4} top-1 {:.2} %, test top-1 {:.2} %",
+                                epoch + 1, train.loss(), 100.0 * train.top1(), 100.0 * test.top1()
+                            );
+                            progress.suspend(|| note(global, line));
+                            if counts(epoch) && test.top1() > top {
+                                top = test.top1();
+                                best()?;
+                            }
+                            run.save_checkpoint(&trainer.checkpoint())?;
+                        }
+                    }
+                    Ok(())
+                };
+                if let Err(error) = on_event() {
+                    failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+                if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        )?;
+        progress.finish_and_clear();
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if outcome == Outcome::Interrupted {
+            run.save_checkpoint(&trainer.checkpoint())?;
+            let path = run.file("checkpoint.ottava");
+            return Err(Interrupted(format!(
+                "interrupted; {} lets --resume go on from here",
+                path.display()
+            ))
+            .into());
+        }
+        Ok(())
+    }
+}
+
+/// `ottava train`.
+pub fn run(args: &args::Train) -> Result<()> {
+    catch_interrupts()?;
+    let recipe = Recipe::new(&args.training, FLOAT)?;
+    let task = Task::new(&args.data, None)?;
+    let Defaults { batch, .. } = recipe.defaults;
+    let train = task.training(batch, args.training.seed, args.training.augment)?;
+    let test = task.test(batch)?;
+    let input = input_shape(&train)?;
+    let classes = train.data().classes().to_vec();
+    let config = ModelConfig {
+        classes: classes.len(),
+        in_channels: input[0],
+        seed: args.training.seed,
+        ..ModelConfig::default()
+    };
+    let model = FloatModel::new(args.model.parse()?, config, input, &classes, train.preprocess())?;
+    if let Some(path) = &args.weights {
+        start_from(&model, path, &args.model, &args.global)?;
+    }
+    let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
+    let mut run = RunDir::create(&out, args, args.training.resume)?;
+    let best = run.file("best.ottava");
+    let job = Job {
+        what: "train",
+        network: &*model.network,
+        recipe: &recipe,
+        train: &train,
+        test: &test,
+        run: &mut run,
+        resume: args.training.resume,
+        global: &args.global,
+    };
+    job.run(|_| Mode::TRAIN, |_| true, || model.save(&best))?;
+    if !best.exists() {
+        model.save(&best)?;
+    }
+    let Model::Float(best) = load(&best, None)? else { bail!("best.ottava is no float network") };
+    let judged = judge(&mut Evaluating(&*best.network), &test, "evaluate", &args.global)?;
+    let text = format!(
+        "top-1 {:.2} %, loss {:.4}; the network is {}",
+        judged.top1(),
+        judged.metrics.loss(),
+        out.join("best.ottava").display()
+    );
+    result(&args.global, judged.json(), &text)
+}
+
+/// Takes over the weights that fit; a classifier for other classes starts anew.
+fn start_from(model: &FloatModel, path: &Path, name: &str, global: &Global) -> Result<()> {
+    let weights = crate::model::load_float(path, Some(name))?;
+    let mismatch = model.network.load_matching(weights.network.state_dict());
+    if !mismatch.is_empty() {
+        note(global, format!("not taken over from {}: {mismatch}", path.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+use ottava_autograd::{Graph, NodeId, NodeKind, Op};
+
+/// A layer and what is fused into it: the nodes of a float graph that become one integer operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// The convolution, fully connected layer, addition or pooling.
+    pub head: NodeId,
+    /// The BatchNorm behind it.
+    pub norm: Option<NodeId>,
+    /// The ReLU behind that.
+    pub relu: Option<NodeId>,
+}
+
+impl Chain {
+    /// The last node: the one whose readers read the fused operator.
+    pub fn tail(&self) -> NodeId {
+        self.relu.or(self.norm).unwrap_or(self.head)
+    }
+}
+
+/// Finds conv (+ BatchNorm) (+ ReLU), linear (+ ReLU), add (+ ReLU) and average pooling. A node is
+/// fused only if nobody else reads what comes before it.
+pub(super) fn fuse(graph: &Graph) -> Vec<Chain> {
+    let readers = graph.readers();
+    let only_reader = |node: NodeId| match readers[node][..] {
+        [reader] if node != graph.output() => op(graph, reader).map(|op| (reader, op)),
+        _ => None,
+    };
+    let relu_behind =
+        |node| only_reader(node).filter(|(_, op)| matches!(op, Op::Relu(_))).map(|(id, _)| id);
+    let norm_behind = |node| {
+        only_reader(node).filter(|(_, op)| matches!(op, Op::BatchNorm2d(_))).map(|(id, _)| id)
+    };
+    (0..graph.nodes().len())
+        .filter_map(|head| {
+            let (norm, may_rectify) = match op(graph, head)? {
+                Op::Conv2d(_) => (norm_behind(head), true),
+                Op::Linear(_) | Op::Add(_) => (None, true),
+                Op::AvgPool2d(_) | Op::GlobalAvgPool(_) => (None, false),
+                Op::MatMul(_)
+                | Op::BatchNorm2d(_)
+                | Op::Relu(_)
+                | Op::Clip(_)
+                | Op::Mul(_)
+                | Op::MaxPool2d(_)
+                | Op::Flatten(_)
+                | Op::Reshape(_)
+                | Op::Slice(_)
+                | Op::Pad(_)
+                | Op::LogSoftmax(_)
+                | Op::Softmax(_)
+                | Op::CrossEntropy(_)
+                | Op::Sum(_)
+                | Op::FakeQuant(_)
+                | Op::Quantize(_)
+                | Op::QuantLayer(_)
+                | Op::QuantAdd(_)
+                | Op::QuantAvgPool(_) => return None,
+            };
+            let relu = may_rectify.then(|| relu_behind(norm.unwrap_or(head))).flatten();
+            Some(Chain { head, norm, relu })
+        })
+        .collect()
+}
+
+fn op(graph: &Graph, node: NodeId) -> Option<&Op> {
+    match &graph.nodes()[node].kind {
+        NodeKind::Op(op, _) => Some(op),
+        NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+    }
+}

@@ -1,0 +1,274 @@
+use std::collections::HashMap;
+
+use ottava_autograd::ops::{
+    ActivationQuant, LayerKind, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
+};
+use ottava_autograd::{Error, Graph, GraphNode, Leaf, Mode, NodeId, NodeKind, Op, Result, Tape};
+use ottava_tensor::Tensor;
+
+use super::config::QConfigMap;
+use super::fuse::{Chain, fuse};
+
+/// A graph made quantization-aware.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The graph: quantized operators, observers, and whatever stayed in float. It shares the
+    /// parameters of the graph it came from.
+    pub graph: Graph,
+    /// What stayed in float, and why.
+    pub float: Vec<FloatNode>,
+}
+
+/// An operator that has no integer form here, or was told to stay in float. It runs between a
+/// dequantize and a quantize.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FloatNode {
+    /// The node's name.
+    pub name: String,
+    /// The operator.
+    pub op: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Makes a traced graph quantization-aware: fuses conv + BatchNorm + ReLU, linear + ReLU and
+/// add + ReLU into integer operators, and puts an observer and a rounding at every point where the
+/// integer network rounds: the input, each layer, each residual sum, each average.
+///
+/// What only moves values (max-pooling, slicing, padding, flattening, a ReLU of its own) passes codes
+/// through on their grid. Anything else stays in float, and is listed.
+///
+/// # Errors
+/// [`Error::Trace`] if a rule of `config` matches no layer, or if the graph is quantized already.
+pub fn prepare(graph: &Graph, config: &QConfigMap) -> Result<Prepared> {
+    let chains = fuse(graph);
+    let names: Vec<&str> = chains.iter().map(|c| graph.nodes()[c.head].name.as_str()).collect();
+    if let Some(pattern) = config.unmatched(&names).first() {
+        return Err(Error::Trace {
+            reason: format!("no layer matches `{pattern}`; the layers are {}", names.join(", ")),
+        });
+    }
+    let shapes = shapes(graph)?;
+    let mut builder = Builder {
+        graph,
+        config,
+        shapes,
+        nodes: Vec::new(),
+        place: HashMap::new(),
+        codes: HashMap::new(),
+        quantized: HashMap::new(),
+        float: Vec::new(),
+    };
+    let tails: HashMap<NodeId, &Chain> = chains.iter().map(|chain| (chain.tail(), chain)).collect();
+    let fused: HashMap<NodeId, &Chain> = chains
+        .iter()
+        .flat_map(|chain| {
+            [Some(chain.head), chain.norm, chain.relu].map(|id| id.map(|id| (id, chain)))
+        })
+        .flatten()
+        .collect();
+    for (id, node) in graph.nodes().iter().enumerate() {
+        // A fused operator stands where its last node stood: all its parameters come before.
+        match (&node.kind, tails.get(&id)) {
+            (NodeKind::Op(..), Some(chain)) => builder.chain(chain)?,
+            (NodeKind::Op(..), None) if fused.contains_key(&id) => {}
+            (NodeKind::Op(op, inputs), None) => builder.other(id, op, inputs)?,
+            (NodeKind::Input(_) | NodeKind::Leaf(_), _) => {
+                builder.push(id, node.clone(), false);
+            }
+        }
+    }
+    let output = builder.place[&graph.output()];
+    Ok(Prepared { graph: Graph::new(builder.nodes, output)?, float: builder.float })
+}
+
+/// The shape of every operator's result for one image.
+fn shapes(graph: &Graph) -> Result<HashMap<String, Vec<usize>>> {
+    let shape: Vec<usize> = std::iter::once(1).chain(graph.input_shape().iter().copied()).collect();
+    let tape = Tape::no_grad(Mode::EVAL);
+    let mut shapes = HashMap::new();
+    graph.run_with(tape.input(Tensor::zeros(&shape)), |node, var| {
+        shapes.insert(node.name.clone(), var.shape());
+    })?;
+    Ok(shapes)
+}
+
+struct Builder<'a> {
+    graph: &'a Graph,
+    config: &'a QConfigMap,
+    shapes: HashMap<String, Vec<usize>>,
+    nodes: Vec<GraphNode>,
+    /// Old node → new node.
+    place: HashMap<NodeId, NodeId>,
+    /// Whether a new node's value is codes.
+    codes: HashMap<NodeId, bool>,
+    /// New float node → the quantize behind it.
+    quantized: HashMap<NodeId, NodeId>,
+    float: Vec<FloatNode>,
+}
+
+impl Builder<'_> {
+    fn push(&mut self, old: NodeId, node: GraphNode, codes: bool) {
+        let id = self.add(node, codes);
+        self.place.insert(old, id);
+    }
+
+    fn add(&mut self, node: GraphNode, codes: bool) -> NodeId {
+        self.nodes.push(node);
+        self.codes.insert(self.nodes.len() - 1, codes);
+        self.nodes.len() - 1
+    }
+
+    fn inputs(&self, old: NodeId) -> Vec<NodeId> {
+        match &self.graph.nodes()[old].kind {
+            NodeKind::Op(_, inputs) => inputs.clone(),
+            NodeKind::Input(_) | NodeKind::Leaf(_) => Vec::new(),
+        }
+    }
+
+    fn placed(&self, old: &[NodeId]) -> Vec<NodeId> {
+        old.iter().map(|id| self.place[id]).collect()
+    }
+
+    /// The state of an observer, as a leaf.
+    fn observer(&mut self, name: &str, quant: &ActivationQuant) -> NodeId {
+        let leaf = Leaf::buffer(quant.observer.initial());
+        let name = format!("{name}.output_range");
+        self.add(GraphNode { name, kind: NodeKind::Leaf(leaf) }, false)
+    }
+
+    /// The value of an old node as codes: its own, or those of a quantize behind it.
+    fn as_codes(&mut self, old: NodeId, quant: ActivationQuant) -> NodeId {
+        let id = self.place[&old];
+        if self.codes[&id] {
+            return id;
+        }
+        if let Some(&known) = self.quantized.get(&id) {
+            return known;
+        }
+        let name = format!("{}.quantize", self.nodes[id].name);
+        let state = self.observer(&name, &quant);
+        let kind = NodeKind::Op(Quantize { output: quant }.into(), vec![id, state]);
+        let quantize = self.add(GraphNode { name, kind }, true);
+        self.quantized.insert(id, quantize);
+        quantize
+    }
+
+    /// Replaces a chain by its integer operator, or keeps its nodes if it has to stay in float.
+    fn chain(&mut self, chain: &Chain) -> Result<()> {
+        let node = &self.graph.nodes()[chain.head];
+        let NodeKind::Op(op, inputs) = &node.kind else { return Ok(()) };
+        let Some(config) = self.config.get(&node.name).copied() else {
+            return self.keep(chain, "the configuration leaves it in float");
+        };
+        let (relu, quant) = (chain.relu.is_some(), config.activation);
+        let shape = |id: NodeId| self.shapes.get(&self.graph.nodes()[id].name);
+        let (op, inputs): (Op, Vec<NodeId>) = match op {
+            Op::Conv2d(_) | Op::Linear(_) => {
+                let kind = match op {
+                    Op::Conv2d(conv) => LayerKind::Conv(conv.attrs),
+                    _ => LayerKind::Linear,
+                };
+                if !inputs[1..].iter().all(|&id| self.is_leaf(id)) {
+                    return self.keep(chain, "its weight is computed, not a parameter");
+                }
+                let mut placed = vec![self.as_codes(inputs[0], quant)];
+                placed.extend(self.placed(&inputs[1..]));
+                let mut norm = None;
+                if let Some(id) = chain.norm
+                    && let NodeKind::Op(Op::BatchNorm2d(attrs), norm_inputs) =
+                        &self.graph.nodes()[id].kind
+                {
+                    norm = Some(*attrs);
+                    placed.extend(self.placed(&norm_inputs[1..]));
+                }
+                let (weight, bias) = (config.weight, inputs.len() > 2);
+                (QuantLayer { kind, weight, bias, norm, relu, output: quant }.into(), placed)
+            }
+            Op::Add(_) => {
+                let [a, b] = inputs[..] else {
+                    return self.keep(chain, "it does not add two values");
+                };
+                if shape(a).is_none() || shape(a) != shape(b) {
+                    return self.keep(chain, "its operands are broadcast, or one is a constant");
+                }
+                let placed = vec![self.as_codes(a, quant), self.as_codes(b, quant)];
+                (QuantAdd { relu, output: quant }.into(), placed)
+            }
+            Op::GlobalAvgPool(_) => {
+                let placed = vec![self.as_codes(inputs[0], quant)];
+                (QuantAvgPool { window: None, output: quant }.into(), placed)
+            }
+            Op::AvgPool2d(pool) if pool.padding == [0; 4] => {
+                let placed = vec![self.as_codes(inputs[0], quant)];
+                let window = Some((pool.kernel, pool.stride));
+                (QuantAvgPool { window, output: quant }.into(), placed)
+            }
+            _ => return self.keep(chain, "averages over padding have no integer form here"),
+        };
+        let name = node.name.clone();
+        let state = self.observer(&name, &quant);
+        let inputs = inputs.into_iter().chain([state]).collect();
+        self.push(chain.tail(), GraphNode { name, kind: NodeKind::Op(op, inputs) }, true);
+        Ok(())
+    }
+
+    fn is_leaf(&self, old: NodeId) -> bool {
+        matches!(self.graph.nodes()[old].kind, NodeKind::Leaf(_))
+    }
+
+    fn keep(&mut self, chain: &Chain, reason: &str) -> Result<()> {
+        for id in [Some(chain.head), chain.norm, chain.relu].into_iter().flatten() {
+            self.keep_one(id, reason);
+        }
+        Ok(())
+    }
+
+    fn keep_one(&mut self, id: NodeId, reason: &str) {
+        let node = &self.graph.nodes()[id];
+        let NodeKind::Op(op, _) = &node.kind else { return };
+        let (name, reason) = (node.name.clone(), reason.to_owned());
+        self.float.push(FloatNode { name: name.clone(), op: op.name(), reason });
+        let kind = NodeKind::Op(op.clone(), self.placed(&self.inputs(id)));
+        self.push(id, GraphNode { name, kind }, false);
+    }
+
+    /// An operator that is not fused.
+    fn other(&mut self, id: NodeId, op: &Op, inputs: &[NodeId]) -> Result<()> {
+        match op {
+            // Values move, or are clamped at zero, on the grid they are on.
+            Op::MaxPool2d(_)
+            | Op::Flatten(_)
+            | Op::Reshape(_)
+            | Op::Slice(_)
+            | Op::Pad(_)
+            | Op::Relu(_) => {
+                let placed = self.placed(inputs);
+                let codes = self.codes[&placed[0]];
+                let name = self.graph.nodes()[id].name.clone();
+                self.push(id, GraphNode { name, kind: NodeKind::Op(op.clone(), placed) }, codes);
+            }
+            Op::Quantize(_)
+            | Op::QuantLayer(_)
+            | Op::QuantAdd(_)
+            | Op::QuantAvgPool(_)
+            | Op::FakeQuant(_) => {
+                return Err(Error::Trace { reason: "the graph is quantized already".into() });
+            }
+            Op::Conv2d(_)
+            | Op::Linear(_)
+            | Op::MatMul(_)
+            | Op::BatchNorm2d(_)
+            | Op::Clip(_)
+            | Op::Add(_)
+            | Op::Mul(_)
+            | Op::AvgPool2d(_)
+            | Op::GlobalAvgPool(_)
+            | Op::LogSoftmax(_)
+            | Op::Softmax(_)
+            | Op::CrossEntropy(_)
+            | Op::Sum(_) => self.keep_one(id, "it has no integer form here"),
+        }
+        Ok(())
+    }
+}

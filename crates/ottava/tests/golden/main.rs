@@ -1,0 +1,62 @@
+//! What PyTorch and ONNX Runtime answer, case by case. `OTTAVA_GOLDEN_DIR` names another directory of
+//! cases than `tests/golden`; `tools/make_golden.py` writes one.
+
+mod case;
+mod float;
+mod integer;
+mod network;
+mod rounding;
+mod training;
+
+use std::collections::BTreeMap;
+
+use case::Case;
+
+/// Families whose answer is not implemented yet.
+const NOT_YET: [&str; 3] = ["observer", "fake_quant_learnable", "conv_bn_relu_qat"];
+
+/// What checks a family.
+fn check_of(family: &str) -> Option<fn(&Case)> {
+    Some(match family {
+        "conv2d" => float::conv2d,
+        "linear" => float::linear,
+        "matmul" => float::matmul,
+        "relu" => float::relu,
+        "relu6" => float::relu6,
+        "add" => float::add,
+        "mul" => float::mul,
+        "max_pool2d" => float::max_pool2d,
+        "avg_pool2d" => float::avg_pool2d,
+        "global_avg_pool2d" => float::global_avg_pool2d,
+        "log_softmax" => float::log_softmax,
+        "cross_entropy" => training::cross_entropy,
+        "batch_norm2d" => training::batch_norm2d,
+        "optimizer" => training::optimizer,
+        "fake_quant_per_tensor" => rounding::fake_quant_per_tensor,
+        "fake_quant_per_channel" => rounding::fake_quant_per_channel,
+        "qlinear_conv" => integer::qlinear_conv,
+        "qlinear_add" => integer::qlinear_add,
+        "resnet18" => network::resnet18,
+        _ => return None,
+    })
+}
+
+#[test]
+fn golden_cases() {
+    let mut families: BTreeMap<String, Vec<Case>> = BTreeMap::new();
+    for case in case::all() {
+        families.entry(case.family.clone()).or_default().push(case);
+    }
+    for (family, cases) in &families {
+        match check_of(family) {
+            Some(check) => {
+                cases.iter().for_each(check);
+                println!("{family}: {} cases", cases.len());
+            }
+            None if NOT_YET.contains(&family.as_str()) => {
+                println!("{family}: {} cases, not yet checked", cases.len());
+            }
+            None => panic!("family {family} is neither checked nor listed as not yet done"),
+        }
+    }
+}
