@@ -24,16 +24,16 @@ use crate::task::{Task, input_shape};
 use crate::train::{Defaults, Job, Recipe};
 
 const FLOAT: Defaults = Defaults {
-    epochs: 14,
-    batch: 50,
-    lr: 0.08,
+    epochs: 12,
+    batch: 32,
+    lr: 0.05,
     optimizer: OptimizerKind::Sgd,
     schedule: ScheduleKind::Cosine,
     warmup: 1.0,
     weight_decay: 5e-4,
 };
 
-const QAT: Defaults = Defaults { epochs: 3, lr: 2e-3, warmup: 0.0, ..FLOAT };
+const QAT: Defaults = Defaults { epochs: 3, lr: 1e-3, warmup: 0.0, ..FLOAT };
 
 /// `ottava demo`.
 pub fn run(args: &args::Demo) -> Result<()> {
@@ -42,7 +42,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let (global, seed) = (&args.global, args.seed);
     let data = args::Data { data: "fashion-mini".into(), preprocess: None, workers: 1 };
     let task = Task::new(&data, None)?;
-    let train = task.training(FLOAT.batch, seed, Augment::Standard)?;
+    let train = task.training(FLOAT.batch, seed, Augment::None)?;
     let test = task.test(100)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();
