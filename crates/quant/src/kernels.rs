@@ -4,41 +4,42 @@
 //!
 //! A value of logical shape `[n, c, h, w]` lies in memory as `[n, h, w, c]`.
 
-use ottava_tensor::Tensor;
 use ottava_tensor::parallel::{CHUNK, for_each_chunk};
 
 use crate::QParams;
 
-/// Quantizes a batch of images `[n, c, h, w]` (or vectors) in any layout to channels-last codes.
-pub(crate) fn quantize(x: &Tensor<f32>, [c, h, w]: [usize; 3], grid: QParams, y: &mut [u8]) {
+/// Images as a caller has them.
+#[derive(Clone, Copy)]
+pub(crate) enum Images<'a> {
+    /// `[n, c, h, w]`.
+    ChannelsFirst(&'a [f32]),
+    /// `[n, h, w, c]`.
+    ChannelsLast(&'a [f32]),
+}
+
+/// Quantizes images of shape `[c, h, w]` to channels-last codes.
+pub(crate) fn quantize(x: Images<'_>, [c, h, w]: [usize; 3], grid: QParams, y: &mut [u8]) {
     let pixels = h * w;
-    if let Some(x) = if pixels == 1 { x.as_slice() } else { x.as_nhwc() } {
-        for_each_chunk(y, CHUNK, |i, y| {
+    match x {
+        Images::ChannelsFirst(x) if c > 1 && pixels > 1 => {
+            // A task is a run of pixels of one image: read channel by channel, written side by side.
+            let run = (CHUNK / c).clamp(1, pixels);
+            for_each_image_run(y, pixels * c, run * c, |image, at, y| {
+                let x = &x[image * c * pixels..][..c * pixels];
+                for (channel, x) in x.chunks_exact(pixels).enumerate() {
+                    for (y, &x) in y[channel..].iter_mut().step_by(c).zip(&x[at * run..]) {
+                        *y = grid.quantize(x) as u8;
+                    }
+                }
+            });
+        }
+        // One channel or one pixel: both layouts are the same.
+        Images::ChannelsFirst(x) | Images::ChannelsLast(x) => for_each_chunk(y, CHUNK, |i, y| {
             for (y, &x) in y.iter_mut().zip(&x[i * CHUNK..]) {
                 *y = grid.quantize(x) as u8;
             }
-        });
-        return;
+        }),
     }
-    // Only a layout with gaps is copied.
-    let copy;
-    let x = match x.as_slice() {
-        Some(x) => x,
-        None => {
-            copy = x.to_vec();
-            &copy
-        }
-    };
-    // A task is a run of pixels of one image: read channel by channel, written side by side.
-    let run = (CHUNK / c).clamp(1, pixels);
-    for_each_image_run(y, pixels * c, run * c, |image, at, y| {
-        let x = &x[image * c * pixels..][..c * pixels];
-        for (channel, x) in x.chunks_exact(pixels).enumerate() {
-            for (y, &x) in y[channel..].iter_mut().step_by(c).zip(&x[at * run..]) {
-                *y = grid.quantize(x) as u8;
-            }
-        }
-    });
 }
 
 /// Calls `f(image, run, chunk)` for each `run`-element piece of each `image`-element piece of `y`.

@@ -21,6 +21,7 @@ mod run;
 mod scheme;
 mod step;
 mod summary;
+mod workspace;
 
 pub use combine::{add_codes, average};
 pub use dynamic::DynamicLinear;
@@ -34,6 +35,7 @@ pub use qparams::{
     quantize_per_channel,
 };
 pub use qtensor::QTensor;
-pub use run::{Engine, Options, Value, Workspace};
+pub use run::{Engine, Options, Value};
 pub use scheme::{MIN_SCALE, Scheme, choose_qparams, weight_codes};
 pub use summary::{NodeSummary, Summary};
+pub use workspace::Workspace;

@@ -35,11 +35,12 @@ pub(crate) struct Use {
     pub sharing: Sharing,
 }
 
-/// Places for one batch size.
+/// Places for a batch, and for any smaller one.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The bytes of each value; empty for those that have no place (the input).
-    pub places: Vec<Range<usize>>,
+    /// Where each value begins, and its bytes for an image; no bytes for the input, which has no
+    /// place.
+    places: Vec<(usize, usize)>,
     /// Bytes in all.
     pub arena: usize,
 }
@@ -63,14 +64,15 @@ impl Plan {
             .ok_or(Error::Batch { batch })?;
         let (mut buffers, buffer_of) = share(steps, &sizes, output);
         let arena = place(&mut buffers).ok_or(Error::Batch { batch })?;
-        let places = buffer_of
-            .iter()
-            .zip(sizes)
-            .map(|(buffer, size)| {
-                buffer.map_or(0..0, |b| buffers[b].offset..buffers[b].offset + size)
-            })
-            .collect();
-        Ok(Self { places, arena })
+        let places = buffer_of.iter().zip(bytes);
+        let places = places.map(|(b, &bytes)| b.map_or((0, 0), |b| (buffers[b].offset, bytes)));
+        Ok(Self { places: places.collect(), arena })
+    }
+
+    /// The place of a value of `batch` images, at most those planned for.
+    pub(crate) fn place(&self, value: usize, batch: usize) -> Range<usize> {
+        let (offset, bytes) = self.places[value];
+        offset..offset + bytes * batch
     }
 }
 
@@ -163,9 +165,9 @@ mod tests {
             step(&[3], 4, Sharing::View),
         ];
         let plan = Plan::new(&steps, &[0, 64, 64, 64, 64], 4, 1).unwrap();
-        assert_ne!(plan.places[1], plan.places[2]);
-        assert_eq!(plan.places[2], plan.places[3]);
-        assert_eq!(plan.places[3], plan.places[4]);
+        assert_ne!(plan.place(1, 1), plan.place(2, 1));
+        assert_eq!(plan.place(2, 1), plan.place(3, 1));
+        assert_eq!(plan.place(3, 1), plan.place(4, 1));
         assert_eq!(plan.arena, 128);
     }
 
@@ -173,7 +175,7 @@ mod tests {
     fn a_value_added_to_itself_is_not_overwritten() {
         let steps = [step(&[0], 1, Sharing::None), step(&[1, 1], 2, Sharing::InPlace)];
         let plan = Plan::new(&steps, &[0, 64, 64], 2, 1).unwrap();
-        assert_ne!(plan.places[1], plan.places[2]);
+        assert_ne!(plan.place(1, 1), plan.place(2, 1));
     }
 
     #[test]
@@ -211,16 +213,16 @@ mod tests {
             let mut arena = vec![0; plan.arena];
             for step in &steps {
                 for &input in step.inputs.iter().filter(|&&input| input != 0) {
-                    let bytes = &arena[plan.places[input].clone()];
+                    let bytes = &arena[plan.place(input, 2)];
                     prop_assert!(bytes.iter().all(|&tag| tag == tags[input]));
                 }
                 tags[step.output] = match step.sharing {
                     Sharing::View => tags[step.inputs[0]],
                     Sharing::None | Sharing::InPlace => step.output,
                 };
-                arena[plan.places[step.output].clone()].fill(tags[step.output]);
+                arena[plan.place(step.output, 2)].fill(tags[step.output]);
             }
-            let bytes = &arena[plan.places[output].clone()];
+            let bytes = &arena[plan.place(output, 2)];
             prop_assert!(bytes.iter().all(|&tag| tag == tags[output]));
         }
     }

@@ -4,9 +4,10 @@ use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::{Level, Tensor};
 
 use crate::instr::{Elements, ValueType};
-use crate::kernels;
-use crate::plan::{ALIGN, Plan, Use};
+use crate::kernels::{self, Images};
+use crate::plan::{Plan, Use};
 use crate::step::Step;
+use crate::workspace::{Memory, Workspace};
 use crate::{Error, Instr, Node, Program, QTensor, Result, ValueId};
 
 /// How a [`Program`] is made ready to run. No choice changes a result.
@@ -39,22 +40,13 @@ pub struct Engine {
     uses: Vec<Use>,
     values: Vec<ValueType>,
     output: usize,
+    /// How many images run at a time.
+    part: usize,
 }
 
-/// The memory that running needs: the arena with every value, and room for the kernels. It is planned
-/// on the first run of an engine on a batch size; later ones of the same size allocate nothing.
-#[derive(Default)]
-pub struct Workspace {
-    plan: Option<Planned>,
-    arena: Vec<u8>,
-    scratch: Vec<u8>,
-}
-
-struct Planned {
-    engine: u64,
-    batch: usize,
-    plan: Plan,
-}
+/// Bytes that the images running at a time should stay below: enough of them to keep many threads
+/// busy, and no more memory for a batch of thousands than for this.
+const PART: usize = 4 << 20;
 
 /// What a node made, as [`Engine::run_traced`] shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,19 +122,33 @@ impl Engine {
             })
             .collect();
         let nodes = program.nodes().len();
-        Ok(Self {
+        let mut engine = Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             level: options.level,
             steps,
             uses,
             values: (0..=nodes).map(|value| program.value(ValueId(value)).clone()).collect(),
             output: program.output().0,
-        })
+            part: 1,
+        };
+        // By shape alone: the same on every machine, at any number of threads.
+        engine.part = (PART / engine.workspace_bytes(1)?.max(1)).max(1);
+        Ok(engine)
     }
 
     /// The instruction set it was packed for.
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// How the layer of the program's node at `index` is computed; `None` for a node without weights.
+    pub fn algorithm(&self, index: usize) -> Option<Algorithm> {
+        self.steps.iter().find(|step| step.node == index).and_then(Step::algorithm)
+    }
+
+    /// Bytes the packed weights of all layers take.
+    pub fn packed_bytes(&self) -> usize {
+        self.steps.iter().map(Step::packed_bytes).sum()
     }
 
     /// The shape of one input image.
@@ -160,7 +166,8 @@ impl Engine {
     /// # Errors
     /// [`Error::Batch`] if they overflow.
     pub fn workspace_bytes(&self, batch: usize) -> Result<usize> {
-        Ok(self.plan(batch)?.arena + self.scratch_len(batch))
+        let part = batch.min(self.part);
+        Ok(self.plan(part)?.arena + self.scratch_len(part))
     }
 
     /// Runs the program on `f32` images `[n, c, h, w]` (or vectors `[n, k]`) in any layout; the
@@ -170,12 +177,11 @@ impl Engine {
     /// [`Error::Input`] if the shape is another than the program's, [`Error::Batch`] if there is no
     /// memory for a batch of that size.
     pub fn run(&self, input: &Tensor<f32>, workspace: &mut Workspace) -> Result<Tensor<f32>> {
-        self.execute(input, workspace, None)?;
-        Ok(self.result(input.shape()[0], workspace))
+        self.run_parts(input, workspace, self.part, None)
     }
 
     /// [`run`](Self::run) into a slice, which allocates nothing after the first run on a batch size
-    /// (on one thread: a thread pool may).
+    /// (on one thread: a thread pool may) if the input has no gaps.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`ottava_tensor::Error::Length`] if `output` has another length.
@@ -185,14 +191,12 @@ impl Engine {
         output: &mut [f32],
         workspace: &mut Workspace,
     ) -> Result<()> {
-        self.execute(input, workspace, None)?;
-        let batch = input.shape()[0];
-        if output.len() != batch * self.output_shape().iter().product::<usize>() {
+        let batch = self.batch_of(input)?;
+        if Some(output.len()) != self.result_len(batch) {
             let shape = self.batched(self.output, batch);
             return Err(ottava_tensor::Error::Length { shape, elements: output.len() }.into());
         }
-        self.copy_result(output, batch, workspace);
-        Ok(())
+        self.execute(input, output, workspace, self.part, None)
     }
 
     /// [`run`](Self::run), showing `see` what each node of the program made, by the node's index. A
@@ -206,37 +210,81 @@ impl Engine {
         workspace: &mut Workspace,
         mut see: impl FnMut(usize, &Value),
     ) -> Result<Tensor<f32>> {
-        self.execute(input, workspace, Some(&mut see))?;
-        Ok(self.result(input.shape()[0], workspace))
+        // In one part: `see` is to get whole values.
+        self.run_parts(input, workspace, usize::MAX, Some(&mut see))
     }
 
-    fn execute(
+    fn run_parts(
         &self,
         input: &Tensor<f32>,
         workspace: &mut Workspace,
-        mut see: Option<See<'_>>,
-    ) -> Result<()> {
-        let batch = match input.shape() {
-            [batch, image @ ..] if image == self.input_shape() => *batch,
+        part: usize,
+        see: Option<See<'_>>,
+    ) -> Result<Tensor<f32>> {
+        let batch = self.batch_of(input)?;
+        let mut output = vec![];
+        self.result_len(batch)
+            .and_then(|len| output.try_reserve_exact(len).ok().map(|()| output.resize(len, 0.0)))
+            .ok_or(Error::Batch { batch })?;
+        self.execute(input, &mut output, workspace, part, see)?;
+        Ok(Tensor::new(&self.batched(self.output, batch), output)?)
+    }
+
+    /// The batch of an input of the right shape.
+    fn batch_of(&self, input: &Tensor<f32>) -> Result<usize> {
+        match input.shape() {
+            [batch, image @ ..] if image == self.input_shape() => Ok(*batch),
             shape => {
                 let expected = self.input_shape().to_vec();
-                return Err(Error::Input { expected, shape: shape.to_vec() });
+                Err(Error::Input { expected, shape: shape.to_vec() })
             }
-        };
+        }
+    }
+
+    fn result_len(&self, batch: usize) -> Option<usize> {
+        self.output_shape().iter().product::<usize>().checked_mul(batch)
+    }
+
+    /// Runs at most `part` images at a time.
+    fn execute(
+        &self,
+        input: &Tensor<f32>,
+        output: &mut [f32],
+        workspace: &mut Workspace,
+        part: usize,
+        mut see: Option<See<'_>>,
+    ) -> Result<()> {
+        let batch = self.batch_of(input)?;
         if batch == 0 {
             return Ok(());
         }
-        workspace.plan_for(self, batch)?;
-        let Workspace { plan: Some(Planned { plan, .. }), arena, scratch } = workspace else {
-            unreachable!("planned in the line above");
-        };
-        let (arena, scratch) = (aligned(arena), aligned(scratch));
-        for step in &self.steps {
-            step.run(self.level, input, batch, &plan.places, arena, scratch);
-            if let Some(see) = &mut see {
-                let bytes = &arena[plan.places[step.output].clone()];
-                see(step.output - 1, &self.show(step.output, batch, bytes));
+        let part = part.min(batch);
+        let scratch_len = || self.scratch_len(part);
+        let Memory { plan, arena, scratch } =
+            workspace.prepare(self.id, part, || self.plan(part), scratch_len)?;
+        let image: usize = self.input_shape().iter().product();
+        let results = output.len() / batch;
+        for start in (0..batch).step_by(part) {
+            let end = batch.min(start + part);
+            let gaps;
+            let images = match (input.as_slice(), input.as_nhwc()) {
+                (Some(x), _) => Images::ChannelsFirst(&x[start * image..end * image]),
+                (None, Some(x)) => Images::ChannelsLast(&x[start * image..end * image]),
+                (None, None) => {
+                    gaps = input.slice(0, start..end, 1)?.to_vec();
+                    Images::ChannelsFirst(&gaps)
+                }
+            };
+            let count = end - start;
+            for step in &self.steps {
+                step.run(self.level, images, count, plan, arena, scratch);
+                if let Some(see) = &mut see {
+                    let bytes = &arena[plan.place(step.output, count)];
+                    see(step.output - 1, &self.show(step.output, count, bytes));
+                }
             }
+            let bytes = &arena[plan.place(self.output, count)];
+            self.read(self.output, bytes, &mut output[start * results..end * results]);
         }
         Ok(())
     }
@@ -252,21 +300,6 @@ impl Engine {
 
     fn batched(&self, value: usize, batch: usize) -> Vec<usize> {
         [&[batch], self.values[value].shape.as_slice()].concat()
-    }
-
-    /// The output of the last run on this workspace, as a tensor.
-    fn result(&self, batch: usize, workspace: &mut Workspace) -> Tensor<f32> {
-        let mut output = Tensor::zeros(&self.batched(self.output, batch));
-        self.copy_result(output.data_mut(), batch, workspace);
-        output
-    }
-
-    fn copy_result(&self, output: &mut [f32], batch: usize, workspace: &mut Workspace) {
-        let Some(Planned { plan, .. }) = workspace.plan.as_ref().filter(|_| batch > 0) else {
-            return;
-        };
-        let bytes = &aligned(&mut workspace.arena)[plan.places[self.output].clone()];
-        self.read(self.output, bytes, output);
     }
 
     /// A value's elements as `f32`, in logical order.
@@ -297,42 +330,6 @@ impl Engine {
             }
         }
     }
-}
-
-impl Workspace {
-    /// Memory for nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn plan_for(&mut self, engine: &Engine, batch: usize) -> Result<()> {
-        if matches!(&self.plan, Some(p) if (p.engine, p.batch) == (engine.id, batch)) {
-            return Ok(());
-        }
-        self.plan = None;
-        let plan = engine.plan(batch)?;
-        grow(&mut self.arena, plan.arena, batch)?;
-        grow(&mut self.scratch, engine.scratch_len(batch), batch)?;
-        self.plan = Some(Planned { engine: engine.id, batch, plan });
-        Ok(())
-    }
-}
-
-/// Makes room for `len` aligned bytes.
-fn grow(bytes: &mut Vec<u8>, len: usize, batch: usize) -> Result<()> {
-    let len = len + ALIGN;
-    if bytes.len() < len {
-        bytes.clear();
-        bytes.try_reserve_exact(len).map_err(|_| Error::Batch { batch })?;
-        bytes.resize(len, 0);
-    }
-    Ok(())
-}
-
-/// The bytes from the first aligned one on.
-fn aligned(bytes: &mut [u8]) -> &mut [u8] {
-    let skip = bytes.as_ptr().align_offset(ALIGN);
-    &mut bytes[skip..]
 }
 
 /// What is shown each node's index and value.

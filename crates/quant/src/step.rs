@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use ottava_tensor::conv::int8::{AddCodes, Int8Conv, Output, Requantize};
+use ottava_tensor::Level;
+use ottava_tensor::conv::int8::{AddCodes, Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 use ottava_tensor::pool::int8 as pool;
 use ottava_tensor::pool::int8::Average;
-use ottava_tensor::{Level, Tensor};
 
 use crate::instr::{ValueType, contiguous};
-use crate::kernels::{self, Axis};
-use crate::plan::Sharing;
+use crate::kernels::{self, Axis, Images};
+use crate::plan::{Plan, Sharing};
 use crate::{
     Error, Instr, Options, Program, QParams, QuantizedLayer, Result, ValueId, Window, add_codes,
     average,
@@ -18,6 +18,8 @@ use crate::{
 
 /// What a step does, to which values.
 pub(crate) struct Step {
+    /// The program's node; of a layer and the addition behind it, the layer's.
+    pub node: usize,
     kernel: Kernel,
     pub inputs: Vec<usize>,
     pub output: usize,
@@ -113,7 +115,7 @@ impl Step {
             },
         };
         let inputs = node.inputs.iter().map(|id| id.0).collect();
-        Ok(Self { kernel, inputs, output: ValueId::of_node(index).0 })
+        Ok(Self { node: index, kernel, inputs, output: ValueId::of_node(index).0 })
     }
 
     /// This layer's step and the addition behind it, in one.
@@ -143,27 +145,51 @@ impl Step {
         }
     }
 
-    /// Bytes of scratch memory it needs.
-    pub(crate) fn scratch_len(&self, batch: usize) -> usize {
+    /// How its layer is computed, if it has one.
+    pub(crate) fn algorithm(&self) -> Option<Algorithm> {
+        self.conv().map(|conv| conv.packed.algorithm())
+    }
+
+    /// Bytes of its packed weights.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        self.conv().map_or(0, |conv| conv.packed.packed_bytes())
+    }
+
+    fn conv(&self) -> Option<&Conv> {
         match &self.kernel {
-            Kernel::Conv(conv) => conv.packed.scratch_len(&ConvGeometry { batch, ..conv.geometry }),
-            _ => 0,
+            Kernel::Conv(conv) => Some(conv),
+            Kernel::Quantize(..)
+            | Kernel::Dequantize(_)
+            | Kernel::Add(_)
+            | Kernel::MaxPool(_)
+            | Kernel::AvgPool(..)
+            | Kernel::Relu(_)
+            | Kernel::Slice { .. }
+            | Kernel::Pad { .. }
+            | Kernel::Flatten(_)
+            | Kernel::View => None,
         }
     }
 
-    /// Computes the output from the inputs, all of which have their `places` in the arena, but for
-    /// the program's `input`.
+    /// Bytes of scratch memory it needs.
+    pub(crate) fn scratch_len(&self, batch: usize) -> usize {
+        let len = |conv: &Conv| conv.packed.scratch_len(&ConvGeometry { batch, ..conv.geometry });
+        self.conv().map_or(0, len)
+    }
+
+    /// Computes the output from the inputs for `batch` images. All values have their place in the
+    /// arena, but for the program's `input`.
     pub(crate) fn run<'a>(
         &self,
         level: Level,
-        input: &Tensor<f32>,
+        input: Images<'_>,
         batch: usize,
-        places: &[Range<usize>],
+        plan: &Plan,
         arena: &'a mut [u8],
         scratch: &mut [u8],
     ) {
-        let place = |i: usize| places[self.inputs[i]].clone();
-        let output = places[self.output].clone();
+        let place = |i: usize| plan.place(self.inputs[i], batch);
+        let output = plan.place(self.output, batch);
         let unary = |arena: &'a mut [u8]| {
             let (y, [x]) = carve(arena, output.clone(), [place(0)]);
             (x, y)

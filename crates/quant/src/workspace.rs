@@ -1,0 +1,71 @@
+use crate::plan::{ALIGN, Plan};
+use crate::{Error, Result};
+
+/// The memory that running needs: the arena with every value, and room for the kernels. It is planned
+/// on the first run of an engine on a batch size; later ones of the same size allocate nothing. It
+/// grows with the batch only as far as the images that run at a time: a few megabytes.
+#[derive(Default)]
+pub struct Workspace {
+    plan: Option<Planned>,
+    arena: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+struct Planned {
+    engine: u64,
+    batch: usize,
+    plan: Plan,
+}
+
+/// What a run works with.
+pub(crate) struct Memory<'a> {
+    pub plan: &'a Plan,
+    pub arena: &'a mut [u8],
+    pub scratch: &'a mut [u8],
+}
+
+impl Workspace {
+    /// Memory for nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Memory for `batch` images of the engine `id`, planned anew if the last run was another.
+    pub(crate) fn prepare(
+        &mut self,
+        engine: u64,
+        batch: usize,
+        plan: impl FnOnce() -> Result<Plan>,
+        scratch: impl FnOnce() -> usize,
+    ) -> Result<Memory<'_>> {
+        let Self { plan: last, arena, scratch: room } = self;
+        let planned = match last.take() {
+            Some(last) if (last.engine, last.batch) == (engine, batch) => last,
+            _ => {
+                let plan = plan()?;
+                grow(arena, plan.arena, batch)?;
+                grow(room, scratch(), batch)?;
+                Planned { engine, batch, plan }
+            }
+        };
+        let Planned { plan, .. } = last.insert(planned);
+        Ok(Memory { plan, arena: aligned(arena), scratch: aligned(room) })
+    }
+}
+
+/// Makes room for `len` aligned bytes.
+fn grow(bytes: &mut Vec<u8>, len: usize, batch: usize) -> Result<()> {
+    let len = len + ALIGN;
+    if bytes.len() < len {
+        bytes.clear();
+        bytes.try_reserve_exact(len).map_err(|_| Error::Batch { batch })?;
+        bytes.resize(len, 0);
+    }
+    Ok(())
+}
+
+/// The bytes from the first aligned one on.
+fn aligned(bytes: &mut [u8]) -> &mut [u8] {
+    let skip = bytes.as_ptr().align_offset(ALIGN);
+    &mut bytes[skip..]
+}
