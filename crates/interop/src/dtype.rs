@@ -1,6 +1,10 @@
 use half::{bf16, f16};
 
 /// A number format in somebody's file.
+#[cfg_attr(
+    not(any(feature = "safetensors", feature = "pth")),
+    expect(dead_code, reason = "ONNX reads integers as integers")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
     F64,

@@ -22,7 +22,10 @@ pub use atomic::write_atomically;
 pub use error::{Error, Result};
 pub use names::{MismatchReport, Missing, Unexpected, WrongShape, match_names};
 #[cfg(feature = "onnx")]
-pub use onnx::{OnnxNetwork, onnx_from_bytes, read_onnx};
+pub use onnx::{
+    OnnxFormat, OnnxNetwork, OnnxOptions, graph_to_onnx, onnx_from_bytes, program_to_onnx,
+    read_onnx,
+};
 #[cfg(feature = "pth")]
 pub use pth::{pth_from_bytes, read_pth};
 #[cfg(feature = "safetensors")]

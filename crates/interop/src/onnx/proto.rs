@@ -177,6 +177,13 @@ pub(super) mod data_type {
     pub const BFLOAT16: i32 = 16;
 }
 
+/// Codes of [`Attribute::kind`].
+pub(super) mod attribute_kind {
+    pub const FLOAT: i32 = 1;
+    pub const INT: i32 = 2;
+    pub const INTS: i32 = 7;
+}
+
 /// Messages that a file may have. The smallest takes two bytes in a file and some two hundred in
 /// memory: without a limit, a small file could ask for any amount of it.
 const MAX_MESSAGES: usize = 1 << 20;

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use ottava_autograd::{Kind, Mode, NodeKind, Tape};
-use ottava_interop::{OnnxNetwork, onnx_from_bytes, read_onnx, read_safetensors};
+use ottava_interop::{
+    OnnxNetwork, OnnxOptions, graph_to_onnx, onnx_from_bytes, read_onnx, read_safetensors,
+};
 use proptest::prelude::*;
 
 fn fixture(name: &str) -> PathBuf {
@@ -95,5 +97,27 @@ proptest! {
             }
         }
         let _ = onnx_from_bytes("t", &bytes);
+    }
+}
+
+#[test]
+fn an_exported_graph_computes_the_same_bits() {
+    for name in ["residual", "pools", "old"] {
+        let network = read_onnx(&fixture(&format!("{name}.onnx"))).unwrap();
+        let bytes =
+            graph_to_onnx(&network.graph, &network.metadata, &OnnxOptions::default()).unwrap();
+        let again = onnx_from_bytes(name, &bytes).unwrap();
+        assert_eq!(again.metadata, network.metadata);
+        let sample = read_safetensors(&fixture(&format!("{name}.safetensors"))).unwrap();
+        let run = |network: &OnnxNetwork| {
+            let tape = Tape::no_grad(Mode::EVAL);
+            network
+                .graph
+                .run(tape.input(sample.get("x").unwrap().clone()))
+                .unwrap()
+                .tensor()
+                .to_vec()
+        };
+        assert_eq!(run(&again), run(&network), "{name}");
     }
 }

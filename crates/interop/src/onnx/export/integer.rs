@@ -1,0 +1,414 @@
+//! Integer programs, in both formats.
+
+use ottava_quant::{Instr, Node, Program, QParams, QuantizedLayer, ValueId};
+use ottava_tensor::conv::ConvAttrs;
+
+use super::super::proto::Attribute;
+use super::writer::{INPUT, MICROSOFT, Writer, int, ints};
+use super::{OnnxFormat, OnnxOptions};
+
+pub(super) fn write(program: &Program, options: &OnnxOptions) -> Vec<u8> {
+    let mut export = Export { program, options, writer: Writer::new(), values: vec![INPUT.into()] };
+    for node in program.nodes() {
+        let value = export.node(node);
+        export.values.push(value);
+    }
+    let result = export.float(program.output(), "dequantize");
+    let shapes = (program.input_shape(), program.output_shape());
+    export.writer.finish(&result, shapes, program.metadata(), options)
+}
+
+struct Export<'a> {
+    program: &'a Program,
+    options: &'a OnnxOptions,
+    writer: Writer,
+    /// What the file calls each value: with QDQ, always its floats; otherwise its codes, if it is
+    /// codes.
+    values: Vec<String>,
+}
+
+/// A grid as constants of the file: scale and zero-point.
+type Grid = [String; 2];
+
+impl Export<'_> {
+    fn qdq(&self) -> bool {
+        self.options.format == OnnxFormat::Qdq
+    }
+
+    fn name(&self, id: ValueId) -> String {
+        self.values[id.node().map_or(0, |node| node + 1)].clone()
+    }
+
+    /// The grid of a value that the program has checked to be codes.
+    fn grid_of(&self, id: ValueId) -> QParams {
+        self.program.value(id).grid().expect("integer instructions read codes")
+    }
+
+    /// The floats of a value.
+    fn float(&mut self, id: ValueId, name: &str) -> String {
+        let value = self.name(id);
+        match self.program.value(id).grid() {
+            Some(grid) if !self.qdq() => {
+                let [scale, zero] = self.grid(name, grid);
+                self.writer.node("DequantizeLinear", name, [value, scale, zero], vec![])
+            }
+            _ => value,
+        }
+    }
+
+    fn grid(&mut self, name: &str, grid: QParams) -> Grid {
+        let grid = grid.to_unsigned();
+        [
+            self.writer.floats(&format!("{name}.scale"), &[], &[grid.scale()]),
+            self.writer.u8s(&format!("{name}.zero_point"), &[], vec![grid.zero_point() as u8]),
+        ]
+    }
+
+    fn node(&mut self, node: &Node) -> String {
+        let Node { name, instr, inputs } = node;
+        let x = inputs[0];
+        match instr {
+            Instr::Quantize(grid) => {
+                let value = self.name(x);
+                self.quantized(name, value, *grid)
+            }
+            Instr::Dequantize => self.float(x, name),
+            Instr::Conv { layer, attrs, output, relu } => {
+                let attributes = conv_attributes(*attrs, layer);
+                self.layer(node, layer, "Conv", attributes, *output, *relu)
+            }
+            Instr::Linear { layer, output, relu } => {
+                self.layer(node, layer, "Gemm", vec![int("transB", 1)], *output, *relu)
+            }
+            Instr::Add { output, relu } => {
+                let (a, b) = (self.name(x), self.name(inputs[1]));
+                if self.qdq() {
+                    let sum = self.writer.node("Add", name, [a, b], vec![]);
+                    return self.rounded(name, sum, *output, *relu);
+                }
+                let (a_grid, b_grid) = (self.grid_of(x), self.grid_of(inputs[1]));
+                let a_grid = self.grid(&format!("{name}.a"), a_grid);
+                let b_grid = self.grid(&format!("{name}.b"), b_grid);
+                let y_grid = self.grid(name, *output);
+                let inputs = [&[a], &a_grid[..], &[b], &b_grid, &y_grid].concat();
+                let codes = self.writer.node_of(MICROSOFT, "QLinearAdd", name, inputs, vec![]);
+                self.clamped(name, codes, *output, *relu)
+            }
+            Instr::AvgPool { window, count_padding, output } => {
+                let (op, mut attributes) = match window {
+                    Some(window) => (
+                        "AveragePool",
+                        vec![
+                            ints("kernel_shape", &window.kernel),
+                            ints("strides", &window.stride),
+                            ints("pads", &window.padding),
+                            int("count_include_pad", (*count_padding).into()),
+                        ],
+                    ),
+                    None => ("GlobalAveragePool", vec![]),
+                };
+                let value = self.name(x);
+                if self.qdq() {
+                    let mean = self.writer.node(op, name, [value], attributes);
+                    return self.rounded(name, mean, *output, false);
+                }
+                attributes.push(int("channels_last", 0));
+                let x_grid = self.grid_of(x);
+                let x_grid = self.grid(&format!("{name}.x"), x_grid);
+                let y_grid = self.grid(name, *output);
+                let inputs = [&[value], &x_grid[..], &y_grid].concat();
+                let op = format!("QLinear{op}");
+                let codes = self.writer.node_of(MICROSOFT, &op, name, inputs, attributes);
+                self.clamped(name, codes, *output, false)
+            }
+            Instr::MaxPool(window) => {
+                let attributes = vec![
+                    ints("kernel_shape", &window.kernel),
+                    ints("strides", &window.stride),
+                    ints("pads", &window.padding),
+                ];
+                self.moved(node, "MaxPool", vec![], attributes)
+            }
+            Instr::Relu if self.qdq() => self.moved(node, "Relu", vec![], vec![]),
+            Instr::Relu => {
+                let (codes, grid) = (self.name(x), self.grid_of(x));
+                self.clamped(name, codes, grid, true)
+            }
+            Instr::Slice { axis, start, end, step } => {
+                let numbers = [("starts", start), ("ends", end), ("axes", axis), ("steps", step)];
+                let inputs = numbers.map(|(what, &value)| {
+                    self.writer.ints(&format!("{name}.{what}"), &[value as i64])
+                });
+                self.moved(node, "Slice", inputs.to_vec(), vec![])
+            }
+            Instr::Pad { axis, before, after } => {
+                let rank = self.program.value(x).shape.len() + 1;
+                let mut pads = vec![0; 2 * rank];
+                (pads[*axis], pads[rank + axis]) = (*before as i64, *after as i64);
+                let pads = self.writer.ints(&format!("{name}.pads"), &pads);
+                // Zero is the zero-point among codes.
+                let zero = self.grid_of(x).to_unsigned().zero_point() as u8;
+                let value = format!("{name}.value");
+                let value = match self.qdq() {
+                    true => self.writer.floats(&value, &[], &[0.0]),
+                    false => self.writer.u8s(&value, &[], vec![zero]),
+                };
+                self.moved(node, "Pad", vec![pads, value], vec![])
+            }
+            Instr::Flatten => self.moved(node, "Flatten", vec![], vec![int("axis", 1)]),
+        }
+    }
+
+    /// An operator whose output is on the grid of its input.
+    fn moved(
+        &mut self,
+        node: &Node,
+        op: &str,
+        constants: Vec<String>,
+        attributes: Vec<Attribute>,
+    ) -> String {
+        let (value, grid) = (self.name(node.inputs[0]), self.grid_of(node.inputs[0]));
+        let inputs = std::iter::once(value).chain(constants);
+        let result = self.writer.node(op, &node.name, inputs, attributes);
+        if self.qdq() { self.quantized(&node.name, result, grid) } else { result }
+    }
+
+    /// Floats to codes on a grid (with QDQ, and back).
+    fn quantized(&mut self, name: &str, value: String, grid: QParams) -> String {
+        let [scale, zero] = self.grid(name, grid);
+        let inputs = [value, scale.clone(), zero.clone()];
+        let codes = self.writer.node("QuantizeLinear", &format!("{name}.q"), inputs, vec![]);
+        if !self.qdq() {
+            return codes;
+        }
+        let inputs = [codes, scale, zero];
+        self.writer.node("DequantizeLinear", &format!("{name}.dq"), inputs, vec![])
+    }
+
+    /// The result of a float operator of QDQ to a grid.
+    fn rounded(&mut self, name: &str, value: String, grid: QParams, relu: bool) -> String {
+        let unsigned = grid.to_unsigned();
+        // Only where zero is the lowest code does a Relu before the rounding let runtimes fuse it.
+        let fused = relu && unsigned.zero_point() == 0;
+        let value = match fused {
+            true => self.writer.node("Relu", &format!("{name}.relu"), [value], vec![]),
+            false => value,
+        };
+        let result = self.quantized(name, value, grid);
+        let (low, high) = bounds(grid, relu);
+        if (low, high) == (0, 255) {
+            return result;
+        }
+        // Between grid points, clamping and rounding again are exact.
+        let bound = |code: u8| unsigned.dequantize(code.into());
+        let min = self.writer.floats(&format!("{name}.min"), &[], &[bound(low)]);
+        let max = self.writer.floats(&format!("{name}.max"), &[], &[bound(high)]);
+        let name = format!("{name}.clip");
+        let clipped = self.writer.node("Clip", &name, [result, min, max], vec![]);
+        self.quantized(&name, clipped, grid)
+    }
+
+    /// Codes clamped to what a grid, or a fused ReLU, allows.
+    fn clamped(&mut self, name: &str, codes: String, grid: QParams, relu: bool) -> String {
+        let (low, high) = bounds(grid, relu);
+        if (low, high) == (0, 255) {
+            return codes;
+        }
+        let min = self.writer.u8s(&format!("{name}.min"), &[], vec![low]);
+        let max = self.writer.u8s(&format!("{name}.max"), &[], vec![high]);
+        self.writer.node("Clip", &format!("{name}.clip"), [codes, min, max], vec![])
+    }
+
+    /// A convolution or linear layer.
+    fn layer(
+        &mut self,
+        node: &Node,
+        layer: &QuantizedLayer,
+        op: &str,
+        attributes: Vec<Attribute>,
+        output: QParams,
+        relu: bool,
+    ) -> String {
+        let (name, id) = (&node.name, node.inputs[0]);
+        let x_grid = self.grid_of(id);
+        let mut x = self.name(id);
+        if op == "Gemm" && self.program.value(id).shape.len() != 1 {
+            // An image of one pixel.
+            let flat = format!("{name}.flatten");
+            x = self.writer.node("Flatten", &flat, [x], vec![int("axis", 1)]);
+            if self.qdq() {
+                x = self.quantized(&flat, x, x_grid);
+            }
+        }
+        let shape = layer.codes.shape();
+        let [weight, scale, zero] = self.weight(name, layer);
+        let bias = self.writer.int32s(&format!("{name}.bias"), &layer.bias);
+        if self.qdq() {
+            let scales: Vec<f32> = layer.scales.iter().map(|s| x_grid.scale() * s).collect();
+            let inputs = [weight, scale, zero];
+            let weight_name = format!("{name}.weight.dq");
+            let axis = || vec![int("axis", 0)];
+            let weight = self.writer.node("DequantizeLinear", &weight_name, inputs, axis());
+            let scale = self.writer.floats(&format!("{name}.bias_scale"), &[shape[0]], &scales);
+            let zero = self.writer.int32s(&format!("{name}.bias_zero"), &vec![0; shape[0]]);
+            let bias_name = format!("{name}.bias.dq");
+            let bias =
+                self.writer.node("DequantizeLinear", &bias_name, [bias, scale, zero], axis());
+            let sum = self.writer.node(op, name, [x, weight, bias], attributes);
+            return self.rounded(name, sum, output, relu);
+        }
+        let x_grid = self.grid(&format!("{name}.x"), x_grid);
+        let y_grid = self.grid(name, output);
+        let weights = [weight, scale, zero];
+        let codes = if op == "Conv" {
+            let inputs = [&[x], &x_grid[..], &weights, &y_grid, &[bias]].concat();
+            self.writer.node("QLinearConv", name, inputs, attributes)
+        } else {
+            let inputs = [&[x], &x_grid[..], &weights, &[bias], &y_grid].concat();
+            self.writer.node_of(MICROSOFT, "QGemm", name, inputs, attributes)
+        };
+        self.clamped(name, codes, output, relu)
+    }
+
+    /// Codes, scales and zero-points of a weight.
+    fn weight(&mut self, name: &str, layer: &QuantizedLayer) -> [String; 3] {
+        let shape = layer.codes.shape();
+        let codes = layer.codes.to_vec();
+        let name = |what: &str| format!("{name}.weight{what}");
+        let scale = self.writer.floats(&name("_scale"), &[shape[0]], &layer.scales);
+        let [weight, zero] = if self.options.unsigned_weights {
+            // The same values on a grid that is moved by 128.
+            let codes = codes.iter().map(|&q| q.cast_unsigned() ^ 0x80).collect();
+            let zeros = vec![128; shape[0]];
+            [
+                self.writer.u8s(&name(""), shape, codes),
+                self.writer.u8s(&name("_zero"), &[shape[0]], zeros),
+            ]
+        } else {
+            let zeros = vec![0; shape[0]];
+            [
+                self.writer.i8s(&name(""), shape, &codes),
+                self.writer.i8s(&name("_zero"), &[shape[0]], &zeros),
+            ]
+        };
+        [weight, scale, zero]
+    }
+}
+
+/// The lowest and highest code that a result may have.
+fn bounds(grid: QParams, relu: bool) -> (u8, u8) {
+    let grid = if relu { grid.to_unsigned().rectified() } else { grid.to_unsigned() };
+    (grid.qmin() as u8, grid.qmax() as u8)
+}
+
+fn conv_attributes(attrs: ConvAttrs, layer: &QuantizedLayer) -> Vec<Attribute> {
+    vec![
+        ints("kernel_shape", &layer.codes.shape()[2..]),
+        ints("strides", &attrs.stride),
+        ints("pads", &attrs.padding),
+        ints("dilations", &attrs.dilation),
+        int("group", attrs.groups as i64),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use ottava_tensor::Tensor;
+    use prost::Message;
+
+    use super::super::super::proto::Model;
+    use super::super::program_to_onnx;
+    use super::*;
+
+    fn program() -> Program {
+        let grid = |zero| QParams::new(0.5, zero, 0..=255).unwrap();
+        let layer = |shape: &[usize]| QuantizedLayer {
+            codes: Tensor::full(shape, -3),
+            scales: vec![0.25; shape[0]],
+            bias: vec![7; shape[0]],
+        };
+        let mut b = Program::builder(&[2, 4, 4]).unwrap();
+        let x = b.push("in", Instr::Quantize(grid(9)), &[b.input()]).unwrap();
+        let attrs = ConvAttrs::new(1, 1);
+        let conv = |zero, relu| Instr::Conv {
+            layer: layer(&[2, 2, 3, 3]),
+            attrs,
+            output: grid(zero),
+            relu,
+        };
+        let y = b.push("conv", conv(0, true), &[x]).unwrap();
+        let x = b.push("shifted", conv(5, true), &[y]).unwrap();
+        let x = b.push("add", Instr::Add { output: grid(0), relu: false }, &[x, y]).unwrap();
+        let gap = Instr::AvgPool { window: None, count_padding: false, output: grid(0) };
+        let x = b.push("gap", gap, &[x]).unwrap();
+        let fc = Instr::Linear { layer: layer(&[3, 2]), output: grid(128), relu: false };
+        let x = b.push("output", fc, &[x]).unwrap();
+        b.finish(x).unwrap()
+    }
+
+    fn exported(options: OnnxOptions) -> (Vec<String>, Model) {
+        let model = Model::decode(&*program_to_onnx(&program(), &options).unwrap()).unwrap();
+        let nodes = &model.graph.as_ref().unwrap().node;
+        let ops = nodes.iter().map(|node| node.op_type.clone());
+        let quantizers = ["QuantizeLinear", "DequantizeLinear"];
+        (ops.filter(|op| !quantizers.contains(&&**op)).collect(), model)
+    }
+
+    #[test]
+    fn operators_stand_between_quantizers_or_are_integer_ones() {
+        let (ops, model) = exported(OnnxOptions::default());
+        let float = [
+            "Conv",
+            "Relu",
+            "Conv",
+            "Clip",
+            "Add",
+            "GlobalAveragePool",
+            "Flatten",
+            "Gemm",
+            "Identity",
+        ];
+        assert_eq!(ops, float);
+        assert_eq!(model.opset_import.len(), 1);
+        let (ops, model) =
+            exported(OnnxOptions { format: OnnxFormat::QOperator, ..Default::default() });
+        let integer = [
+            "QLinearConv",
+            "QLinearConv",
+            "Clip",
+            "QLinearAdd",
+            "QLinearGlobalAveragePool",
+            "Flatten",
+            "QGemm",
+            "Identity",
+        ];
+        assert_eq!(ops, integer);
+        assert_eq!(model.opset_import[1].domain, MICROSOFT);
+    }
+
+    #[test]
+    fn unsigned_weights_are_the_same_values_moved() {
+        let (_, model) = exported(OnnxOptions { unsigned_weights: true, ..Default::default() });
+        let graph = model.graph.unwrap();
+        let raw = |name: &str| &graph.initializer.iter().find(|t| t.name == name).unwrap().raw_data;
+        assert_eq!((raw("conv.weight")[0], raw("conv.weight_zero")[0]), (125, 128));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let (_, model) = exported(OnnxOptions::default());
+        let graph = model.graph.unwrap();
+        let mut names = std::collections::HashSet::new();
+        assert!(graph.node.iter().all(|node| names.insert(&node.name)));
+        let values = graph.node.iter().flat_map(|node| &node.output);
+        let mut names: std::collections::HashSet<&String> =
+            graph.initializer.iter().map(|tensor| &tensor.name).collect();
+        assert!(values.into_iter().all(|name| names.insert(name)));
+    }
+
+    #[test]
+    fn versions_that_cannot_be_written_are_refused() {
+        let options = OnnxOptions { opset: 12, ..Default::default() };
+        assert!(program_to_onnx(&program(), &options).is_err());
+    }
+}
