@@ -1,6 +1,6 @@
 //! Elementwise passes that training needs often enough to have no closure in them, and softmax.
 
-use crate::simd::dispatch;
+use crate::simd::f32::dispatch_f32;
 use crate::{Error, Level, Result, Tensor, parallel};
 
 /// `max(0, x)`; NaN stays NaN.
@@ -42,7 +42,7 @@ pub fn axpy(alpha: f32, x: &Tensor<f32>, y: &mut Tensor<f32>) -> Result<()> {
             let level = Level::current();
             parallel::for_each_chunk(y.data_mut(), parallel::CHUNK, |i, y| {
                 let x = &x[i * parallel::CHUNK..][..y.len()];
-                dispatch!(level, _isa => {
+                dispatch_f32!(level, _isa => {
                     for (y, &x) in y.iter_mut().zip(x) {
                         *y += alpha * x;
                     }
@@ -58,7 +58,7 @@ pub fn axpy(alpha: f32, x: &Tensor<f32>, y: &mut Tensor<f32>) -> Result<()> {
 pub fn scale(alpha: f32, x: &mut Tensor<f32>) {
     let level = Level::current();
     parallel::for_each_chunk(x.data_mut(), parallel::CHUNK, |_, x| {
-        dispatch!(level, _isa => {
+        dispatch_f32!(level, _isa => {
             for x in x {
                 *x *= alpha;
             }
@@ -131,7 +131,7 @@ fn unary(x: &Tensor<f32>, f: impl Fn(f32) -> f32 + Sync + Send) -> Tensor<f32> {
     let mut y = x.zeros_like();
     parallel::for_each_chunk(y.data_mut(), parallel::CHUNK, |i, y| {
         let x = &source[i * parallel::CHUNK..][..y.len()];
-        dispatch!(level, _isa => {
+        dispatch_f32!(level, _isa => {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = f(x);
             }
@@ -156,7 +156,7 @@ fn binary(
     parallel::for_each_chunk(y.data_mut(), parallel::CHUNK, |i, y| {
         let range = i * parallel::CHUNK..i * parallel::CHUNK + y.len();
         let (a, b) = (&left[range.clone()], &right[range]);
-        dispatch!(level, _isa => {
+        dispatch_f32!(level, _isa => {
             for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
                 *y = f(a, b);
             }

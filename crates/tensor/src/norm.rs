@@ -3,7 +3,7 @@
 //! A channel is an index of axis 1. Images are read channels-last, so that a row of memory is a
 //! pixel. Sums are taken in `f64` over fixed chunks of pixels, which are added in order.
 
-use crate::simd::dispatch;
+use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
 /// The mean and the biased variance of each channel.
@@ -47,7 +47,7 @@ pub fn channel_affine(x: &Tensor<f32>, scale: &[f32], shift: &[f32], relu: bool)
     let size = chunk_rows(channels) * channels;
     parallel::for_each_chunk(y.data_mut(), size, |i, y| {
         let x = &values[i * size..][..y.len()];
-        dispatch!(level, _isa => affine(x, scale, shift, relu, y));
+        dispatch_f32!(level, _isa => affine(x, scale, shift, relu, y));
     });
     y
 }
@@ -112,7 +112,7 @@ pub fn batch_norm_grad(
     parallel::for_each_chunk(dx.data_mut(), size, |i, dx| {
         let range = i * size..i * size + dx.len();
         let (grad, x) = (&grads[range.clone()], &values[range]);
-        dispatch!(level, _isa => centred(grad, x, mean, [&a, &b, &d], dx));
+        dispatch_f32!(level, _isa => centred(grad, x, mean, [&a, &b, &d], dx));
     });
     let narrow = |sums: Vec<f64>| Vec::from_iter(sums.into_iter().map(|sum| sum as f32));
     (dx, narrow(dweight), narrow(sums))
@@ -141,7 +141,7 @@ fn sums(a: &Tensor<f32>, b: &Tensor<f32>) -> [Vec<f64>; 2] {
     let parts = parallel::map(a.len().div_ceil(size.max(1)), |i| {
         let range = i * size..a.len().min((i + 1) * size);
         let mut part = [vec![0.0; channels], vec![0.0; channels]];
-        dispatch!(level, _isa => chunk_sums(&a[range.clone()], &b[range], &mut part));
+        dispatch_f32!(level, _isa => chunk_sums(&a[range.clone()], &b[range], &mut part));
         part
     });
     let mut totals = [vec![0.0; channels], vec![0.0; channels]];

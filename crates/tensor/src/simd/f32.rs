@@ -1,4 +1,8 @@
-use super::Isa;
+//! What `f32` kernels ask of an instruction set, and the choice among those that differ in it.
+
+#[cfg(target_arch = "x86_64")]
+use super::{Avx2, Avx512};
+use super::{Isa, Level, Scalar};
 
 /// What the `f32` kernels ask of an instruction set: one vector type and its arithmetic, and the
 /// size of the register tile of a matrix product.
@@ -30,3 +34,65 @@ pub trait Float: Isa {
 
 /// The most rows any [`Float::ROWS`] may name.
 pub const MAX_ROWS: usize = 14;
+
+/// A [`Level`] as `f32` kernels see it: byte dot products add nothing to them, so that they are
+/// compiled once for all sets with the same vectors.
+#[derive(Clone, Copy)]
+pub(crate) enum FloatLevel {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(super::Neon),
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Wasm(super::Wasm),
+}
+
+impl From<Level> for FloatLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Scalar(isa) => Self::Scalar(isa),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(isa) => Self::Avx2(isa),
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni(isa) => Self::Avx2(isa.into()),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(isa) => Self::Avx512(isa),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni(isa) => Self::Avx512(isa.into()),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(isa) => Self::Neon(isa),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot(isa) => Self::Neon(isa.into()),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm(isa) => Self::Neon(isa.into()),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Level::Wasm(isa) => Self::Wasm(isa),
+        }
+    }
+}
+
+/// As `dispatch!`, for `f32` kernels.
+macro_rules! dispatch_f32 {
+    ($level:expr, $isa:ident => $body:expr) => {
+        dispatch_f32!(@ $level, $isa => $body;
+            Scalar,
+            #[cfg(target_arch = "x86_64")] Avx2,
+            #[cfg(target_arch = "x86_64")] Avx512,
+            #[cfg(target_arch = "aarch64")] Neon,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))] Wasm)
+    };
+    (@ $level:expr, $isa:ident => $body:expr; $($(#[$cfg:meta])* $variant:ident),*) => {
+        match $crate::simd::f32::FloatLevel::from($level) {
+            $(
+                $(#[$cfg])*
+                $crate::simd::f32::FloatLevel::$variant($isa) => {
+                    $crate::simd::Isa::enter($isa, #[inline(always)] || $body)
+                }
+            )*
+        }
+    };
+}
+pub(crate) use dispatch_f32;

@@ -1,11 +1,9 @@
 use super::super::ConvGeometry;
-use super::patches::Patches;
-use crate::gemm::f32::{Panels, multiply};
-use crate::simd::dispatch;
+use super::convolve::{Rows, convolve, task_rows};
+use super::windows::Windows;
+use crate::gemm::f32::Panels;
+use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
-
-/// Multiply-accumulates worth a task of their own: about 100 microseconds.
-pub(super) const TASK_MACS: usize = 1 << 21;
 
 /// 2-D convolution (cross-correlation, as in PyTorch):
 /// `y[n, o, i, j] = bias[o] + Σ_{c, u, v} x[n, c, i·s + u·d − p, j·s + v·d − p]·weight[o, c, u, v]`.
@@ -41,12 +39,11 @@ pub fn forward_on(
     let x = x.channels_last();
     let images = x.as_nhwc().expect("channels-last");
     let bias = bias.map(Tensor::to_vec);
-    let bias = bias.as_deref();
 
     let [_, channels, kh, kw] = g.weight_shape();
     let (groups, out_channels) = (g.attrs.groups, g.out_channels / g.attrs.groups);
     let depth = kh * kw * channels;
-    // OHWI: each output channel's weights in the order of a patch.
+    // OHWI: each output channel's weights in the order of a window.
     let weight = weight.channels_last();
     let weight = weight.as_nhwc().expect("channels-last");
     let panels: Vec<Panels> = (0..groups)
@@ -56,33 +53,18 @@ pub fn forward_on(
         })
         .collect();
 
+    let windows = Windows::forward(g);
     let [out_height, out_width] = g.out_size;
     let row_len = out_width * g.out_channels;
-    let task_rows = (TASK_MACS / (row_len * depth)).max(1);
-    let [top, left, ..] = g.attrs.padding;
+    let task_rows = task_rows(row_len * depth, out_width);
     parallel::for_each_chunk(y.data_mut(), task_rows * row_len, |i, out| {
-        let rows = Vec::from_iter(
-            (i * task_rows..i * task_rows + out.len() / row_len)
-                .map(|row| (row / out_height, row % out_height)),
-        );
-        for (group, panels) in panels.iter().enumerate() {
-            let patches = Patches {
-                images,
-                size: [g.in_size[0], g.in_size[1], g.in_channels],
-                channels: [group * channels, channels],
-                rows: &rows,
-                columns: out_width,
-                taps: g.kernel,
-                stride: g.attrs.stride,
-                first: [-(top as isize), -(left as isize)],
-                dilation: g.attrs.dilation,
-            };
-            let first = group * out_channels;
-            let bias = bias.map(|bias| &bias[first..first + out_channels]);
-            let (pixels, all) = (0..rows.len() * out_width, 0..panels.count());
-            dispatch!(level, isa => multiply(isa, &patches, pixels, panels, all, bias, out,
-                #[inline(always)] |pixel| pixel * g.out_channels + first));
-        }
+        let (rows, places): (Vec<_>, Vec<_>) = (0..out.len() / row_len)
+            .map(|row| (row, i * task_rows + row))
+            .map(|(place, row)| ((row / out_height, row % out_height), place * row_len))
+            .unzip();
+        let to = Rows { rows: &rows, places: &places, step: g.out_channels };
+        dispatch_f32!(level, isa =>
+            convolve(isa, images, windows, &panels, bias.as_deref(), &to, out));
     });
     y
 }

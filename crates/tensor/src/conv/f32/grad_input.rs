@@ -1,8 +1,8 @@
 use super::super::ConvGeometry;
-use super::forward::TASK_MACS;
-use super::patches::Patches;
-use crate::gemm::f32::{Panels, multiply};
-use crate::simd::dispatch;
+use super::convolve::{Rows, convolve, task_rows};
+use super::windows::Windows;
+use crate::gemm::f32::Panels;
+use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
 /// The gradient of [`forward`](super::forward) with respect to its input:
@@ -46,59 +46,53 @@ pub fn grad_input_on(
     };
     let (row_phases, column_phases) = (phases(0, top), phases(1, left));
 
-    // For each pair of phases and each group, the weights that reach it: columns of a patch of the
-    // gradient (taps in reverse, then output channels) to input channels.
+    // For each pair of phases and each group, the weights that reach it: from the values under a
+    // window of the gradient (taps in reverse, then output channels) to input channels.
     let mut packed = Vec::new();
     for rows in &row_phases {
         for columns in &column_phases {
-            for group in 0..groups {
-                let depth = rows.taps * columns.taps * out_channels;
+            let depth = rows.taps * columns.taps * out_channels;
+            packed.push(Vec::from_iter((0..groups).map(|group| {
                 let row = |k: usize| {
                     let (tap, o) = (k / out_channels, group * out_channels + k % out_channels);
                     let u = rows.tap(tap / columns.taps);
                     let v = columns.tap(tap % columns.taps);
                     &weight[((o * kh + u) * kw + v) * channels..]
                 };
-                packed.push(Panels::from_rows(level, depth, channels, row));
-            }
+                Panels::from_rows(level, depth, channels, row)
+            })));
         }
     }
 
     let row_len = width * g.in_channels;
     let macs = row_len * (kh * kw * out_channels).div_ceil(g.attrs.stride[0] * g.attrs.stride[1]);
-    let task_rows = (TASK_MACS / macs).max(1).next_multiple_of(g.attrs.stride[0]);
+    let task_rows = task_rows(macs, width).next_multiple_of(g.attrs.stride[0]);
     parallel::for_each_chunk(dx.data_mut(), task_rows * row_len, |i, out| {
-        let mut panels = packed.iter();
+        let mut packed = packed.iter();
         for row_phase in &row_phases {
-            // Where in this task the phase has rows, and which windows they are in the gradient.
-            let first = i * task_rows;
-            let (places, rows): (Vec<usize>, Vec<(usize, usize)>) = (0..out.len() / row_len)
-                .map(|place| (place, (first + place) / height, (first + place) % height))
+            // Where in this task the phase has rows, and which windows of the gradient they are.
+            let (rows, row_places): (Vec<_>, Vec<_>) = (0..out.len() / row_len)
+                .map(|place| (place, i * task_rows + place))
+                .map(|(place, row)| (place * row_len, row / height, row % height))
                 .filter(|&(.., y)| y % row_phase.stride == row_phase.start)
-                .map(|(place, image, y)| (place, (image, y / row_phase.stride)))
+                .map(|(place, image, y)| ((image, y / row_phase.stride), place))
                 .unzip();
             for column_phase in &column_phases {
-                let columns = (width - column_phase.start).div_ceil(column_phase.stride);
-                for group in 0..groups {
-                    let panels = panels.next().expect("packed in this order");
-                    let patches = Patches {
-                        images,
-                        size: [g.out_size[0], g.out_size[1], g.out_channels],
-                        channels: [group * out_channels, out_channels],
-                        rows: &rows,
-                        columns,
-                        taps: [row_phase.taps, column_phase.taps],
-                        stride: [1, 1],
-                        first: [row_phase.first, column_phase.first],
-                        dilation: [row_phase.dilation, column_phase.dilation],
-                    };
-                    let (pixels, all) = (0..rows.len() * columns, 0..panels.count());
-                    dispatch!(level, isa => multiply(isa, &patches, pixels, panels, all, None, out,
-                    #[inline(always)] |pixel| {
-                        let x = pixel % columns * column_phase.stride + column_phase.start;
-                        (places[pixel / columns] * width + x) * g.in_channels + group * channels
-                    }));
-                }
+                let panels = packed.next().expect("packed in this order");
+                let windows = Windows {
+                    size: [g.out_size[0], g.out_size[1], g.out_channels],
+                    columns: (width - column_phase.start).div_ceil(column_phase.stride),
+                    taps: [row_phase.taps, column_phase.taps],
+                    stride: [1, 1],
+                    first: [row_phase.first, column_phase.first],
+                    dilation: [row_phase.dilation, column_phase.dilation],
+                };
+                let first = column_phase.start * g.in_channels;
+                let places = Vec::from_iter(row_places.iter().map(|place| place + first));
+                let step = column_phase.stride * g.in_channels;
+                let to = Rows { rows: &rows, places: &places, step };
+                dispatch_f32!(level, isa =>
+                    convolve(isa, images, windows, panels, None, &to, out));
             }
         }
     });

@@ -2,9 +2,10 @@ use std::ops::Range;
 
 use super::super::ConvGeometry;
 use super::strip::Strip;
+use super::windows::Windows;
 use crate::gemm::f32::{Onto, accumulate, finish, with_rows};
-use crate::simd::dispatch;
 use crate::simd::f32::Float;
+use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
 /// Tasks a gradient is divided into, if it is large enough.
@@ -12,9 +13,6 @@ const TASKS: usize = 32;
 
 /// Elements of the gradient a task sums at a time: 1 MiB, to stay in the L2 cache.
 const TASK_WEIGHTS: usize = 1 << 18;
-
-/// Output pixels a strip has at least: the length of a sum in registers.
-const STRIP_PIXELS: usize = 256;
 
 /// The gradient of [`forward`](super::forward) with respect to its weight:
 /// `dw[o, c, u, v] = Σ_{n, i, j} grad[n, o, i, j]·x[n, c, i·s + u·d − p, j·s + v·d − p]`.
@@ -54,7 +52,7 @@ pub fn grad_weight_on(
         let rows = i * row_step..rows.min((i + 1) * row_step);
         let outputs = j * channel_step..out_channels.min((j + 1) * channel_step);
         let mut part = vec![0.0; outputs.len() * depth];
-        dispatch!(level, isa => partial(isa, grad, x, g, rows, outputs, &mut part));
+        dispatch_f32!(level, isa => partial(isa, grad, x, g, rows, outputs, &mut part));
         part
     });
 
@@ -83,15 +81,17 @@ fn partial<I: Float>(
     let [_, channels, kh, kw] = g.weight_shape();
     let depth = channels * kh * kw;
     let group_outputs = g.out_channels / g.attrs.groups;
-    // Neighbouring taps of a row are one run of values if they are neighbours in memory.
-    let joined = channels == g.in_channels && g.attrs.dilation[1] == 1;
-    let run_taps = if joined { kw } else { 1 };
+    let windows = Windows::forward(g);
+    let run_taps = windows.run_taps(channels);
     let run = run_taps * channels;
 
-    let strip_rows = STRIP_PIXELS.div_ceil(g.out_size[1]);
-    let mut strip = Strip::new(g, strip_rows, 2 * I::LANES);
-    for start in rows.clone().step_by(strip_rows) {
-        strip.fill(isa, x, start..rows.end.min(start + strip_rows));
+    let rows = Vec::from_iter(rows.map(|row| (row / g.out_size[0], row % g.out_size[0])));
+    let strip_rows = Strip::rows(&windows).min(rows.len());
+    let mut strip = Strip::new(windows, strip_rows, 2 * I::LANES);
+    for rows in rows.chunks(strip_rows) {
+        strip.fill(isa, x, rows);
+        let (image, y) = rows[0];
+        let grad = &grad[(image * g.out_size[0] + y) * g.out_size[1] * g.out_channels..];
         for group in 0..g.attrs.groups {
             let first = (group * group_outputs).clamp(outputs.start, outputs.end);
             let last = ((group + 1) * group_outputs).clamp(outputs.start, outputs.end);
@@ -110,11 +110,11 @@ fn partial<I: Float>(
                             let place = (o - outputs.start) * depth + target;
                             let (part, tap) = (&mut part[place..], [u, v]);
                             if width <= I::LANES {
-                                with_rows!(I, count, R =>
-                                    tile::<I, R, 1>(isa, grad, &strip, tap, value, o, part, depth, width));
+                                with_rows!(isa, I, count, R =>
+                                    tile::<I, R, 1>(isa, grad, &strip, tap, value, o, g.out_channels, part, depth, width));
                             } else {
-                                with_rows!(I, count, R =>
-                                    tile::<I, R, 2>(isa, grad, &strip, tap, value, o, part, depth, width));
+                                with_rows!(isa, I, count, R =>
+                                    tile::<I, R, 2>(isa, grad, &strip, tap, value, o, g.out_channels, part, depth, width));
                             }
                             o += count;
                         }
@@ -142,28 +142,23 @@ fn tile<I: Float, const R: usize, const V: usize>(
     tap: [usize; 2],
     value: usize,
     output: usize,
+    pixel: usize,
     part: &mut [f32],
     depth: usize,
     width: usize,
 ) {
-    let g = strip.geometry();
-    let (columns, pixel) = (g.out_size[1], g.out_channels);
-    let step = g.attrs.stride[1] * g.in_channels;
+    let windows = strip.windows();
+    let step = windows.stride[1] * windows.size[2];
     let mut acc = [[isa.splat(0.0); V]; R];
-    for (row, places) in strip.rows() {
-        let grad = &grad[row * columns * pixel + output..];
-        let values = &strip.values(places, tap)[value..];
+    for row in 0..strip.len() {
+        let grad = &grad[row * windows.columns * pixel + output..];
+        let values = &strip.values(row, tap)[value..];
         accumulate(
             isa,
             &mut acc,
             #[inline(always)]
-            |k| {
-                let source = &grad[k * pixel..][..R];
-                let mut column = [0.0; R];
-                column.copy_from_slice(source);
-                column
-            },
-            (0..columns).map(
+            |r, k| grad[k * pixel..][..R][r],
+            (0..windows.columns).map(
                 #[inline(always)]
                 |k| &values[k * step..][..V * I::LANES],
             ),

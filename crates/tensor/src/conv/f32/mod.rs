@@ -1,10 +1,13 @@
 //! `f32` convolution and its two gradients, on channels-last images.
 //!
-//! Forward and the gradient of the input are matrix products whose left operand is the image itself,
-//! read patch by patch while tiles are packed (`patches.rs`); the gradient of the weight is a
-//! product over pixels that reads a zero-bordered copy of a few image rows in place
-//! (`grad_weight.rs`). Nothing is unrolled in memory.
+//! All three copy a few rows of the image into a strip with a border of zeros, and read the windows
+//! there in place (`strip.rs`): nothing is unrolled in memory. Neighbouring windows of a row are the
+//! rows of a register tile, at a constant distance; the taps of a window's row are one run of values.
+//! Forward and the gradient of the input are the same loops (`convolve.rs`); the gradient of the
+//! weight is a product over pixels (`grad_weight.rs`). Images too narrow for a tile go through the
+//! matrix product, packed window by window (`patches.rs`).
 
+mod convolve;
 mod forward;
 mod grad_input;
 mod grad_weight;
@@ -14,6 +17,7 @@ pub(crate) mod reference;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 pub use forward::{forward, forward_on};
 pub use grad_input::{grad_input, grad_input_on};

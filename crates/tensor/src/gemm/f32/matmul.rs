@@ -1,5 +1,5 @@
 use super::{Matrix, Panels, multiply};
-use crate::simd::dispatch;
+use crate::simd::f32::dispatch_f32;
 use crate::{Error, Level, Result, Tensor, parallel};
 
 /// Multiply-accumulates worth a task of their own: about 100 microseconds.
@@ -61,7 +61,7 @@ pub fn matmul_on(level: Level, a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tenso
         parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
             let rows = i * rows..m.min((i + 1) * rows);
             let all = 0..right.count();
-            dispatch!(level, isa => multiply(isa, &left, rows, &right, all, None, out,
+            dispatch_f32!(level, isa => multiply(isa, &left, rows, &right, all, None, out,
                 #[inline(always)] |row| row * n));
         });
         return Ok(out);
@@ -78,7 +78,7 @@ pub fn matmul_on(level: Level, a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tenso
         let last = right.get(panels.end - 1).0;
         let width = last.start + last.columns - start;
         let mut block = vec![0.0; rows.len() * width];
-        dispatch!(level, isa => multiply(isa, &left, rows.clone(), &right, panels, None, &mut block,
+        dispatch_f32!(level, isa => multiply(isa, &left, rows.clone(), &right, panels, None, &mut block,
             #[inline(always)] |row| row * width));
         (rows, start, width, block)
     });

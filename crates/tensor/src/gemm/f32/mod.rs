@@ -26,4 +26,4 @@ pub(crate) use drive::multiply;
 pub(crate) use left::{Left, Matrix, copy};
 pub use matmul::{matmul, matmul_on};
 pub(crate) use panels::Panels;
-pub(crate) use tile::{Onto, Row, accumulate, finish, with_rows};
+pub(crate) use tile::{Onto, Row, Strided, accumulate, finish, with_rows};

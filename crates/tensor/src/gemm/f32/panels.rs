@@ -1,14 +1,15 @@
 //! The right operand, packed whole before anything is multiplied.
 
-use crate::simd::dispatch;
 use crate::simd::f32::Float;
+use crate::simd::f32::dispatch_f32;
+use crate::storage::Storage;
 use crate::{Level, Tensor, parallel};
 
 /// A `[depth, columns]` matrix in panels of two vectors' width, the last one of one vector if
 /// that is enough: each panel holds its part of row 0, of row 1, … A panel is a multiple of the
 /// vector wide; columns that do not exist are zero.
 pub(crate) struct Panels {
-    data: Tensor<f32>,
+    data: Storage<f32>,
     depth: usize,
     columns: usize,
     lanes: usize,
@@ -85,12 +86,12 @@ impl Panels {
         columns: usize,
         fill: impl Fn(Panel, &mut [f32]) + Sync + Send,
     ) -> Self {
-        let lanes = dispatch!(level, isa => lanes(isa));
-        let mut data = Tensor::zeros(&[depth * columns.next_multiple_of(lanes)]);
+        let lanes = dispatch_f32!(level, isa => lanes(isa));
+        let mut data = Storage::zeroed(depth * columns.next_multiple_of(lanes));
         let full = depth * 2 * lanes;
-        parallel::for_each_chunk(data.data_mut(), full.max(1), |i, target| {
+        parallel::for_each_chunk(data.as_mut_slice(), full.max(1), |i, target| {
             let panel = Self::panel(i, columns, lanes);
-            dispatch!(level, _isa => fill(panel, target));
+            dispatch_f32!(level, _isa => fill(panel, target));
         });
         Self { data, depth, columns, lanes }
     }
@@ -106,6 +107,11 @@ impl Panels {
         self.depth
     }
 
+    /// Columns of the matrix.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// How many panels there are.
     pub(crate) fn count(&self) -> usize {
         self.columns.div_ceil(2 * self.lanes)
@@ -114,8 +120,7 @@ impl Panels {
     /// Panel `i`, and its packed rows.
     pub(crate) fn get(&self, i: usize) -> (Panel, &[f32]) {
         let panel = Self::panel(i, self.columns, self.lanes);
-        let data = self.data.as_slice().expect("made row-major");
-        (panel, &data[panel.start * self.depth..][..panel.width * self.depth])
+        (panel, &self.data.as_slice()[panel.start * self.depth..][..panel.width * self.depth])
     }
 }
 

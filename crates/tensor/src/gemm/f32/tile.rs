@@ -20,25 +20,55 @@ pub(crate) enum Onto<'a> {
     Output,
 }
 
-/// `acc[r][v] += Σₖ column(k)[r] · row k, vector v`.
+/// `R` rows of at least `count` values, `step` apart, read in place.
+pub(crate) struct Strided<'a, const R: usize> {
+    data: &'a [f32],
+    step: usize,
+    count: usize,
+}
+
+impl<'a, const R: usize> Strided<'a, R> {
+    /// # Panics
+    /// If the last row would end behind the data.
+    #[inline(always)]
+    pub(crate) fn new(data: &'a [f32], step: usize, count: usize) -> Self {
+        let room = data.len().checked_sub(count).expect("a row in the data");
+        assert!(R == 1 || step <= room / (R - 1).max(1), "all rows in the data");
+        Self { data, step, count }
+    }
+
+    /// Element `k` of row `r`.
+    #[inline(always)]
+    pub(crate) fn at(&self, r: usize, k: usize) -> f32 {
+        assert!(r < R && k < self.count, "row {r}, element {k}");
+        // SAFETY: `new` has seen that `(R − 1)·step + count` is at most the length, and the
+        // assertion that `r < R` and `k < count`: the index is below the length. Checked indexing
+        // would test each row of each step, since the compiler cannot follow `r·step`.
+        unsafe { *self.data.as_ptr().add(k).add(r * self.step) }
+    }
+}
+
+/// `acc[r][v] += Σₖ left(r, k) · row k, vector v`.
+///
+/// The left operand comes element by element, just before it is used: a column at a time would take
+/// a register for each row.
 #[inline(always)]
 pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
     isa: I,
     acc: &mut [[I::Vector; V]; R],
-    column: impl Fn(usize) -> [f32; R],
+    left: impl Fn(usize, usize) -> f32,
     rows: impl Iterator<Item = &'b [f32]>,
 ) {
     let mut sums = *acc;
     for (k, row) in rows.enumerate() {
-        let a = column(k);
         let mut b = [isa.splat(0.0); V];
         for v in 0..V {
             b[v] = isa.load(&row[v * I::LANES..]);
         }
-        for r in 0..R {
-            let a = isa.splat(a[r]);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let a = isa.splat(left(r, k));
             for v in 0..V {
-                sums[r][v] = isa.mul_add(a, b[v], sums[r][v]);
+                sums[v] = isa.mul_add(a, b[v], sums[v]);
             }
         }
     }
@@ -63,13 +93,7 @@ fn tile<I: Float, const R: usize, const V: usize>(
         isa,
         &mut acc,
         #[inline(always)]
-        |k| {
-            let mut column = [0.0; R];
-            for r in 0..R {
-                column[r] = rows[r][k];
-            }
-            column
-        },
+        |r, k| rows[r][k],
         panel.chunks_exact(V * I::LANES),
     );
     for r in 0..R {
@@ -112,17 +136,18 @@ pub(crate) fn finish<I: Float, const V: usize>(
     }
 }
 
-/// Runs `$body` with `$R` the number of rows of the smallest compiled tile that holds `$rows`.
+/// Runs `$body`, in a function of its own, with `$R` the number of rows of the smallest compiled tile
+/// that holds `$rows`.
 macro_rules! with_rows {
-    ($isa:ty, $rows:expr, $R:ident => $body:expr) => {
-        with_rows!(@ $isa, $rows, $R => $body; 1 2 4 6 8 10 12 14)
+    ($token:expr, $isa:ty, $rows:expr, $R:ident => $body:expr) => {
+        with_rows!(@ $token, $isa, $rows, $R => $body; 1 2 3 4 5 6 7 8 10 12 14)
     };
-    (@ $isa:ty, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
+    (@ $token:expr, $isa:ty, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
         match $rows {
             $(
                 rows if rows <= $n && $n <= <$isa as $crate::simd::f32::Float>::ROWS => {
                     const $R: usize = $n;
-                    $body
+                    <$isa as $crate::simd::Isa>::enter($token, #[inline(always)] || $body)
                 }
             )*
             rows => unreachable!("a tile of {rows} rows"),
@@ -145,8 +170,8 @@ pub(super) fn multiply_tile<I: Float>(
 ) {
     debug_assert!(places.len() <= MAX_ROWS);
     if panel_width == I::LANES {
-        with_rows!(I, places.len(), R => tile::<I, R, 1>(isa, rows, panel, onto, out, places, width))
+        with_rows!(isa, I, places.len(), R => tile::<I, R, 1>(isa, rows, panel, onto, out, places, width))
     } else {
-        with_rows!(I, places.len(), R => tile::<I, R, 2>(isa, rows, panel, onto, out, places, width))
+        with_rows!(isa, I, places.len(), R => tile::<I, R, 2>(isa, rows, panel, onto, out, places, width))
     }
 }

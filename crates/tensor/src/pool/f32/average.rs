@@ -1,6 +1,6 @@
 use super::window;
 use crate::conv::PoolGeometry;
-use crate::simd::dispatch;
+use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
 /// The mean under each window. Padding counts as zeros if `count_include_pad`, and not at all
@@ -15,7 +15,7 @@ pub fn avg_pool(x: &Tensor<f32>, g: &PoolGeometry, count_include_pad: bool) -> T
     let x = x.channels_last();
     let images = x.as_nhwc().expect("channels-last");
     parallel::for_each_chunk(y.data_mut(), g.out_size[1] * g.channels, |row, y| {
-        dispatch!(level, _isa => avg_row(images, g, count_include_pad, row, y));
+        dispatch_f32!(level, _isa => avg_row(images, g, count_include_pad, row, y));
     });
     y
 }
@@ -55,7 +55,7 @@ pub fn avg_pool_grad(grad: &Tensor<f32>, g: &PoolGeometry, count_include_pad: bo
     // Windows overlap: an image is one task, and adds in order.
     parallel::for_each_chunk(dx.data_mut(), inputs, |image, dx| {
         let grad = &grad[image * outputs..(image + 1) * outputs];
-        dispatch!(level, _isa => avg_image_grad(grad, g, count_include_pad, dx));
+        dispatch_f32!(level, _isa => avg_image_grad(grad, g, count_include_pad, dx));
     });
     dx
 }

@@ -1,6 +1,6 @@
 use super::window;
 use crate::conv::PoolGeometry;
-use crate::simd::dispatch;
+use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
 /// The largest value under each window, and where it was.
@@ -26,7 +26,7 @@ pub fn max_pool(x: &Tensor<f32>, g: &PoolGeometry) -> (Tensor<f32>, Tensor<i32>)
     let rows: Vec<_> =
         y.data_mut().chunks_mut(row_len).zip(winners.data_mut().chunks_mut(row_len)).collect();
     parallel::for_each_item(rows, |row, (y, winners)| {
-        dispatch!(level, _isa => max_row(images, g, row, y, winners));
+        dispatch_f32!(level, _isa => max_row(images, g, row, y, winners));
     });
     (y, winners)
 }

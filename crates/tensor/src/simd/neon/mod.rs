@@ -17,6 +17,9 @@ macro_rules! token {
 
             #[inline(always)]
             fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+                // A function of its own: a register tile inlined into its loops would share their
+                // registers, and spill.
+                #[inline(never)]
                 $(#[target_feature(enable = $feature)])*
                 fn run<R>(f: impl FnOnce() -> R) -> R {
                     f()

@@ -3,107 +3,110 @@ use std::arch::x86_64::*;
 use super::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 use crate::simd::f32::Float;
 
-macro_rules! avx2 {
-    ($($token:ty),*) => {$(
-        impl Float for $token {
-            const LANES: usize = 8;
-            // 6·2 accumulators + 2 + 1 broadcast of 16 registers.
-            const ROWS: usize = 6;
-            type Vector = __m256;
+impl Float for Avx2 {
+    const LANES: usize = 8;
+    // 6·2 accumulators + 2 + 1 broadcast of 16 registers.
+    const ROWS: usize = 6;
+    type Vector = __m256;
 
-            #[inline(always)]
-            fn splat(self, x: f32) -> __m256 {
-                // SAFETY: `self` proves AVX2.
-                unsafe { _mm256_set1_ps(x) }
-            }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_set1_ps(x) }
+    }
 
-            #[inline(always)]
-            fn load(self, x: &[f32]) -> __m256 {
-                let x = &x[..8];
-                // SAFETY: `self` proves AVX2; the slice above has 8 readable values, and `loadu`
-                // asks for no alignment.
-                unsafe { _mm256_loadu_ps(x.as_ptr()) }
-            }
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m256 {
+        let x = &x[..8];
+        // SAFETY: `self` proves AVX2; the slice above has 8 readable values, and `loadu`
+        // asks for no alignment.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    }
 
-            #[inline(always)]
-            fn store(self, target: &mut [f32], x: __m256) {
-                let target = &mut target[..8];
-                // SAFETY: `self` proves AVX2; the slice above has 8 writable values, and `storeu`
-                // asks for no alignment.
-                unsafe { _mm256_storeu_ps(target.as_mut_ptr(), x) }
-            }
+    #[inline(always)]
+    fn store(self, target: &mut [f32], x: __m256) {
+        let target = &mut target[..8];
+        // SAFETY: `self` proves AVX2; the slice above has 8 writable values, and `storeu`
+        // asks for no alignment.
+        unsafe { _mm256_storeu_ps(target.as_mut_ptr(), x) }
+    }
 
-            #[inline(always)]
-            fn add(self, a: __m256, b: __m256) -> __m256 {
-                // SAFETY: `self` proves AVX2.
-                unsafe { _mm256_add_ps(a, b) }
-            }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_add_ps(a, b) }
+    }
 
-            #[inline(always)]
-            fn sub(self, a: __m256, b: __m256) -> __m256 {
-                // SAFETY: `self` proves AVX2.
-                unsafe { _mm256_sub_ps(a, b) }
-            }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
 
-            #[inline(always)]
-            fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-                // SAFETY: `self` proves FMA.
-                unsafe { _mm256_fmadd_ps(a, b, c) }
-            }
-        }
-    )*};
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: `self` proves FMA.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
 }
 
-macro_rules! avx512 {
-    ($($token:ty),*) => {$(
-        impl Float for $token {
-            const LANES: usize = 16;
-            // 14·2 accumulators + 2 + 1 broadcast of 32 registers.
-            const ROWS: usize = 14;
-            type Vector = __m512;
+impl Float for Avx512 {
+    const LANES: usize = 16;
+    // 14·2 accumulators + 2 + 1 broadcast of 32 registers.
+    const ROWS: usize = 14;
+    type Vector = __m512;
 
-            #[inline(always)]
-            fn splat(self, x: f32) -> __m512 {
-                // SAFETY: `self` proves AVX-512F.
-                unsafe { _mm512_set1_ps(x) }
-            }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_set1_ps(x) }
+    }
 
-            #[inline(always)]
-            fn load(self, x: &[f32]) -> __m512 {
-                let x = &x[..16];
-                // SAFETY: `self` proves AVX-512F; the slice above has 16 readable values, and
-                // `loadu` asks for no alignment.
-                unsafe { _mm512_loadu_ps(x.as_ptr()) }
-            }
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m512 {
+        let x = &x[..16];
+        // SAFETY: `self` proves AVX-512F; the slice above has 16 readable values, and
+        // `loadu` asks for no alignment.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
 
-            #[inline(always)]
-            fn store(self, target: &mut [f32], x: __m512) {
-                let target = &mut target[..16];
-                // SAFETY: `self` proves AVX-512F; the slice above has 16 writable values, and
-                // `storeu` asks for no alignment.
-                unsafe { _mm512_storeu_ps(target.as_mut_ptr(), x) }
-            }
+    #[inline(always)]
+    fn store(self, target: &mut [f32], x: __m512) {
+        let target = &mut target[..16];
+        // SAFETY: `self` proves AVX-512F; the slice above has 16 writable values, and
+        // `storeu` asks for no alignment.
+        unsafe { _mm512_storeu_ps(target.as_mut_ptr(), x) }
+    }
 
-            #[inline(always)]
-            fn add(self, a: __m512, b: __m512) -> __m512 {
-                // SAFETY: `self` proves AVX-512F.
-                unsafe { _mm512_add_ps(a, b) }
-            }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_add_ps(a, b) }
+    }
 
-            #[inline(always)]
-            fn sub(self, a: __m512, b: __m512) -> __m512 {
-                // SAFETY: `self` proves AVX-512F.
-                unsafe { _mm512_sub_ps(a, b) }
-            }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
 
-            #[inline(always)]
-            fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-                // SAFETY: `self` proves AVX-512F.
-                unsafe { _mm512_fmadd_ps(a, b, c) }
-            }
-        }
-    )*};
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
 }
 
-avx2!(Avx2, AvxVnni);
-avx512!(Avx512, Avx512Vnni);
+impl From<AvxVnni> for Avx2 {
+    fn from(_: AvxVnni) -> Self {
+        // What `AvxVnni` detects includes AVX2 and FMA.
+        Self(())
+    }
+}
+
+impl From<Avx512Vnni> for Avx512 {
+    fn from(_: Avx512Vnni) -> Self {
+        // What `Avx512Vnni` detects includes all that `Avx512` does.
+        Self(())
+    }
+}
