@@ -325,7 +325,8 @@ pub(crate) fn check_shape(shape: &[usize]) -> Check<()> {
     }
 }
 
-/// The geometry of a convolution for one image.
+/// The geometry of a convolution for one image, whose padded image is of a size that kernels can
+/// write down.
 pub(crate) fn conv_geometry(
     layer: &QuantizedLayer,
     attrs: ConvAttrs,
@@ -333,7 +334,12 @@ pub(crate) fn conv_geometry(
 ) -> Check<ConvGeometry> {
     let [c, h, w] = image_of(x)?;
     let weight = layer.codes.dims("conv").map_err(|error| error.to_string())?;
-    ConvGeometry::new([1, c, h, w], weight, attrs).map_err(|error| error.to_string())
+    let geometry =
+        ConvGeometry::new([1, c, h, w], weight, attrs).map_err(|error| error.to_string())?;
+    // The geometry's own check keeps each of these sums below 2³¹.
+    let [top, left, bottom, right] = attrs.padding;
+    check_shape(&[c, h + top + bottom, w + left + right])?;
+    Ok(geometry)
 }
 
 fn pooled(window: Window, x: &ValueType) -> Check<Vec<usize>> {

@@ -65,7 +65,8 @@ pub struct QuantizedLayer {
 
 /// Scales and codes of `weight`, and `bias` rounded to `x_scale · scale`: `round(b / (x_scale · s))`.
 ///
-/// A channel whose bias would not fit `i32` gets the least scale for which it does.
+/// A channel whose bias would take more than half of `i32` gets the least scale for which it does not:
+/// the other half is for the sum of products, below 2³⁰ for up to 33 155 terms.
 ///
 /// # Errors
 /// [`Error::BadRange`] if a weight or a bias is NaN or infinite.
@@ -91,7 +92,7 @@ pub fn quantize_layer(
             return Err(Error::BadRange { min: b, max: b });
         }
         // In f64: the bound itself must not round.
-        let least = 1.0001 * f64::from(b.abs()) / (f64::from(x_scale) * f64::from(i32::MAX));
+        let least = 1.0001 * f64::from(b.abs()) / (f64::from(x_scale) * f64::from(i32::MAX / 2));
         if f64::from(grid.scale()) < least {
             *grid = QParams::new(least as f32, 0, weight_codes(spec.bits))?;
         }

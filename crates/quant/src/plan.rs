@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// Every place begins at a multiple of this: a cache line, and the widest vector.
 pub(crate) const ALIGN: usize = 64;
 
-/// More bytes than any machine has: a plan beyond is refused, and no sum below overflows.
-pub(crate) const MAX_BYTES: usize = 1 << 46;
+/// A plan beyond this is refused, and no sum below overflows.
+pub(crate) const MAX_BYTES: usize = isize::MAX as usize >> 2;
 
 /// How a step may share memory between its first input and its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -234,6 +234,9 @@ mod tests {
         refused(Instr::Add { output: grid(), relu: false }, &[q], "takes 2 inputs");
         refused(conv(layer(&[4, 2, 3, 3], 0)), &[q], "expects 2");
         refused(conv(layer(&[4, 3, 3, 3], i32::MAX)), &[q], "beyond 32 bits");
+        let attrs = ConvAttrs::new(1 << 29, 1 << 29);
+        let far = Instr::Conv { layer: layer(&[4, 3, 3, 3], 0), attrs, output: grid(), relu: true };
+        refused(far, &[q], "larger");
         let mut short = layer(&[4, 3, 3, 3], 0);
         short.bias.pop();
         refused(conv(short), &[q], "3 biases");

@@ -12,7 +12,7 @@ use ottava_tensor::{Level, Tensor};
 use proptest::prelude::*;
 
 fn engine(program: &Program, level: Level, fuse: bool) -> Engine {
-    Engine::with_options(program, Options { level, fuse, algorithm: Algorithm::Auto }).unwrap()
+    Engine::with_options(program, Options { level, fuse, ..Options::default() }).unwrap()
 }
 
 fn images(program: &Program, batch: usize, seed: u64) -> Tensor<f32> {
@@ -70,8 +70,7 @@ proptest! {
     #[test]
     fn every_instruction_equals_its_definition(seed: u64, nodes in 1usize..14, batch in 1usize..4) {
         let program = random(seed, nodes);
-        let levels = Level::available();
-        check(&program, &images(&program, batch, seed), &levels[levels.len() - 1..]);
+        check(&program, &images(&program, batch, seed), &Level::available());
     }
 
     #[test]
@@ -119,6 +118,40 @@ proptest! {
 fn a_resnet_is_exact_on_every_level() {
     let program = resnet(1, 8, 12);
     check(&program, &images(&program, 2, 3), &Level::available());
+}
+
+#[test]
+fn every_algorithm_gives_the_same_codes() {
+    let program = resnet(1, 32, 16);
+    let x = images(&program, 1, 4);
+    check(&program, &x, &[Level::current()]);
+    let expected = run(&program, &x);
+    for (level, algorithm) in
+        Level::available().into_iter().flat_map(|level| Algorithm::ALL.map(|a| (level, a)))
+    {
+        let options = Options { level, algorithm, ..Options::default() };
+        let engine = Engine::with_options(&program, options).unwrap();
+        let y = engine.run(&x, &mut Workspace::new()).unwrap();
+        assert_eq!(y, expected, "{level:?} {algorithm:?}");
+    }
+}
+
+#[test]
+fn an_engine_is_shared_by_threads() {
+    let program = resnet(1, 8, 16);
+    let engine = Engine::new(&program).unwrap();
+    let x = images(&program, 3, 6);
+    let expected = run(&program, &x);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut workspace = Workspace::new();
+                for _ in 0..4 {
+                    assert_eq!(engine.run(&x, &mut workspace).unwrap(), expected);
+                }
+            });
+        }
+    });
 }
 
 #[test]
