@@ -59,10 +59,12 @@ impl OnnxOptions {
 
 /// An integer network as an ONNX file, its metadata included.
 ///
-/// ONNX Runtime answers with the same bytes where its kernels do not saturate (see
-/// [`OnnxOptions::unsigned_weights`]; the session option `session.x64quantprecision = 1` does the
-/// same). One difference is possible at the input: ONNX divides by the scale, we multiply by its
-/// reciprocal, and a value next to the middle between two codes may fall to either side.
+/// ONNX Runtime answers with the same bytes for convolutions, linear layers, global averages and what
+/// only moves codes, where its kernels do not saturate (see [`OnnxOptions::unsigned_weights`]; the
+/// session option `session.x64quantprecision = 1` does the same). By one step, next to the middle
+/// between two codes, it may differ in residual sums (it fuses multiplications into additions), in
+/// averages over windows (it rounds floats) and at the input (ONNX divides by the scale, we multiply
+/// by its reciprocal).
 ///
 /// # Errors
 /// [`Error::Unsupported`] for versions that cannot be written.
