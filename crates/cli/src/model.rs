@@ -105,7 +105,7 @@ pub fn save_state(
 pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
     let path = in_run(path, &["int8.ottava", "best.ottava"])?;
     if path.extension().is_some_and(|extension| extension == "ottava") {
-        let container = Container::load(&path)?;
+        let container = Container::load(&path).with_context(|| format!("{}", path.display()))?;
         return match container.metadata().get("kind").map(String::as_str) {
             Some("float") => Ok(Model::Float(float_of(&path, &container)?)),
             Some("qat" | "checkpoint") => {

@@ -132,7 +132,7 @@ pub fn save_graph(
 /// Makes it again.
 pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
     let shown = path.display();
-    let container = Container::load(path)?;
+    let container = Container::load(path).with_context(|| format!("{shown}"))?;
     let scheme = args::Scheme::from_metadata(container.metadata())
         .with_context(|| format!("{shown} is not written by `ottava qat`"))?;
     let text =

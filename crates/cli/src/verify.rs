@@ -15,8 +15,8 @@ use crate::task::Task;
 pub fn run(args: &args::Verify) -> Result<()> {
     let (graph, model) = load_graph(&args.run.join("qat.ottava"))?;
     let file = args.run.join("int8.ottava");
-    let program = Program::from_container(&Container::load(&file)?)
-        .with_context(|| format!("{}", file.display()))?;
+    let program = Container::load(&file).and_then(|container| Program::from_container(&container));
+    let program = program.with_context(|| format!("{}", file.display()))?;
     let config = args.run.join("config.toml");
     let text = std::fs::read_to_string(&config)
         .with_context(|| format!("cannot read {}", config.display()))?;

@@ -1,0 +1,199 @@
+//! The command as scripts use it: the road end to end on small synthetic images, and what goes wrong
+//! on it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs `ottava` in `dir`.
+fn ottava(dir: &Path, args: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ottava"))
+        .current_dir(dir)
+        .args(args.split_whitespace())
+        .output()
+        .unwrap()
+}
+
+/// The JSON object of a command that succeeds.
+fn json(dir: &Path, args: &str) -> Value {
+    let output = ottava(dir, &format!("{args} --json --quiet"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args}: {stderr}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+}
+
+/// The one line of a command that fails with exit code 1.
+fn refusal(dir: &Path, args: &str) -> String {
+    let output = ottava(dir, &format!("{args} --quiet"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{args}: {stderr}");
+    stderr
+}
+
+const DATA: &str = "--data synthetic:3x16x16:4:160 --batch 20";
+
+/// Everything of a result but its times.
+fn figures(mut json: Value) -> Value {
+    for key in ["seconds", "threads"] {
+        json.as_object_mut().unwrap().remove(key);
+    }
+    for row in json.as_object_mut().unwrap().values_mut() {
+        if let Some(row) = row.as_object_mut() {
+            row.remove("latency_ms");
+        }
+    }
+    json
+}
+
+#[test]
+fn the_road_from_float_to_integers() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let trained =
+        json(dir, &format!("train --model resnet8 {DATA} --epochs 6 --lr 0.05 --out float"));
+    let top1 = trained["top1"].as_f64().unwrap();
+    assert!(top1 > 60.0, "the network does not learn: {trained}");
+    let evaluated =
+        json(dir, &format!("eval float/best.ottava {DATA} --logits logits.safetensors"));
+    assert_eq!(evaluated["top1"], trained["top1"]);
+    assert_eq!(evaluated["n"], 32);
+    assert!(dir.join("logits.safetensors").exists());
+
+    let ptq = json(dir, &format!("ptq float {DATA} --calibration 80"));
+    let int8 = json(dir, &format!("eval float/int8.ottava {DATA}"));
+    assert_eq!(int8["top1"], ptq["ptq_int8"]["top1"]);
+
+    let qat = |threads: usize, out: &str| {
+        let args =
+            format!("qat float {DATA} --epochs 3 --calibration 80 --threads {threads} --out {out}");
+        figures(json(dir, &args))
+    };
+    let (one, two) = (qat(1, "qat1"), qat(2, "qat2"));
+    assert_eq!(one, two, "figures depend on the number of threads");
+    let int8 = |file: &str| std::fs::read(dir.join(file)).unwrap();
+    assert_eq!(int8("qat1/int8.ottava"), int8("qat2/int8.ottava"));
+    assert_eq!(one["agreement"], 1.0);
+    assert_eq!(one["qat_fake"]["top1"], one["qat_int8"]["top1"]);
+    let bytes = |name: &str| one[name]["bytes"].as_f64().unwrap();
+    assert!(bytes("qat_int8") < 0.28 * bytes("float"));
+
+    let verified = json(dir, "verify qat1");
+    assert_eq!(verified["agreement"], 1.0);
+    let nodes = verified["nodes"].as_array().unwrap();
+    assert!(nodes.len() > 10 && nodes.iter().all(|node| node["differing"] == 0), "{nodes:?}");
+
+    for file in ["float/best.ottava", "qat1/int8.ottava"] {
+        let inspected = json(dir, &format!("inspect {file}"));
+        assert!(inspected["total"]["params"].as_u64().unwrap() > 70_000, "{inspected}");
+        assert!(inspected["total"]["macs"].as_u64().unwrap() > 1_000_000, "{inspected}");
+    }
+    let timed = json(dir, "bench qat1 --runs 3");
+    assert!(timed["float"]["ms_median"].as_f64().unwrap() > 0.0);
+    assert!(timed["int8"]["ms_p95"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_stopped_training_goes_on_to_the_same_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let train = |flags: &str| {
+        json(dir, &format!("train --model resnet8 {DATA} --schedule constant {flags}"))
+    };
+    train("--epochs 4 --out whole");
+    train("--epochs 2 --out parts");
+    train("--epochs 4 --out parts --resume");
+    let checkpoint = |run: &str| std::fs::read(dir.join(run).join("checkpoint.ottava")).unwrap();
+    assert_eq!(checkpoint("whole"), checkpoint("parts"));
+}
+
+#[test]
+fn a_config_file_says_what_flags_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(
+        dir.join("run.toml"),
+        "model = \"resnet8\"\ndata = \"synthetic:3x16x16:4:160\"\nbatch = 20\nepochs = 3\nout = \"a\"\n",
+    )
+    .unwrap();
+    let from_file = json(dir, "train --config run.toml --epochs 1");
+    let from_flags = json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out b"));
+    assert_eq!(from_file, from_flags);
+    // What a run wrote of itself repeats it.
+    assert_eq!(json(dir, "train --config b/config.toml --out c"), from_flags);
+}
+
+#[test]
+fn wrong_usage_is_exit_code_two() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in ["", "trian", "train --epochs many", "qat", "ptq x --weight-bits 9"] {
+        assert_eq!(ottava(dir.path(), args).status.code(), Some(2), "{args}");
+    }
+    assert_eq!(ottava(dir.path(), "--help").status.code(), Some(0));
+}
+
+#[test]
+fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let says = |args: &str, words: &[&str]| {
+        let line = refusal(dir, args);
+        for word in words {
+            assert!(line.contains(word), "{args}: `{word}` is not in: {line}");
+        }
+    };
+    says("eval missing.ottava", &["missing.ottava"]);
+    std::fs::write(dir.join("noise.ottava"), b"this is no model file at all").unwrap();
+    says("eval noise.ottava", &["noise.ottava"]);
+    std::fs::write(dir.join("noise.safetensors"), [0xFFu8; 64]).unwrap();
+    says("eval noise.safetensors", &["noise.safetensors"]);
+    says(&format!("train --model resnet21 {DATA}"), &["resnet21", "resnet20"]);
+    says("train --data cifar10:nowhere", &["nowhere"]);
+    says("train --data synthetic:3x16", &["synthetic"]);
+    says(&format!("train --model resnet8 {DATA} --lr 0 --out z"), &["--lr 0"]);
+    says(&format!("train --model resnet8 {DATA} --optimizer sdg --out z"), &["sdg", "adam"]);
+    says(
+        &format!("train --model resnet8 {DATA} --epochs 40 --lr 1e30 --out nan"),
+        &["loss", "learning rate"],
+    );
+    assert!(!dir.join("nan/best.ottava").exists() || !dir.join("nan/int8.ottava").exists());
+
+    // A truncated data set and a wrong magic number.
+    let idx = dir.join("idx");
+    std::fs::create_dir(&idx).unwrap();
+    let mut images = vec![0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0, 8];
+    images.extend([7; 100]);
+    let labels = [0, 0, 8, 1, 0, 0, 0, 4, 0, 1, 2, 3];
+    for split in ["train", "t10k"] {
+        std::fs::write(idx.join(format!("{split}-images-idx3-ubyte")), &images).unwrap();
+        std::fs::write(idx.join(format!("{split}-labels-idx1-ubyte")), labels).unwrap();
+    }
+    says("train --model resnet8 --data idx:idx", &["train-images-idx3-ubyte"]);
+    images[2] = 9;
+    std::fs::write(idx.join("train-images-idx3-ubyte"), &images).unwrap();
+    says("train --model resnet8 --data idx:idx", &["train-images-idx3-ubyte"]);
+
+    // A model file cut short, and one for other images.
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out run"));
+    let whole = std::fs::read(dir.join("run/best.ottava")).unwrap();
+    std::fs::write(dir.join("cut.ottava"), &whole[..whole.len() / 2]).unwrap();
+    says(&format!("eval cut.ottava {DATA}"), &["cut.ottava"]);
+    says(&format!("ptq cut.ottava {DATA} --out int8.ottava"), &["cut.ottava"]);
+    assert!(!dir.join("int8.ottava").exists());
+    says("ptq run --data synthetic:1x16x16:4:40 --out int8.ottava", &["channel"]);
+    says("ptq run --data synthetic:3x16x16:5:40 --out int8.ottava", &["5 classes"]);
+    says(
+        &format!("ptq run {DATA} --skip layer9.conv1 --out int8.ottava"),
+        &["layer9.conv1", "layer1.0.conv1"],
+    );
+    says("verify run", &["qat.ottava"]);
+    assert!(!dir.join("int8.ottava").exists());
+    let leftovers: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("tmp"))
+        .collect();
+    assert!(leftovers.is_empty(), "{leftovers:?}");
+}
