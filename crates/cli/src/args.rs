@@ -27,10 +27,14 @@ pub enum Command {
     Eval(Eval),
     /// The quantization-aware graph against the integer program, node by node
     Verify(Verify),
+    /// Classes and probabilities for image files
+    Predict(Predict),
     /// Latency and throughput, float beside int8
     Bench(Bench),
     /// Layers, shapes, parameters, bytes, scales, multiply-accumulates
     Inspect(Inspect),
+    /// To .onnx (QDQ or QOperator for an integer network), or float weights to .safetensors
+    Export(Export),
 }
 
 impl Command {
@@ -43,6 +47,8 @@ impl Command {
             Self::Ptq(args) => &args.global,
             Self::Eval(args) => &args.global,
             Self::Verify(args) => &args.global,
+            Self::Predict(args) => &args.global,
+            Self::Export(args) => &args.global,
             Self::Bench(args) => &args.global,
             Self::Inspect(args) => &args.global,
         }
@@ -312,4 +318,65 @@ pub struct Inspect {
     pub size: Option<usize>,
     #[command(flatten)]
     pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Predict {
+    /// A run directory or a model file
+    pub model_file: PathBuf,
+    /// The pictures
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// What happens to pixels [default: the model file's]
+    #[arg(long, value_name = "NAME")]
+    pub preprocess: Option<String>,
+    /// Classes to name for each picture
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// A run directory or a model file
+    pub model_file: PathBuf,
+    /// The file to write: .onnx, or .safetensors for float weights
+    pub out: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// How an integer network is written as ONNX
+    #[arg(long, value_enum, default_value_t = Format::Qdq)]
+    pub format: Format,
+    /// Weights as s8, or as u8 with zero-point 128 for runtimes whose s8 products saturate
+    #[arg(long, value_enum, default_value_t = Weights::S8)]
+    pub weights: Weights,
+    /// Version of ONNX's operators
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    pub opset: i64,
+    /// Version of ONNX's file format
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub ir_version: i64,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Float operators between QuantizeLinear and DequantizeLinear
+    Qdq,
+    /// Integer operators
+    Qoperator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// Signed
+    S8,
+    /// Unsigned, zero-point 128
+    U8,
 }

@@ -54,7 +54,7 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
         (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0).collect();
     let images = Tensor::new(&shape, values)?.channels_last();
     let (name, mut classifier): (_, Box<dyn Classifier + '_>) = match &model {
-        Model::Float(model) => ("float", Box::new(Evaluating(&*model.network))),
+        Model::Float(model) => ("float", Box::new(Evaluating(&model.network))),
         Model::Integer(program) => ("int8", Box::new(Integer::new(program)?)),
     };
     let timing = latency(classifier.as_mut(), &images, args.runs)?;

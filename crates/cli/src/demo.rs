@@ -61,7 +61,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let recipe = Recipe { defaults: FLOAT, label_smoothing: 0.0 };
     let job = Job {
         what: "train",
-        network: &*model.network,
+        network: &model.network,
         recipe: &recipe,
         train: &train,
         test: &test,

@@ -24,7 +24,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
     let test = task.test(args.batch)?;
     let start = Instant::now();
     let mut classifier: Box<dyn Classifier + '_> = match &model {
-        Model::Float(model) => Box::new(Evaluating(&*model.network)),
+        Model::Float(model) => Box::new(Evaluating(&model.network)),
         Model::Integer(program) => Box::new(Integer::new(program)?),
     };
     let judged = judge(classifier.as_mut(), &test, "evaluate", &args.global)?;

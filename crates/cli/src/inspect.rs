@@ -93,7 +93,7 @@ fn integer(program: &Program) -> Vec<Layer> {
         let codes = weights.map_or(&[][..], |layer| layer.codes.shape());
         let pixels: usize = output.shape[1..].iter().product();
         let (count, channels) =
-            (codes.iter().product::<usize>(), weights.map_or(0, |l| l.bias.len()));
+            weights.map_or((0, 0), |layer| (layer.codes.len(), layer.bias.len()));
         // A bias and a scale of four bytes for each output channel.
         let bytes = count + 8 * channels;
         let float = matches!(output.elements, Elements::Float);

@@ -7,9 +7,11 @@ mod classifier;
 mod config;
 mod demo;
 mod eval;
+mod export;
 mod inspect;
 mod model;
 mod output;
+mod predict;
 mod ptq;
 mod qat;
 mod run_dir;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Command::Ptq(args) => ptq::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     });

@@ -1,14 +1,14 @@
-//! Model files: ours, float or integer, and other people's weights.
+//! Model files: ours, float or integer, and other people's weights and networks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ottava::autograd::Graph;
+use ottava::autograd::{Graph, Leaf, Result as TapeResult, Var};
 use ottava::data::Preprocess;
-use ottava::interop::{self, StateDict};
+use ottava::interop::{self, OnnxOptions, StateDict};
 use ottava::nn::models::{Architecture, ModelConfig};
-use ottava::nn::{self, Module, Network as _};
+use ottava::nn::{self, Module, Network};
 use ottava::quant::{Container, Program};
 use ottava::tensor::Tensor;
 
@@ -20,14 +20,40 @@ pub enum Model {
 
 /// A float network and what its file says of it.
 pub struct FloatModel {
-    pub architecture: Architecture,
-    pub config: ModelConfig,
+    pub network: FloatNetwork,
+    /// How many classes it tells apart.
+    pub class_count: usize,
+    pub in_channels: usize,
     /// The shape of an image, if the file says it.
     pub input: Option<[usize; 3]>,
     pub classes: Vec<String>,
     pub preprocess: Option<Preprocess>,
-    pub network: Box<dyn Module>,
 }
+
+/// A network of ours by name, or one from an ONNX file.
+pub enum FloatNetwork {
+    Ours(Architecture, Box<dyn Module>),
+    Onnx(Graph),
+}
+
+impl Network for FloatNetwork {
+    fn run<'t>(&self, x: Var<'t>) -> TapeResult<Var<'t>> {
+        match self {
+            Self::Ours(_, module) => module.forward(x),
+            Self::Onnx(graph) => graph.run(x),
+        }
+    }
+
+    fn leaves(&self) -> Vec<(String, Leaf)> {
+        match self {
+            Self::Ours(_, module) => module.leaves(),
+            Self::Onnx(graph) => graph.leaves(),
+        }
+    }
+}
+
+/// The architecture's name in files whose network is an ONNX graph, and the tensor that holds it.
+const ONNX: &str = "onnx";
 
 impl FloatModel {
     /// A network with the weights of a seed.
@@ -39,37 +65,53 @@ impl FloatModel {
         preprocess: &Preprocess,
     ) -> Result<Self> {
         Ok(Self {
-            architecture,
-            config,
+            network: FloatNetwork::Ours(architecture, architecture.build(&config)?),
+            class_count: config.classes,
+            in_channels: config.in_channels,
             input: Some(input),
             classes: classes.to_vec(),
             preprocess: Some(preprocess.clone()),
-            network: architecture.build(&config)?,
         })
     }
 
     /// The shape of an image: the file's, or the size the architecture was designed for.
     pub fn input_shape(&self, size: Option<usize>) -> [usize; 3] {
-        let designed = self.architecture.input_size();
-        match (size, self.input) {
-            (Some(size), _) => [self.config.in_channels, size, size],
-            (None, Some(shape)) => shape,
-            (None, None) => [self.config.in_channels, designed, designed],
+        match (size, self.input, &self.network) {
+            (_, Some(shape), FloatNetwork::Onnx(_)) => shape,
+            (Some(size), ..) => [self.in_channels, size, size],
+            (None, Some(shape), _) => shape,
+            (None, None, FloatNetwork::Ours(architecture, _)) => {
+                let size = architecture.input_size();
+                [self.in_channels, size, size]
+            }
+            (None, None, FloatNetwork::Onnx(graph)) => {
+                let [c, h, w] = graph.input_shape() else { return [self.in_channels, 1, 1] };
+                [*c, *h, *w]
+            }
         }
     }
 
     /// The network as a graph for images of a shape.
     pub fn trace(&self, [c, h, w]: [usize; 3]) -> Result<Graph> {
-        Ok(nn::trace(&*self.network, &Tensor::zeros(&[1, c, h, w]))?)
+        match &self.network {
+            FloatNetwork::Ours(_, module) => {
+                Ok(nn::trace(&**module, &Tensor::zeros(&[1, c, h, w]))?)
+            }
+            FloatNetwork::Onnx(graph) => Ok(graph.clone()),
+        }
     }
 
     /// Names and values for a file that holds this network, float or quantized.
     pub fn metadata(&self) -> BTreeMap<String, String> {
+        let architecture = match &self.network {
+            FloatNetwork::Ours(architecture, _) => architecture.name(),
+            FloatNetwork::Onnx(_) => ONNX,
+        };
         let mut metadata = BTreeMap::from([
             ("kind".to_owned(), "float".to_owned()),
-            ("architecture".to_owned(), self.architecture.to_string()),
-            ("classes".to_owned(), self.config.classes.to_string()),
-            ("in_channels".to_owned(), self.config.in_channels.to_string()),
+            ("architecture".to_owned(), architecture.to_owned()),
+            ("classes".to_owned(), self.class_count.to_string()),
+            ("in_channels".to_owned(), self.in_channels.to_string()),
         ]);
         if let Some([c, h, w]) = self.input {
             metadata.insert("input".into(), format!("{c}x{h}x{w}"));
@@ -81,47 +123,94 @@ impl FloatModel {
         metadata
     }
 
+    /// The network for a file: its parameters by name, or its graph as ONNX.
+    pub fn to_container(&self) -> Result<Container> {
+        let mut container = Container::default();
+        container.metadata_mut().extend(self.metadata());
+        match &self.network {
+            FloatNetwork::Ours(_, module) => put(&mut container, module.state_dict())?,
+            FloatNetwork::Onnx(graph) => {
+                let bytes =
+                    interop::graph_to_onnx(graph, &BTreeMap::new(), &OnnxOptions::default())?;
+                container.put(ONNX, &Tensor::new(&[bytes.len()], bytes)?)?;
+            }
+        }
+        Ok(container)
+    }
+
     /// Writes the network as `.ottava`.
     pub fn save(&self, path: &Path) -> Result<()> {
-        save_state(path, self.metadata(), self.network.state_dict())
+        Ok(self.to_container()?.save(path)?)
+    }
+
+    /// The network of a file that [`to_container`](Self::to_container) filled; `shown` is its path.
+    pub fn from_container(shown: &str, container: &Container) -> Result<Self> {
+        let metadata = container.metadata();
+        let text = |key: &str| {
+            let missing = || format!("{shown} does not say its {key}; was it written by `ottava`?");
+            metadata.get(key).with_context(missing)
+        };
+        let number = |key: &str| -> Result<usize> {
+            text(key)?.parse().with_context(|| format!("{shown}: {key} is no number"))
+        };
+        let (class_count, in_channels) = (number("classes")?, number("in_channels")?);
+        let network = if text("architecture")? == ONNX {
+            let bytes: Tensor<u8> = container.get(ONNX)?;
+            FloatNetwork::Onnx(interop::onnx_from_bytes(shown, &bytes.to_vec())?.graph)
+        } else {
+            let config =
+                ModelConfig { classes: class_count, in_channels, ..ModelConfig::default() };
+            let tensors =
+                container.tensors().keys().map(|name| Ok((name.clone(), container.get(name)?)));
+            let state: StateDict = tensors.collect::<Result<Vec<_>>>()?.into_iter().collect();
+            ours(shown, text("architecture")?.parse()?, config, &state)?
+        };
+        let sizes = |text: &String| {
+            let sizes: Vec<usize> = text.split('x').filter_map(|size| size.parse().ok()).collect();
+            <[usize; 3]>::try_from(sizes).ok()
+        };
+        let names =
+            metadata.get("class_names").map(|text| text.lines().map(str::to_owned).collect());
+        Ok(Self {
+            network,
+            class_count,
+            in_channels,
+            input: metadata.get("input").and_then(sizes),
+            classes: names.unwrap_or_default(),
+            preprocess: Preprocess::from_metadata(metadata)?,
+        })
     }
 }
 
-/// Writes named tensors under metadata.
-pub fn save_state(
-    path: &Path,
-    metadata: BTreeMap<String, String>,
-    state: Vec<(String, Tensor<f32>)>,
-) -> Result<()> {
-    let mut container = Container::default();
-    container.metadata_mut().extend(metadata);
+/// Adds named tensors to a file.
+pub fn put(container: &mut Container, state: Vec<(String, Tensor<f32>)>) -> Result<()> {
     for (name, tensor) in state {
         container.put(name, &tensor)?;
     }
-    Ok(container.save(path)?)
+    Ok(())
 }
 
-/// The model of a file, or of a run directory: its `int8.ottava`, else its `best.ottava`.
+/// The model of a file, or of a run directory: its `int8.ottava`, else its `best.ottava`. `named` is
+/// the architecture of weights that do not say it.
 pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
     let path = in_run(path, &["int8.ottava", "best.ottava"])?;
-    if path.extension().is_some_and(|extension| extension == "ottava") {
-        let container = Container::load(&path).with_context(|| format!("{}", path.display()))?;
-        return match container.metadata().get("kind").map(String::as_str) {
-            Some("float") => Ok(Model::Float(float_of(&path, &container)?)),
-            Some("qat" | "checkpoint") => {
-                bail!(
-                    "{} is the state of a training run; name int8.ottava or best.ottava beside it",
-                    path.display()
-                )
+    let shown = path.display().to_string();
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("ottava") => {
+            let container = Container::load(&path).with_context(|| shown.clone())?;
+            match container.metadata().get("kind").map(String::as_str) {
+                Some("float") => Ok(Model::Float(FloatModel::from_container(&shown, &container)?)),
+                Some("qat" | "checkpoint") => bail!(
+                    "{shown} is the state of a training run; name int8.ottava or best.ottava beside it"
+                ),
+                _ => {
+                    Ok(Model::Integer(Program::from_container(&container).with_context(|| shown)?))
+                }
             }
-            _ => Ok(Model::Integer(
-                Program::from_container(&container)
-                    .with_context(|| format!("{}", path.display()))?,
-            )),
-        };
+        }
+        Some("onnx") => Ok(Model::Float(from_onnx(&path)?)),
+        _ => Ok(Model::Float(from_weights(&shown, &interop::read_state_dict(&path)?, named)?)),
     }
-    let state = interop::read_state_dict(&path)?;
-    Ok(Model::Float(foreign(&path, &state, named)?))
 }
 
 /// The float model of a file, or of a run directory: its `best.ottava`.
@@ -130,7 +219,7 @@ pub fn load_float(path: &Path, named: Option<&str>) -> Result<FloatModel> {
     match load(&path, named)? {
         Model::Float(model) => Ok(model),
         Model::Integer(_) => {
-            bail!("{} is an integer network; quantizing starts from a float one", path.display())
+            bail!("{} is an integer network; this starts from a float one", path.display())
         }
     }
 }
@@ -143,88 +232,66 @@ fn in_run(path: &Path, names: &[&str]) -> Result<PathBuf> {
     found.with_context(|| format!("the run {} has no {}", path.display(), names.join(" or ")))
 }
 
-fn float_of(path: &Path, container: &Container) -> Result<FloatModel> {
-    let metadata = container.metadata();
-    let shown = path.display();
-    let text = |key: &str| {
-        metadata
-            .get(key)
-            .with_context(|| format!("{shown} does not say its {key}; was it written by `ottava`?"))
+/// The graph of an ONNX file; one run says how many classes it tells apart.
+fn from_onnx(path: &Path) -> Result<FloatModel> {
+    let file = interop::read_onnx(path)?;
+    let shape: Vec<usize> =
+        std::iter::once(1).chain(file.graph.input_shape().iter().copied()).collect();
+    let &[_, channels, height, width] = &shape[..] else {
+        bail!("{}: the input's shape is {shape:?}, but images have [n, c, h, w]", path.display());
     };
-    let number = |key: &str| -> Result<usize> {
-        text(key)?.parse().with_context(|| format!("{shown}: {key} is no number"))
-    };
-    let architecture: Architecture = text("architecture")?.parse()?;
-    let config = ModelConfig {
-        classes: number("classes")?,
-        in_channels: number("in_channels")?,
-        ..ModelConfig::default()
-    };
-    let state: StateDict = container
-        .tensors()
-        .keys()
-        .map(|name| Ok((name.clone(), container.get(name)?)))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .collect();
-    let mut model = with_weights(path, architecture, config, &state)?;
-    model.input = metadata.get("input").and_then(|text| {
-        let sizes: Vec<usize> = text.split('x').filter_map(|size| size.parse().ok()).collect();
-        sizes.try_into().ok()
-    });
-    model.classes = metadata
-        .get("class_names")
-        .map_or_else(Vec::new, |t| t.lines().map(str::to_owned).collect());
-    model.preprocess = Preprocess::from_metadata(metadata)?;
-    Ok(model)
+    let logits = nn::predict(&file.graph, ottava::autograd::Mode::EVAL, Tensor::zeros(&shape))?;
+    Ok(FloatModel {
+        class_count: logits.shape().last().copied().unwrap_or(1),
+        in_channels: channels,
+        input: Some([channels, height, width]),
+        classes: Vec::new(),
+        preprocess: Preprocess::from_metadata(&file.metadata)?,
+        network: FloatNetwork::Onnx(file.graph),
+    })
 }
 
 /// A network of ours for a state dict: the one that is named, or the one whose names and shapes fit.
-fn foreign(path: &Path, state: &StateDict, named: Option<&str>) -> Result<FloatModel> {
-    let shown = path.display();
-    let of_rank =
-        |rank: usize| state.iter().map(|(_, t)| t.shape()).find(|shape| shape.len() == rank);
+fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<FloatModel> {
+    let of_rank = |rank: usize| state.iter().map(|(_, t)| t.shape()).find(|s| s.len() == rank);
     let (Some(stem), Some(classifier)) = (of_rank(4), of_rank(2)) else {
         bail!("{shown} has no convolution or no classifier: no network of ours");
     };
     let config =
         ModelConfig { classes: classifier[0], in_channels: stem[1], ..ModelConfig::default() };
-    let mut model = match named {
-        Some(name) => with_weights(path, name.parse()?, config, state)?,
+    let network = match named {
+        Some(name) => ours(shown, name.parse()?, config, state)?,
         None => {
-            // Deep networks have many names; those with another number of them need not be built.
-            let fits =
-                |&architecture: &Architecture| with_weights(path, architecture, config, state).ok();
+            let fits = |&architecture: &Architecture| ours(shown, architecture, config, state).ok();
             Architecture::ALL.iter().find_map(fits).with_context(|| {
                 format!("{shown} fits no network of ours; --model NAME lists what differs")
             })?
         }
     };
-    model.preprocess = Preprocess::from_metadata(&state.metadata)?;
-    Ok(model)
+    Ok(FloatModel {
+        network,
+        class_count: config.classes,
+        in_channels: config.in_channels,
+        input: None,
+        classes: Vec::new(),
+        preprocess: Preprocess::from_metadata(&state.metadata)?,
+    })
 }
 
-fn with_weights(
-    path: &Path,
+fn ours(
+    shown: &str,
     architecture: Architecture,
     config: ModelConfig,
     state: &StateDict,
-) -> Result<FloatModel> {
+) -> Result<FloatNetwork> {
     let network = architecture.build(&config)?;
     let leaves = network.leaves();
-    let expected: Vec<(String, Vec<usize>)> =
-        leaves.iter().map(|(name, leaf)| (name.clone(), leaf.get().shape().to_vec())).collect();
+    let shape = |leaf: &Leaf| leaf.get().shape().to_vec();
+    let expected: Vec<_> = leaves.iter().map(|(name, leaf)| (name.clone(), shape(leaf))).collect();
     let tensors = interop::match_names(&expected, state)
-        .map_err(|report| anyhow::anyhow!("{} is no {architecture}: {report}", path.display()))?;
+        .map_err(|report| anyhow::anyhow!("{shown} is no {architecture}: {report}"))?;
     for ((_, leaf), tensor) in leaves.iter().zip(tensors) {
         leaf.set(tensor);
     }
-    Ok(FloatModel {
-        architecture,
-        config,
-        input: None,
-        classes: Vec::new(),
-        preprocess: None,
-        network,
-    })
+    Ok(FloatNetwork::Ours(architecture, network))
 }

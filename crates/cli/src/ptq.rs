@@ -25,7 +25,7 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     });
     let program = convert_to(&graph, &model, &file)?;
 
-    let float = judge(&mut Evaluating(&*model.network), &test, "float", global)?;
+    let float = judge(&mut Evaluating(&model.network), &test, "float", global)?;
     let integer = judge(&mut Integer::new(&program)?, &test, "int8", global)?;
     let written = size(&file)?;
     let row = |name: &str, judged: &crate::classifier::Judged, size: String| {

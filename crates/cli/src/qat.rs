@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::{self, Activations, Global};
 use crate::classifier::{Evaluating, Integer, Judged, judge, latency};
-use crate::model::{FloatModel, load_float, save_state};
+use crate::model::{FloatModel, load_float, put};
 use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
 use crate::setup::catch_interrupts;
@@ -116,43 +116,42 @@ pub fn convert_to(graph: &Graph, model: &FloatModel, path: &Path) -> Result<Prog
     Ok(program)
 }
 
-/// Writes a quantization-aware graph's parameters and observers, so that it can be made again.
+/// Writes a quantization-aware graph: its float network, how it is quantized, and the parameters and
+/// observers it has now, so that it can be made again.
 pub fn save_graph(
     graph: &Graph,
     model: &FloatModel,
     scheme: &args::Scheme,
     path: &Path,
 ) -> Result<()> {
-    let mut metadata = model.metadata();
-    metadata.insert("kind".into(), "qat".into());
-    metadata.extend(scheme.metadata());
-    save_state(path, metadata, graph.state_dict())
+    let mut container = model.to_container()?;
+    container.metadata_mut().insert("kind".into(), "qat".into());
+    container.metadata_mut().extend(scheme.metadata());
+    let state =
+        graph.state_dict().into_iter().map(|(name, tensor)| (format!("{GRAPH}{name}"), tensor));
+    put(&mut container, state.collect())?;
+    Ok(container.save(path)?)
 }
+
+/// What the graph's tensors are called in the file, beside the float network's.
+const GRAPH: &str = "graph.";
 
 /// Makes it again.
 pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
-    let shown = path.display();
-    let container = Container::load(path).with_context(|| format!("{shown}"))?;
+    let shown = path.display().to_string();
+    let mut container = Container::load(path).with_context(|| shown.clone())?;
     let scheme = args::Scheme::from_metadata(container.metadata())
         .with_context(|| format!("{shown} is not written by `ottava qat`"))?;
-    let text =
-        |key: &str| container.metadata().get(key).with_context(|| format!("{shown} has no {key}"));
-    let input: Vec<usize> =
-        text("input")?.split('x').filter_map(|size| size.parse().ok()).collect();
-    let Ok(input) = <[usize; 3]>::try_from(input) else { bail!("{shown} has no input shape") };
-    let config = ottava::nn::models::ModelConfig {
-        classes: text("classes")?.parse().with_context(|| format!("{shown}: classes"))?,
-        in_channels: input[0],
-        ..Default::default()
-    };
-    let preprocess = ottava::data::Preprocess::from_metadata(container.metadata())?
-        .with_context(|| format!("{shown} has no preprocessing"))?;
-    let names: Vec<String> = text("class_names")?.lines().map(str::to_owned).collect();
-    let model =
-        FloatModel::new(text("architecture")?.parse()?, config, input, &names, &preprocess)?;
-    let graph = prepare(&model.trace(input)?, &scheme.map())?.graph;
-    let state = container.tensors().keys().map(|name| Ok((name.clone(), container.get(name)?)));
-    graph.load_state_dict(state.collect::<Result<_>>()?)?;
+    let names: Vec<String> =
+        container.tensors().keys().filter(|name| name.starts_with(GRAPH)).cloned().collect();
+    let mut state = Vec::with_capacity(names.len());
+    for name in names {
+        state.push((name[GRAPH.len()..].to_owned(), container.get(&name)?));
+        container.remove(&name);
+    }
+    let model = FloatModel::from_container(&shown, &container)?;
+    let graph = prepare(&model.trace(model.input_shape(None))?.detach(), &scheme.map())?.graph;
+    graph.load_state_dict(state)?;
     Ok((graph, model))
 }
 
@@ -184,9 +183,9 @@ impl Row {
 
 /// Judges a float network, its file, and its latency on one image.
 pub fn float_row(model: &FloatModel, file: &Path, test: &Loader, global: &Global) -> Result<Row> {
-    let judged = judge(&mut Evaluating(&*model.network), test, "float", global)?;
+    let judged = judge(&mut Evaluating(&model.network), test, "float", global)?;
     let image = one_image(test)?;
-    let latency = latency(&mut Evaluating(&*model.network), &image, LATENCY_RUNS)?.median;
+    let latency = latency(&mut Evaluating(&model.network), &image, LATENCY_RUNS)?.median;
     Ok(Row { name: "float", judged, bytes: Some(size(file)?), latency: Some(latency) })
 }
 
@@ -293,19 +292,19 @@ pub fn run(args: &args::Qat) -> Result<()> {
 /// Lets a model take over what its data set says: shape, classes, preprocessing.
 pub fn adopt(model: &mut FloatModel, loader: &Loader) -> Result<()> {
     let input = input_shape(loader)?;
-    if input[0] != model.config.in_channels {
+    if input[0] != model.in_channels {
         bail!(
             "the images have {} channels, but the network takes {}; choose other --data",
             input[0],
-            model.config.in_channels
+            model.in_channels
         );
     }
     let classes = loader.data().classes();
-    if classes.len() != model.config.classes {
+    if classes.len() != model.class_count {
         bail!(
             "the data set has {} classes, but the network tells {} apart; choose other --data",
             classes.len(),
-            model.config.classes
+            model.class_count
         );
     }
     model.input = Some(input);

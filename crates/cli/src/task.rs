@@ -86,7 +86,7 @@ pub fn batches(
 }
 
 /// A preset by name, or a file of settings.
-fn preprocess(name: &str) -> Result<Preprocess> {
+pub fn preprocess(name: &str) -> Result<Preprocess> {
     let path = Path::new(name);
     if path.extension().is_none_or(|extension| extension != "toml") {
         return Ok(name.parse()?);

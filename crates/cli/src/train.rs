@@ -202,7 +202,7 @@ pub fn run(args: &args::Train) -> Result<()> {
     let best = run.file("best.ottava");
     let job = Job {
         what: "train",
-        network: &*model.network,
+        network: &model.network,
         recipe: &recipe,
         train: &train,
         test: &test,
@@ -215,7 +215,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         model.save(&best)?;
     }
     let Model::Float(best) = load(&best, None)? else { bail!("best.ottava is no float network") };
-    let judged = judge(&mut Evaluating(&*best.network), &test, "evaluate", &args.global)?;
+    let judged = judge(&mut Evaluating(&best.network), &test, "evaluate", &args.global)?;
     let text = format!(
         "top-1 {:.2} %, loss {:.4}; the network is {}",
         judged.top1(),

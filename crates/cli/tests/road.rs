@@ -90,6 +90,19 @@ fn the_road_from_float_to_integers() {
         assert!(inspected["total"]["params"].as_u64().unwrap() > 70_000, "{inspected}");
         assert!(inspected["total"]["macs"].as_u64().unwrap() > 1_000_000, "{inspected}");
     }
+    // The exported float network comes back as the same network; the integer one is ONNX too.
+    json(dir, "export float/best.ottava float.onnx");
+    let imported = json(dir, &format!("eval float.onnx {DATA}"));
+    assert_eq!(imported["top1"], trained["top1"]);
+    let args = format!("qat float.onnx {DATA} --epochs 1 --calibration 80 --out qat_onnx");
+    assert_eq!(json(dir, &args)["agreement"], 1.0);
+    assert_eq!(json(dir, "verify qat_onnx")["agreement"], 1.0);
+    assert!(
+        json(dir, "export qat1 int8.onnx --format qoperator")["bytes"].as_u64().unwrap() > 70_000
+    );
+    json(dir, "export float/best.ottava float.safetensors");
+    assert_eq!(json(dir, &format!("eval float.safetensors {DATA}"))["top1"], trained["top1"]);
+
     let timed = json(dir, "bench qat1 --runs 3");
     assert!(timed["float"]["ms_median"].as_f64().unwrap() > 0.0);
     assert!(timed["int8"]["ms_p95"].as_f64().unwrap() > 0.0);

@@ -209,6 +209,11 @@ impl Container {
         Ok(())
     }
 
+    /// Takes a tensor out; whether there was one.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.tensors.remove(name).is_some()
+    }
+
     /// A copy of the tensor called `name`.
     ///
     /// # Errors

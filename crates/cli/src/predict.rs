@@ -1,0 +1,69 @@
+//! `ottava predict`: classes and probabilities for image files.
+
+use anyhow::{Context, Result, bail};
+use ottava::data::{Preprocess, read_image};
+use ottava::tensor::Tensor;
+use serde_json::json;
+
+use crate::args;
+use crate::classifier::{Classifier, Evaluating, Integer};
+use crate::model::{Model, load};
+use crate::output::{result, round};
+
+/// `ottava predict`.
+pub fn run(args: &args::Predict) -> Result<()> {
+    let model = load(&args.model_file, args.model.as_deref())?;
+    let (preprocess, names) = match &model {
+        Model::Float(model) => (model.preprocess.clone(), model.classes.clone()),
+        Model::Integer(program) => {
+            let names = program.metadata().get("class_names");
+            let names =
+                names.map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect());
+            (Preprocess::from_metadata(program.metadata())?, names)
+        }
+    };
+    let preprocess = match (&args.preprocess, preprocess) {
+        (Some(name), _) => crate::task::preprocess(name)?,
+        (None, Some(preprocess)) => preprocess,
+        (None, None) => bail!(
+            "{} does not say how images are prepared; use --preprocess",
+            args.model_file.display()
+        ),
+    };
+    let mut classifier: Box<dyn Classifier + '_> = match &model {
+        Model::Float(model) => Box::new(Evaluating(&model.network)),
+        Model::Integer(program) => Box::new(Integer::new(program)?),
+    };
+    let (mut images, mut text) = (Vec::new(), String::new());
+    for path in &args.images {
+        let shown = path.display().to_string();
+        let ([c, h, w], pixels) = read_image(path)
+            .and_then(|image| preprocess.apply(image))
+            .with_context(|| shown.clone())?;
+        // `apply` gives height, width, channels.
+        let image = Tensor::from_nhwc([1, c, h, w], pixels)?;
+        let logits = classifier.logits(image).with_context(|| shown.clone())?.to_vec();
+        let mut top: Vec<(usize, f64)> = softmax(&logits).into_iter().enumerate().collect();
+        top.sort_by(|a, b| b.1.total_cmp(&a.1));
+        top.truncate(args.top.max(1));
+        let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());
+        text += &format!("{shown}:");
+        for &(class, p) in &top {
+            text += &format!("  {} {:.1} %", name(class), 100.0 * p);
+        }
+        text.push('\n');
+        let top: Vec<_> = top
+            .iter()
+            .map(|&(class, p)| json!({"class": class, "name": name(class), "p": round(p, 6)}))
+            .collect();
+        images.push(json!({"path": shown, "top": top}));
+    }
+    result(&args.global, json!({"images": images}), &text)
+}
+
+fn softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = logits.iter().map(|&x| f64::from(x - most).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
