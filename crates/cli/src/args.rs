@@ -141,7 +141,7 @@ pub struct Training {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Augment {
-    /// Random crops with a border of four pixels, and horizontal flips
+    /// Random crops with a border of an eighth of the image, and horizontal flips
     Standard,
     /// Images as they are
     None,
@@ -209,8 +209,12 @@ pub struct Train {
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct Qat {
     /// The float network: a `train` run or a model file
-    #[arg(value_name = "MODEL")]
-    pub weights: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "weights")]
+    #[serde(skip)]
+    pub model_file: Option<PathBuf>,
+    /// The same, as a configuration file says it
+    #[arg(long, value_name = "MODEL", conflicts_with = "model_file")]
+    pub weights: Option<PathBuf>,
     /// The network, where the file does not say
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]

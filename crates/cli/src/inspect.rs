@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ottava::autograd::{Mode, NodeKind, Op, Tape};
-use ottava::quant::{Elements, Instr, Program, ValueId};
+use ottava::quant::{Elements, Instr, Program};
 use ottava::tensor::Tensor;
 use serde_json::{Value, json};
 
@@ -83,31 +83,26 @@ impl Layer {
 
 /// The instructions of a program.
 fn integer(program: &Program) -> Vec<Layer> {
-    let nodes = program.nodes().iter().enumerate();
-    let layers = nodes.map(|(i, node)| {
-        let output = program.value(ValueId::of_node(i));
-        let weights = match &node.instr {
-            Instr::Conv { layer, .. } | Instr::Linear { layer, .. } => Some(layer),
-            _ => None,
+    let layers = program.nodes().iter().zip(program.summary().nodes).map(|(node, line)| {
+        let grid = match line.elements {
+            Elements::Float => None,
+            Elements::Codes(grid) => Some(grid),
         };
-        let codes = weights.map_or(&[][..], |layer| layer.codes.shape());
-        let pixels: usize = output.shape[1..].iter().product();
-        let (count, channels) =
-            weights.map_or((0, 0), |layer| (layer.codes.len(), layer.bias.len()));
-        // A bias and a scale of four bytes for each output channel.
-        let bytes = count + 8 * channels;
-        let float = matches!(output.elements, Elements::Float);
+        let kernel = match &node.instr {
+            Instr::Conv { layer, .. } => layer.codes.shape()[2..].to_vec(),
+            _ => Vec::new(),
+        };
         Layer {
-            name: node.name.clone(),
-            op: node.instr.op().into(),
-            kernel: codes.get(2..).map_or_else(Vec::new, <[usize]>::to_vec),
-            input: node.inputs.first().map_or_else(Vec::new, |&x| program.value(x).shape.clone()),
-            output: output.shape.clone(),
-            params: count + channels,
-            bytes,
-            macs: (pixels * count) as u64,
-            dtype: if float { "f32" } else { "u8" }.into(),
-            scale: output.grid().map(|grid| (grid.scale(), grid.zero_point())),
+            kernel,
+            dtype: line.dtype().into(),
+            name: line.name,
+            op: line.op.into(),
+            input: line.inputs.into_iter().next().unwrap_or_default(),
+            output: line.output,
+            params: line.params,
+            bytes: line.bytes,
+            macs: line.macs,
+            scale: grid.map(|grid| (grid.scale(), grid.zero_point())),
         }
     });
     layers.collect()

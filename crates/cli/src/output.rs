@@ -1,8 +1,9 @@
 //! What people and scripts read: progress on standard error, results on standard output.
 
+use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
@@ -24,18 +25,19 @@ pub fn bar(global: &Global, what: &str, len: usize) -> ProgressBar {
 /// A line on standard error, unless `--quiet`.
 pub fn note(global: &Global, line: impl AsRef<str>) {
     if !global.quiet {
-        eprintln!("{}", line.as_ref());
+        // Nobody may be listening; that is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
     }
 }
 
 /// The result: one JSON object with `--json`, the text otherwise.
 pub fn result(global: &Global, json: Value, text: &str) -> Result<()> {
-    if global.json {
-        println!("{}", serde_json::to_string(&json)?);
-    } else {
-        println!("{}", text.trim_end());
+    let line = if global.json { serde_json::to_string(&json)? } else { text.trim_end().to_owned() };
+    match writeln!(std::io::stdout(), "{line}") {
+        // Whoever read has read enough: `ottava inspect … | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the result"),
     }
-    Ok(())
 }
 
 /// Rows under a header, columns aligned: the first to the left, the others to the right.

@@ -238,10 +238,14 @@ pub fn report(rows: &[Row], agreement: f64, seconds: f64, seed: u64) -> (Value, 
 /// `ottava qat`.
 pub fn run(args: &args::Qat) -> Result<()> {
     catch_interrupts()?;
+    // In the run's configuration the network is a flag like any other.
+    let weights = args.weights.clone().or_else(|| args.model_file.clone());
+    let args = &args::Qat { weights, ..args.clone() };
+    let file = args.weights.as_deref().context("name a float network")?;
     let start = std::time::Instant::now();
     let global = &args.global;
     let recipe = Recipe::new(&args.training, QAT)?;
-    let mut model = load_float(&args.weights, args.model.as_deref())?;
+    let mut model = load_float(file, args.model.as_deref())?;
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let Defaults { batch, epochs, .. } = recipe.defaults;
     let train = task.training(batch, args.training.seed, args.training.augment)?;

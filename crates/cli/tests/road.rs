@@ -136,6 +136,9 @@ fn a_config_file_says_what_flags_say() {
     assert_eq!(from_file, from_flags);
     // What a run wrote of itself repeats it.
     assert_eq!(json(dir, "train --config b/config.toml --out c"), from_flags);
+    let qat = |args: &str| figures(json(dir, args));
+    let first = qat(&format!("qat b {DATA} --epochs 1 --calibration 40 --out d"));
+    assert_eq!(qat("qat --config d/config.toml --out e"), first);
 }
 
 #[test]

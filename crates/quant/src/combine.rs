@@ -6,11 +6,11 @@ use ottava_tensor::pool::int8::Average;
 use crate::QParams;
 
 /// The sum of codes on the grids `a` and `b`, on the grid `y`, a fused ReLU clamping at zero:
-/// `round(b·r_b + (a·r_a + fixed))` with `r = s / s_y` and `fixed = z_y − (r_a·z_a + r_b·z_b)`, all in
-/// `f32`.
+/// `round(a·r_a + (b·r_b + fixed))` with `r = s / s_y` and `fixed = z_y − (r_a·z_a + r_b·z_b)`, all in
+/// `f32`, each product rounded together with its sum.
 ///
 /// # Source
-/// ONNX Runtime `com.microsoft.QLinearAdd` on x86-64, whose order of operations this is.
+/// ONNX Runtime `com.microsoft.QLinearAdd` on CPUs with FMA, whose order of operations this is.
 pub fn add_codes(a: QParams, b: QParams, y: QParams, relu: bool) -> AddCodes {
     let (a, b, y) = (a.to_unsigned(), b.to_unsigned(), y.to_unsigned());
     let y = if relu { y.rectified() } else { y };

@@ -68,11 +68,11 @@ impl Grid {
 
 /// The sum of two quantized tensors `a` and `b` as codes:
 ///
-/// `y = clamp(round(b · b_ratio + (a · a_ratio + fixed)), low, high)`,
+/// `y = clamp(round(a · a_ratio + (b · b_ratio + fixed)), low, high)`,
 ///
-/// in `f32`, in this order, without fused multiply-adds. With `a_ratio = a_scale / y_scale`,
+/// in `f32`, in this order, each product and sum rounded once (a fused multiply-add). With `a_ratio = a_scale / y_scale`,
 /// `b_ratio = b_scale / y_scale` and `fixed = y_zero − (a_ratio · a_zero + b_ratio · b_zero)` this is
-/// ONNX Runtime's `QLinearAdd` on x86-64, bit for bit.
+/// ONNX Runtime's `QLinearAdd` on CPUs with FMA, bit for bit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AddCodes {
     /// `a_scale / y_scale`.
@@ -91,8 +91,8 @@ impl AddCodes {
     /// The code of `a + b`.
     #[inline(always)]
     pub fn apply(&self, a: u8, b: u8) -> u8 {
-        let a = f32::from(a) * self.a_ratio + self.fixed;
-        let sum = f32::from(b) * self.b_ratio + a;
+        let b = f32::from(b).mul_add(self.b_ratio, self.fixed);
+        let sum = f32::from(a).mul_add(self.a_ratio, b);
         clamp(sum, self.low.into(), self.high.into()).round_ties_even() as u8
     }
 }

@@ -73,17 +73,15 @@ macro_rules! vectors_of_eight {
             #[inline(always)]
             fn add_codes(self, codes: __m256i, other: &[u8], add: &AddCodes) -> __m256i {
                 let other = &other[..LANES];
-                // SAFETY: the token proves AVX2; the slice has 8 bytes.
+                // SAFETY: the token proves AVX2 and FMA; the slice has 8 bytes.
                 unsafe {
                     let a = _mm256_cvtepi32_ps(codes);
                     let b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(
                         other.as_ptr().cast(),
                     )));
-                    let a = _mm256_add_ps(
-                        _mm256_mul_ps(a, _mm256_set1_ps(add.a_ratio)),
-                        _mm256_set1_ps(add.fixed),
-                    );
-                    let sum = _mm256_add_ps(_mm256_mul_ps(b, _mm256_set1_ps(add.b_ratio)), a);
+                    let b =
+                        _mm256_fmadd_ps(b, _mm256_set1_ps(add.b_ratio), _mm256_set1_ps(add.fixed));
+                    let sum = _mm256_fmadd_ps(a, _mm256_set1_ps(add.a_ratio), b);
                     _mm256_cvtps_epi32(_mm256_max_ps(
                         _mm256_min_ps(sum, _mm256_set1_ps(add.high.into())),
                         _mm256_set1_ps(add.low.into()),

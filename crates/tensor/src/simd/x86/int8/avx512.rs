@@ -74,11 +74,9 @@ macro_rules! vectors_of_sixteen {
                 // SAFETY: the token proves AVX-512F.
                 unsafe {
                     let (a, b) = (_mm512_cvtepi32_ps(codes), _mm512_cvtepi32_ps(b));
-                    let a = _mm512_add_ps(
-                        _mm512_mul_ps(a, _mm512_set1_ps(add.a_ratio)),
-                        _mm512_set1_ps(add.fixed),
-                    );
-                    let sum = _mm512_add_ps(_mm512_mul_ps(b, _mm512_set1_ps(add.b_ratio)), a);
+                    let b =
+                        _mm512_fmadd_ps(b, _mm512_set1_ps(add.b_ratio), _mm512_set1_ps(add.fixed));
+                    let sum = _mm512_fmadd_ps(a, _mm512_set1_ps(add.a_ratio), b);
                     _mm512_cvtps_epi32(_mm512_max_ps(
                         _mm512_min_ps(sum, _mm512_set1_ps(add.high.into())),
                         _mm512_set1_ps(add.low.into()),
