@@ -4,7 +4,7 @@ use std::{fmt, io};
 use crate::MismatchReport;
 
 /// Everything this crate can refuse.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system would not let us read or write a file.
@@ -30,6 +30,8 @@ pub enum Error {
     },
     /// Weights that do not fit a model.
     Mismatch(MismatchReport),
+    /// A file that could not be written, as the quantization crate says it.
+    Write(ottava_quant::Error),
 }
 
 /// A result of this crate.
@@ -57,11 +59,18 @@ impl fmt::Display for Error {
             | Self::Format { path, reason }
             | Self::Unsupported { path, reason } => write!(f, "{path}: {reason}"),
             Self::Mismatch(report) => report.fmt(f),
+            Self::Write(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for Error {}
+
+impl From<ottava_quant::Error> for Error {
+    fn from(error: ottava_quant::Error) -> Self {
+        Self::Write(error)
+    }
+}
 
 impl From<MismatchReport> for Error {
     fn from(report: MismatchReport) -> Self {

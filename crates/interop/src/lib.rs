@@ -5,7 +5,6 @@
 //! Not here: Ottava's own files (`ottava-quant`), images (`ottava-data`).
 #![forbid(unsafe_code)]
 
-mod atomic;
 #[cfg(any(feature = "safetensors", feature = "pth", feature = "onnx"))]
 mod dtype;
 mod error;
@@ -18,7 +17,6 @@ mod pth;
 mod safetensors;
 mod state_dict;
 
-pub use atomic::write_atomically;
 pub use error::{Error, Result};
 pub use names::{MismatchReport, Missing, Unexpected, WrongShape, match_names};
 #[cfg(feature = "onnx")]

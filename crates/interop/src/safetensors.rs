@@ -3,11 +3,12 @@ use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
+use ottava_quant::write_atomic;
 use ottava_tensor::Tensor;
 use safetensors::tensor::{Metadata, SafeTensors, View};
 
 use crate::dtype::Dtype;
-use crate::{Error, Result, StateDict, write_atomically};
+use crate::{Error, Result, StateDict};
 
 /// The number format that a file is written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +81,7 @@ fn dtype(theirs: safetensors::Dtype) -> Option<Dtype> {
     })
 }
 
-/// Writes a safetensors file, all of it or nothing (see [`write_atomically`]).
+/// Writes a safetensors file, all of it or nothing (see [`write_atomic`]).
 ///
 /// ```
 /// use ottava_interop::{Precision, StateDict, read_safetensors, write_safetensors};
@@ -108,7 +109,7 @@ pub fn write_safetensors(path: &Path, dict: &StateDict, precision: Precision) ->
         .then(|| dict.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
     let bytes = safetensors::serialize(tensors, metadata)
         .map_err(|error| Error::format(&path.display().to_string(), error.to_string()))?;
-    write_atomically(path, &bytes)
+    Ok(write_atomic(path, &bytes)?)
 }
 
 /// A tensor as the writer wants to see it.
