@@ -2,7 +2,7 @@
 
 use super::image::Bordered;
 use crate::conv::ConvGeometry;
-use crate::gemm::int8::{Epilogue, MAX_LANES, Place, Scratch};
+use crate::gemm::int8::{Epilogue, Finish, MAX_LANES, Place, Scratch};
 use crate::parallel;
 use crate::simd::int8::Int8;
 

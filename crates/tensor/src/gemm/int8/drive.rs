@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::epilogue::{Epilogue, MAX_LANES};
 use super::panels::Panels;
-use super::tile::{MAX_ROWS, Place, Tile};
+use super::tile::{Place, Strip};
 use crate::parallel;
 use crate::simd::int8::{Int8, Product};
 
@@ -89,39 +89,39 @@ impl<P: Product> Job<'_, P> {
         const { assert!(P::VECTORS * <P::Isa as Int8>::LANES <= MAX_LANES) };
         let width = self.panels.panel_width(panel);
         let first = panel * self.panels.width;
-        let columns = (self.panels.columns - first).min(width);
-        let weights = self.panels.panel(panel);
-        let last_run = self.runs.iter().copied().max().unwrap_or(0);
-        // Even tiles: 25 rows are five times five, not four times six and a slow one.
-        let tiles = rows.len().div_ceil(P::ROWS);
-        for tile in 0..tiles {
-            let part = part(rows.len(), tiles, tile);
+        let strips = rows.len().div_ceil(STRIP);
+        for strip in 0..strips {
+            let part = part(rows.len(), strips, strip);
             let (start, len) = (rows.start + part.start, part.len());
-            let mut offsets = [0; MAX_ROWS];
+            let mut offsets = [0; STRIP + MAX_ROW_STEP];
             self.map.offsets(start, &mut offsets[..len]);
             let padded = len.next_multiple_of(P::ROW_STEP);
             let last = offsets[len - 1];
             offsets[len..padded].fill(last);
-            let tile = Tile::<P> {
+            let strip = Strip::<P> {
                 image: self.image,
                 rows: &offsets[..padded],
                 runs: self.runs,
-                last_run,
                 steps: self.panels.steps,
-                panel: weights,
+                panel: self.panels.panel(panel),
                 width,
             };
             let place = Place {
                 row: start + self.origin[0],
                 rows: len,
                 column: first + self.origin[1],
-                columns,
+                columns: (self.panels.columns - first).min(width),
             };
             // SAFETY: the caller's promise.
-            unsafe { tile.multiply(product, epilogue, place) };
+            unsafe { strip.multiply(product, epilogue, place) };
         }
     }
 }
+
+/// Rows whose places are worked out at a time: a multiple of every tile's height.
+const STRIP: usize = 48;
+/// No product has a larger `ROW_STEP`.
+const MAX_ROW_STEP: usize = 8;
 
 /// Part `index` of `0..len` in `parts` parts that differ by one at most.
 pub(crate) fn part(len: usize, parts: usize, index: usize) -> Range<usize> {

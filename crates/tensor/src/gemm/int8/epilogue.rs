@@ -6,7 +6,35 @@ use super::tile::Place;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::Int8;
 
-/// What becomes of the sums. Row-major, `channels` wide.
+/// What becomes of a tile of sums.
+pub(crate) trait Finish {
+    /// What the sums of `NV` vectors of columns start from.
+    fn bias<I: Int8, const NV: usize>(&self, isa: I, column: usize) -> [I::Acc; NV];
+
+    /// Finishes sums in registers, bias included, that are whole vectors.
+    ///
+    /// # Safety
+    /// While this runs nobody else touches this place of the output.
+    unsafe fn whole<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        acc: &[[I::Acc; NV]; MR],
+        place: Place,
+    );
+
+    /// Finishes sums, bias included, of which some lanes or rows do not exist.
+    ///
+    /// # Safety
+    /// As [`Finish::whole`].
+    unsafe fn ragged<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        acc: &[[I::Acc; NV]; MR],
+        place: Place,
+    );
+}
+
+/// The output of a layer. Row-major, `channels` wide.
 pub(crate) struct Epilogue<'a> {
     /// Added to the sums, modulo 2³²; at least a vector longer than the channels.
     pub(crate) bias: &'a [i32],
@@ -31,13 +59,18 @@ pub(crate) enum Sink<'a> {
     },
 }
 
-impl Epilogue<'_> {
-    /// Finishes sums in registers, bias included, that are whole vectors.
-    ///
-    /// # Safety
-    /// While this runs nobody else touches this place of the output.
+impl Finish for Epilogue<'_> {
     #[inline(always)]
-    pub(crate) unsafe fn whole<I: Int8, const MR: usize, const NV: usize>(
+    fn bias<I: Int8, const NV: usize>(&self, isa: I, column: usize) -> [I::Acc; NV] {
+        let mut bias = [isa.zero(); NV];
+        for (v, bias) in bias.iter_mut().enumerate() {
+            *bias = isa.load(&self.bias[column + v * I::LANES..]);
+        }
+        bias
+    }
+
+    #[inline(always)]
+    unsafe fn whole<I: Int8, const MR: usize, const NV: usize>(
         &self,
         isa: I,
         acc: &[[I::Acc; NV]; MR],
@@ -80,12 +113,8 @@ impl Epilogue<'_> {
         }
     }
 
-    /// Finishes sums, bias included, of which some lanes or rows do not exist.
-    ///
-    /// # Safety
-    /// As [`Epilogue::whole`].
     #[inline(always)]
-    pub(crate) unsafe fn ragged<I: Int8, const MR: usize, const NV: usize>(
+    unsafe fn ragged<I: Int8, const MR: usize, const NV: usize>(
         &self,
         isa: I,
         acc: &[[I::Acc; NV]; MR],
@@ -102,13 +131,15 @@ impl Epilogue<'_> {
             unsafe { self.row(isa, &sums[..place.columns], place.row + i, place.column) };
         }
     }
+}
 
+impl Epilogue<'_> {
     /// Finishes some sums of one row, bias included, from `column` on.
     ///
     /// # Safety
-    /// As [`Epilogue::whole`].
+    /// As [`Finish::whole`].
     #[inline(always)]
-    pub(crate) unsafe fn row<I: Int8>(&self, isa: I, sums: &[i32], row: usize, column: usize) {
+    unsafe fn row<I: Int8>(&self, isa: I, sums: &[i32], row: usize, column: usize) {
         let at = row * self.channels + column;
         match &self.sink {
             // SAFETY: the caller's promise.
@@ -134,6 +165,48 @@ impl Epilogue<'_> {
                 }
             }
         }
+    }
+}
+
+/// Sums kept for a later step: whole vectors only, row `i` at `i · stride`.
+pub(crate) struct Keep<'a> {
+    pub(crate) sums: Shared<'a, i32>,
+    pub(crate) stride: usize,
+}
+
+impl Finish for Keep<'_> {
+    #[inline(always)]
+    fn bias<I: Int8, const NV: usize>(&self, isa: I, _column: usize) -> [I::Acc; NV] {
+        [isa.zero(); NV]
+    }
+
+    #[inline(always)]
+    unsafe fn whole<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        acc: &[[I::Acc; NV]; MR],
+        place: Place,
+    ) {
+        for (i, acc) in acc.iter().enumerate().take(place.rows) {
+            // SAFETY: the caller's promise.
+            let out = unsafe {
+                self.sums.slice((place.row + i) * self.stride + place.column, NV * I::LANES)
+            };
+            for (v, &acc) in acc.iter().enumerate() {
+                isa.store(acc, &mut out[v * I::LANES..]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn ragged<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        acc: &[[I::Acc; NV]; MR],
+        place: Place,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.whole(isa, acc, place) }
     }
 }
 

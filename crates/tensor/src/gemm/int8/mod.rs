@@ -12,13 +12,13 @@ mod scratch;
 mod tile;
 
 pub(crate) use drive::{Job, RowMap, part};
-pub(crate) use epilogue::{Epilogue, MAX_LANES, Shared, Sink};
+pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Shared, Sink};
 pub(crate) use panels::Panels;
 pub use product::Int8Gemm;
 pub(crate) use product::encode;
 pub use reference::gemm as reference;
 pub(crate) use scratch::Scratch;
-pub(crate) use tile::{MAX_ROWS, Place, Tile};
+pub(crate) use tile::{Place, Strip};
 
 /// `255 · 128 · k < 2³¹`: the longest sum that no codes and weights overflow.
 pub const MAX_TERMS: usize = 65_793;

@@ -1,29 +1,27 @@
-//! The one inner loop: a tile of rows times a panel.
+//! The one inner loop: tiles of rows times a panel.
 //!
 //! ```text
-//! acc[rows][vectors] = bias
-//! for each run, for each step:      the step loads `vectors` of weights and, for each row,
-//!     acc += x · w                  broadcasts one group of activations
-//! epilogue(acc)                     from registers when the tile's columns are whole vectors
+//! for each tile of rows:
+//!     acc[rows][vectors] = bias
+//!     for each run, for each step:      the step loads `vectors` of weights and, for each row,
+//!         acc += x · w                  broadcasts one group of activations
+//!     finish(acc)                       from registers when the tile's columns are whole vectors
 //! ```
 
-use super::epilogue::Epilogue;
+use std::ops::Range;
+
+use super::epilogue::Finish;
 use crate::simd::Isa;
 use crate::simd::int8::{Int8, Product};
 
-/// Most rows a tile of any product may have.
-pub(crate) const MAX_ROWS: usize = 8;
-
-/// What a tile reads.
-pub(crate) struct Tile<'a, P: Product> {
+/// Rows of an image times a panel.
+pub(crate) struct Strip<'a, P: Product> {
     /// The activations.
     pub(crate) image: &'a [P::X],
-    /// Where each row starts in the image.
+    /// Where each row starts in the image; a multiple of `ROW_STEP` rows.
     pub(crate) rows: &'a [usize],
     /// Where each run starts, from the start of a row.
     pub(crate) runs: &'a [usize],
-    /// The largest of them.
-    pub(crate) last_run: usize,
     /// Steps of a run.
     pub(crate) steps: usize,
     /// The weights: `runs · steps · width · GROUP`.
@@ -32,12 +30,12 @@ pub(crate) struct Tile<'a, P: Product> {
     pub(crate) width: usize,
 }
 
-/// Where a tile's sums belong in the output.
+/// Where sums belong in the output.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     /// The first row.
     pub(crate) row: usize,
-    /// Rows that exist: a tile may have computed more.
+    /// Rows that exist: more may have been computed.
     pub(crate) rows: usize,
     /// The first column.
     pub(crate) column: usize,
@@ -45,92 +43,125 @@ pub(crate) struct Place {
     pub(crate) columns: usize,
 }
 
-impl<P: Product> Tile<'_, P> {
-    /// Multiplies, and finishes the output rows from `place[0]` on, columns from `place[1]` on.
+impl<P: Product> Strip<'_, P> {
+    /// Multiplies, and finishes the sums at `place`.
+    ///
+    /// Tiles are even: 25 rows are five times five, not four times six and a slow one.
     ///
     /// # Safety
-    /// While this runs nobody else touches these rows and columns of the output.
-    pub(crate) unsafe fn multiply(&self, product: P, epilogue: &Epilogue, place: Place) {
-        /// Calls the tile compiled for these numbers of rows and vectors.
-        macro_rules! choose {
-            ($($rows:literal)*) => {
-                match (self.rows.len(), self.width / <P::Isa as Int8>::LANES) {
-                    $(
-                        ($rows, 1) if P::ROWS >= $rows => self.run::<$rows, 1>(product, epilogue, place),
-                        ($rows, 2) if P::ROWS >= $rows && P::VECTORS >= 2 => self.run::<$rows, 2>(product, epilogue, place),
-                        ($rows, 3) if P::ROWS >= $rows && P::VECTORS >= 3 => self.run::<$rows, 3>(product, epilogue, place),
-                        ($rows, 4) if P::ROWS >= $rows && P::VECTORS >= 4 => self.run::<$rows, 4>(product, epilogue, place),
-                    )*
-                    (rows, vectors) => unreachable!("a tile of {rows} rows and {vectors} vectors"),
-                }
-            };
+    /// While this runs nobody else touches this place of the output.
+    pub(crate) unsafe fn multiply<F: Finish>(&self, product: P, finish: &F, place: Place) {
+        let units = self.rows.len() / P::ROW_STEP;
+        let tiles = units.div_ceil(P::ROWS / P::ROW_STEP);
+        if tiles == 0 {
+            return;
         }
-        const { assert!(P::ROWS <= MAX_ROWS && P::VECTORS <= 4) };
+        let (small, larger) = (units / tiles, units % tiles);
+        let split = larger * (small + 1) * P::ROW_STEP;
+        // SAFETY: the caller's promise, for each half of the rows.
+        unsafe {
+            if split > 0 {
+                self.tiles((small + 1) * P::ROW_STEP, 0..split, product, finish, place);
+            }
+            self.tiles(small * P::ROW_STEP, split..self.rows.len(), product, finish, place);
+        }
+    }
+
+    /// Calls the loop compiled for tiles of this height and the panel's number of vectors.
+    ///
+    /// # Safety
+    /// As [`Strip::multiply`].
+    unsafe fn tiles<F: Finish>(
+        &self,
+        height: usize,
+        rows: Range<usize>,
+        product: P,
+        finish: &F,
+        place: Place,
+    ) {
+        let vectors = self.width / <P::Isa as Int8>::LANES;
+        // The constant conditions keep tiles that a product does not have from being compiled.
+        macro_rules! choose {
+            ($($height:literal)*) => {{
+                $(if const { P::ROWS >= $height && $height % P::ROW_STEP == 0 } && height == $height {
+                    return choose!($height, vectors 1 2 3 4);
+                })*
+            }};
+            ($height:literal, vectors $($vectors:literal)*) => {{
+                $(if const { P::VECTORS >= $vectors } && vectors == $vectors {
+                    return self.run::<$height, $vectors, F>(rows, product, finish, place);
+                })*
+            }};
+        }
+        const { assert!(P::ROWS <= 8 && P::VECTORS <= 4) };
         // SAFETY: the caller's promise.
         unsafe { choose!(1 2 3 4 5 6 7 8) }
+        unreachable!("a tile of {height} rows and {vectors} vectors")
     }
 
     /// A function of its own, compiled for the instruction set: every kernel shares this one copy.
     ///
     /// # Safety
-    /// As [`Tile::multiply`].
+    /// As [`Strip::multiply`].
     #[inline(never)]
-    unsafe fn run<const MR: usize, const NV: usize>(
+    unsafe fn run<const MR: usize, const NV: usize, F: Finish>(
         &self,
+        rows: Range<usize>,
         product: P,
-        epilogue: &Epilogue,
+        finish: &F,
         place: Place,
     ) {
-        let isa = product.isa();
-        isa.enter(
+        let lanes = <P::Isa as Int8>::LANES;
+        let last = self.rows[rows.clone()].iter().max().unwrap_or(&0)
+            + self.runs.iter().max().unwrap_or(&0);
+        assert!(last + self.steps * P::GROUP <= self.image.len());
+        assert!(self.runs.len() * self.steps * NV * lanes * P::GROUP <= self.panel.len());
+        product.isa().enter(
             #[inline(always)]
             || {
-                let lanes = <P::Isa as Int8>::LANES;
-                let mut bias = [isa.zero(); NV];
-                for (v, bias) in bias.iter_mut().enumerate() {
-                    *bias = isa.load(&epilogue.bias[place.column + v * lanes..]);
-                }
-                let acc = self.sums::<MR, NV>(product, bias);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    if MR == place.rows && NV * lanes == place.columns {
-                        epilogue.whole(isa, &acc, place);
-                    } else {
-                        epilogue.ragged(isa, &acc, place);
+                let bias = finish.bias(product.isa(), place.column);
+                for row in rows.step_by(MR) {
+                    let tile = self.rows[row..row + MR].try_into().expect("MR rows");
+                    // SAFETY: the assertions above.
+                    let acc = unsafe { self.sums::<MR, NV>(product, tile, bias) };
+                    let place =
+                        Place { row: place.row + row, rows: MR.min(place.rows - row), ..place };
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        if MR == place.rows && NV * lanes == place.columns {
+                            finish.whole(product.isa(), &acc, place);
+                        } else {
+                            finish.ragged(product.isa(), &acc, place);
+                        }
                     }
                 }
             },
         );
     }
 
+    /// # Safety
+    /// Every row plus every run leaves `steps` groups in the image; the panel holds `NV` vectors of
+    /// groups for each step of each run.
     #[inline(always)]
-    fn sums<const MR: usize, const NV: usize>(
+    unsafe fn sums<const MR: usize, const NV: usize>(
         &self,
         product: P,
+        rows: &[usize; MR],
         bias: [<P::Isa as Int8>::Acc; NV],
     ) -> [[<P::Isa as Int8>::Acc; NV]; MR] {
-        let lanes = <P::Isa as Int8>::LANES;
-        let row_step = NV * lanes * P::GROUP;
-        let rows: &[usize; MR] = self.rows.try_into().expect("MR is the number of rows");
-        let last = rows.iter().max().unwrap_or(&0) + self.last_run;
-        assert!(last + self.steps * P::GROUP <= self.image.len());
-        assert!(self.runs.len() * self.steps * row_step <= self.panel.len());
-
         let mut acc = product.start::<MR, NV>(bias);
         let mut w = self.panel.as_ptr();
         for &run in self.runs {
-            assert!(run <= self.last_run);
             let mut x = [self.image.as_ptr(); MR];
-            for i in 0..MR {
-                // SAFETY: the assertions: no row and run start beyond the image.
-                x[i] = unsafe { x[i].add(rows[i] + run) };
+            for (x, row) in x.iter_mut().zip(rows) {
+                // SAFETY: the caller's promise.
+                *x = unsafe { x.add(row + run) };
             }
             for step in 0..self.steps {
-                // SAFETY: the assertions leave `steps` groups behind every start, and `row_step`
-                // weights for each step of each run, which `w` counts.
+                // SAFETY: the caller's promise; `w` counts the weights of the steps so far.
                 unsafe {
                     product.step(&mut acc, &x, step * P::GROUP, w);
-                    w = w.add(row_step);
+                    w = w.add(NV * <P::Isa as Int8>::LANES * P::GROUP);
                 }
             }
         }

@@ -21,7 +21,7 @@ pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use super::image::Bordered;
 use crate::conv::ConvGeometry;
 use crate::gemm::int8::{
-    Epilogue, MAX_LANES, MAX_ROWS, Panels, Place, Scratch, Shared, Sink, Tile, part,
+    Epilogue, Finish, Keep, MAX_LANES, Panels, Place, Scratch, Shared, Strip, part,
 };
 use crate::simd::dispatch;
 use crate::simd::int8::{Int8, Product};
@@ -29,7 +29,7 @@ use crate::{Level, parallel};
 
 /// Tiles whose products a task keeps: 36·64 sums of a tile are 9 KB, and all of them should stay
 /// in the L2 cache.
-const BLOCK: usize = 36;
+const BLOCK: usize = 36; // a multiple of every ROW_STEP
 /// Bytes of transformed input that a pass writes before it is multiplied.
 const PASS: usize = 1 << 22;
 /// Products kept at a time, over all threads.
@@ -254,34 +254,28 @@ impl<V: Variant> Winograd<V> {
         let width = self.panels.panel_width(panel);
         let run_len = self.panels.steps * width * <I::Words as Product>::GROUP;
         let weights = self.panels.panel(panel);
-        let parts = block.len().div_ceil(I::Words::ROWS);
+        let padded = block.len().next_multiple_of(I::Words::ROW_STEP);
         for position in 0..Self::POSITIONS {
-            let epilogue = Epilogue {
-                bias: &[0; MAX_LANES],
-                channels: Self::POSITIONS * width,
-                sink: Sink::Accumulate(Shared::new(&mut sums[position * width..])),
+            let keep = Keep {
+                sums: Shared::new(&mut sums[position * width..]),
+                stride: Self::POSITIONS * width,
             };
-            for index in 0..parts {
-                let rows = part(block.len(), parts, index);
-                let mut offsets = [0; MAX_ROWS];
-                let padded = rows.len().next_multiple_of(I::Words::ROW_STEP);
-                for (i, offset) in offsets[..padded].iter_mut().enumerate() {
-                    let tile = block.start + (rows.start + i).min(rows.end - 1);
-                    *offset = (tile * Self::POSITIONS + position) * plan.position;
-                }
-                let tile = Tile::<I::Words> {
-                    image: transformed,
-                    rows: &offsets[..padded],
-                    runs: &[0],
-                    last_run: 0,
-                    steps: self.panels.steps,
-                    panel: &weights[position * run_len..][..run_len],
-                    width,
-                };
-                let place = Place { row: rows.start, rows: rows.len(), column: 0, columns: width };
-                // SAFETY: `sums` is this call's alone.
-                unsafe { tile.multiply(isa.words(), &epilogue, place) };
+            let mut offsets = [0; BLOCK];
+            for (i, offset) in offsets.iter_mut().enumerate().take(padded) {
+                let tile = (block.start + i).min(block.end - 1);
+                *offset = (tile * Self::POSITIONS + position) * plan.position;
             }
+            let strip = Strip::<I::Words> {
+                image: transformed,
+                rows: &offsets[..padded],
+                runs: &[0],
+                steps: self.panels.steps,
+                panel: &weights[position * run_len..][..run_len],
+                width,
+            };
+            let place = Place { row: 0, rows: block.len(), column: 0, columns: width };
+            // SAFETY: `sums` is this call's alone.
+            unsafe { strip.multiply(isa.words(), &keep, place) };
         }
     }
 
