@@ -47,14 +47,48 @@ pub(crate) struct Winograd<V> {
 /// How a geometry is cut: everything that follows from shapes.
 struct Plan {
     border: Bordered,
-    /// Rows and columns of tiles.
+    /// Rows and columns of tiles in an image.
     tiles: [usize; 2],
-    /// Channels, padded to whole vectors.
-    channels: usize,
-    /// Words between positions of a tile: a cache line more than the channels, so that the positions
-    /// do not fall on the same cache sets.
-    position: usize,
     images_per_pass: usize,
+}
+
+/// How the tiles of a pass lie in memory: `[block][position][tile][channel]`.
+#[derive(Clone, Copy)]
+struct Blocks {
+    /// Tiles of the pass.
+    tiles: usize,
+    /// Tiles of a block; the last may have fewer.
+    size: usize,
+    /// Blocks of the pass.
+    count: usize,
+    /// Words of a tile: channels, padded to whole vectors.
+    pixel: usize,
+    /// Words of a position: a cache line more than its tiles, so that positions do not fall on the
+    /// same cache sets.
+    position: usize,
+    /// Words of a block.
+    len: usize,
+}
+
+impl Blocks {
+    fn new(plan: &Plan, images: usize, positions: usize) -> Self {
+        let tiles = images * plan.tiles[0] * plan.tiles[1];
+        let size = tiles.div_ceil(tiles.div_ceil(BLOCK)); // even blocks
+        let position = size * plan.border.pixel + 64 / size_of::<i16>();
+        Self {
+            tiles,
+            size,
+            count: tiles.div_ceil(size),
+            pixel: plan.border.pixel,
+            position,
+            len: position * positions,
+        }
+    }
+
+    /// The tiles of block `index`.
+    fn range(&self, index: usize) -> Range<usize> {
+        index * self.size..((index + 1) * self.size).min(self.tiles)
+    }
 }
 
 impl<V: Variant> Winograd<V> {
@@ -95,33 +129,25 @@ impl<V: Variant> Winograd<V> {
         let tiles = geometry.out_size.map(|size| size.div_ceil(V::OUT));
         let covered = tiles.map(|tiles| (tiles - 1) * V::OUT + V::TILE);
         let border = Bordered::at_least(geometry, covered, 2 * I::LANES);
-        let position = border.pixel + 64 / size_of::<i16>();
-        let bytes = tiles[0] * tiles[1] * Self::POSITIONS * position * size_of::<i16>();
+        let bytes = tiles[0] * tiles[1] * Self::POSITIONS * border.pixel * size_of::<i16>();
         let images = (PASS / bytes.max(1)).max(1).min(border.images_per_pass(geometry.batch));
-        Plan { border, tiles, channels: border.pixel, position, images_per_pass: images }
+        Plan { border, tiles, images_per_pass: images }
     }
 
     /// Sums of a block of tiles for one panel.
-    fn block_sums<I: Int8>() -> usize {
-        BLOCK * Self::POSITIONS * I::Words::VECTORS * I::LANES
-    }
-
-    /// How many tasks keep products at a time: by shape, never by the number of threads.
-    fn slots(plan: &Plan, images: usize, panels: usize) -> usize {
-        let blocks = (images * plan.tiles[0] * plan.tiles[1]).div_ceil(BLOCK);
-        (blocks * panels).min(SLOTS)
+    fn block_sums<I: Int8>(blocks: &Blocks) -> usize {
+        blocks.size * Self::POSITIONS * I::Words::VECTORS * I::LANES
     }
 
     pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
         let plan = Self::plan(isa, geometry);
-        let images = plan.images_per_pass;
-        let tiles = images * plan.tiles[0] * plan.tiles[1];
+        let blocks = Blocks::new(&plan, plan.images_per_pass, Self::POSITIONS);
         let panels = geometry.out_channels.div_ceil(I::Words::VECTORS * I::LANES);
-        let slots = Self::slots(&plan, images, panels);
+        let slots = (blocks.count * panels).min(SLOTS);
         Scratch::bytes::<i32>(geometry.out_channels + MAX_LANES)
-            + Scratch::bytes::<u8>(images * plan.border.len())
-            + Scratch::bytes::<i16>(tiles * Self::POSITIONS * plan.position)
-            + Scratch::bytes::<i32>(slots * Self::block_sums::<I>())
+            + Scratch::bytes::<u8>(plan.images_per_pass * plan.border.len())
+            + Scratch::bytes::<i16>(blocks.count * blocks.len)
+            + Scratch::bytes::<i32>(slots * Self::block_sums::<I>(&blocks))
     }
 
     /// The epilogue's bias is that of raw sums; the centre of each channel joins it here.
@@ -145,27 +171,38 @@ impl<V: Variant> Winograd<V> {
             let middle = (255 - 2 * i64::from(zero_point)) * i64::from(positive + negative);
             *centre = (middle >> 1) as i32;
         }
-        let image_tiles = plan.tiles[0] * plan.tiles[1];
         let images = plan.images_per_pass;
+        let largest = Blocks::new(&plan, images, Self::POSITIONS);
+        let slots = (largest.count * self.panels.count()).min(SLOTS);
         let image = scratch.take::<u8>(images * plan.border.len());
-        let transformed =
-            scratch.take::<i16>(images * image_tiles * Self::POSITIONS * plan.position);
-        let sums = Self::slots(&plan, images, self.panels.count()) * Self::block_sums::<I>();
-        let sums = scratch.take::<i32>(sums);
+        let transformed = scratch.take::<i16>(largest.count * largest.len);
+        let sums = scratch.take::<i32>(slots * Self::block_sums::<I>(&largest));
         let in_len = geometry.in_size[0] * geometry.in_size[1] * geometry.in_channels;
         for first in (0..geometry.batch).step_by(images) {
             let images = images.min(geometry.batch - first);
+            // Fewer images in the last pass have blocks of another size: never more in all.
+            let blocks = Blocks::new(&plan, images, Self::POSITIONS);
             let image = &mut image[..images * plan.border.len()];
             let input = &input[first * in_len..(first + images) * in_len];
             plan.border.write(isa, |code, _| code, input, zero_point, image);
-            let tiles = images * image_tiles;
-            let tile_len = Self::POSITIONS * plan.position;
-            let transformed = &mut transformed[..tiles * tile_len];
-            Self::transform(isa, &plan, image, zero_point, transformed);
-            // SAFETY: the caller's promise; passes follow each other.
-            unsafe {
-                self.multiply(isa, geometry, &plan, first, transformed, sums, centres, epilogue)
-            };
+            Self::transform(isa, &plan, &blocks, image, zero_point, transformed);
+            let slots = slots.min(blocks.count * self.panels.count());
+            let slot_len = Self::block_sums::<I>(&blocks);
+            parallel::for_each_chunk(&mut sums[..slots * slot_len], slot_len, |slot, sums| {
+                for task in part(blocks.count * self.panels.count(), slots, slot) {
+                    let (block, panel) = (task / self.panels.count(), task % self.panels.count());
+                    let tiles = blocks.range(block);
+                    let words = &transformed[block * blocks.len..][..blocks.len];
+                    self.products(isa, &blocks, words, tiles.len(), panel, sums);
+                    // SAFETY: tasks differ in tiles or in channels, passes follow each other; the rest
+                    // is the caller's promise.
+                    unsafe {
+                        self.outputs(
+                            isa, geometry, &plan, first, tiles, panel, sums, centres, epilogue,
+                        );
+                    }
+                }
+            });
         }
     }
 
@@ -173,107 +210,68 @@ impl<V: Variant> Winograd<V> {
     fn transform<I: Int8>(
         isa: I,
         plan: &Plan,
+        blocks: &Blocks,
         image: &[u8],
         zero_point: u8,
         transformed: &mut [i16],
     ) {
-        let tile_len = Self::POSITIONS * plan.position;
-        let row_tiles = plan.tiles[1];
-        parallel::for_each_chunk(transformed, row_tiles * tile_len, |row, out| {
-            let (n, y) = (row / plan.tiles[0], row % plan.tiles[0]);
-            let start = n * plan.border.len() + y * V::OUT * plan.border.row;
-            isa.enter(
-                #[inline(always)]
-                || {
-                    for (x, out) in out.chunks_exact_mut(tile_len).enumerate() {
-                        let codes = &image[start + x * V::OUT * plan.border.pixel..];
-                        for c in (0..plan.channels).step_by(2 * I::LANES) {
+        let [tiles_y, tiles_x] = plan.tiles;
+        let strides = [plan.border.row, plan.border.pixel];
+        parallel::for_each_chunk(transformed, blocks.len, |block, out| {
+            for (i, tile) in blocks.range(block).enumerate() {
+                let (n, y, x) =
+                    (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
+                let start =
+                    n * plan.border.len() + y * V::OUT * strides[0] + x * V::OUT * strides[1];
+                let (codes, out) = (&image[start..], &mut out[i * blocks.pixel..]);
+                isa.enter(
+                    #[inline(always)]
+                    || {
+                        for c in (0..blocks.pixel).step_by(2 * I::LANES) {
+                            let (codes, out) = (&codes[c..], &mut out[c..]);
                             input_tile::<I, V>(
                                 isa,
-                                &codes[c..],
-                                [plan.border.row, plan.border.pixel],
+                                codes,
+                                strides,
                                 zero_point,
-                                &mut out[c..],
-                                plan.position,
+                                out,
+                                blocks.position,
                             );
                         }
-                    }
-                },
-            );
+                    },
+                );
+            }
         });
-    }
-
-    /// `M` and `Y` of all tiles of a pass whose first image is `first`.
-    ///
-    /// # Safety
-    /// As [`Winograd::run`].
-    unsafe fn multiply<I: Int8>(
-        &self,
-        isa: I,
-        geometry: &ConvGeometry,
-        plan: &Plan,
-        first: usize,
-        transformed: &[i16],
-        sums: &mut [i32],
-        centres: &[i32],
-        epilogue: &Epilogue,
-    ) {
-        let tiles = transformed.len() / (Self::POSITIONS * plan.position);
-        let (blocks, panels) = (tiles.div_ceil(BLOCK), self.panels.count());
-        // Images of the last pass may be fewer, never more.
-        let slots = (blocks * panels).min(SLOTS);
-        parallel::for_each_chunk(
-            &mut sums[..slots * Self::block_sums::<I>()],
-            Self::block_sums::<I>(),
-            |slot, sums| {
-                for task in part(blocks * panels, slots, slot) {
-                    let (block, panel) = (task % blocks, task / blocks);
-                    let block = part(tiles, blocks, block);
-                    self.products(isa, plan, transformed, block.clone(), panel, sums);
-                    // SAFETY: tasks differ in tiles or in channels; the rest is the caller's promise.
-                    unsafe {
-                        self.outputs(
-                            isa, geometry, plan, first, block, panel, sums, centres, epilogue,
-                        );
-                    }
-                }
-            },
-        );
     }
 
     /// `M[tile][t][width]` of a block of tiles.
     fn products<I: Int8>(
         &self,
         isa: I,
-        plan: &Plan,
+        blocks: &Blocks,
         transformed: &[i16],
-        block: Range<usize>,
+        tiles: usize,
         panel: usize,
         sums: &mut [i32],
     ) {
         let width = self.panels.panel_width(panel);
         let run_len = self.panels.steps * width * <I::Words as Product>::GROUP;
         let weights = self.panels.panel(panel);
-        let padded = block.len().next_multiple_of(I::Words::ROW_STEP);
+        let rows: [usize; BLOCK] = std::array::from_fn(|i| i.min(tiles - 1) * blocks.pixel);
         for position in 0..Self::POSITIONS {
-            let keep = Keep {
-                sums: Shared::new(&mut sums[position * width..]),
-                stride: Self::POSITIONS * width,
-            };
-            let mut offsets = [0; BLOCK];
-            for (i, offset) in offsets.iter_mut().enumerate().take(padded) {
-                let tile = (block.start + i).min(block.end - 1);
-                *offset = (tile * Self::POSITIONS + position) * plan.position;
-            }
             let strip = Strip::<I::Words> {
-                image: transformed,
-                rows: &offsets[..padded],
+                image: &transformed[position * blocks.position..][..blocks.position],
+                rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
                 runs: &[0],
                 steps: self.panels.steps,
                 panel: &weights[position * run_len..][..run_len],
                 width,
             };
-            let place = Place { row: 0, rows: block.len(), column: 0, columns: width };
+            let keep = Keep {
+                sums: Shared::new(&mut sums[position * width..]),
+                stride: Self::POSITIONS * width,
+            };
+            let place = Place { row: 0, rows: tiles, column: 0, columns: width };
             // SAFETY: `sums` is this call's alone.
             unsafe { strip.multiply(isa.words(), &keep, place) };
         }
