@@ -20,6 +20,8 @@ pub trait Int8: Isa {
     type Half: Copy;
     /// How many `i32` an [`Int8::Acc`] holds.
     const LANES: usize;
+    /// The fewest channels for which F(4×4) Winograd beats the byte product.
+    const WINOGRAD_FROM: usize;
     /// The exact `u8·i8` product.
     type Bytes: Product<Isa = Self, W = i8>;
     /// The exact `i16·i16` product.

@@ -8,7 +8,7 @@ pub(crate) mod f32;
 pub(crate) mod int8;
 pub mod limits;
 
-mod scalar;
+pub(crate) mod scalar;
 pub use scalar::Scalar;
 
 #[cfg(target_arch = "x86_64")]

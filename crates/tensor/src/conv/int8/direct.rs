@@ -37,15 +37,19 @@ impl Direct {
         let runs = Runs::new(shape, attrs);
         let columns = outputs / attrs.groups;
         let pack = |group: usize| {
-            let weight = |column: usize, run: usize, i: usize| {
-                let o = group * columns + column;
-                let ky = run / runs.taps;
-                let kx = run % runs.taps + i / channels;
-                weights[((o * channels + i % channels) * kernel_h + ky) * kernel_w + kx]
+            let read = |column: usize, run: usize, values: &mut [i8]| {
+                let filter =
+                    &weights[(group * columns + column) * channels * kernel_h * kernel_w..];
+                let first = run / runs.taps * kernel_w + run % runs.taps;
+                for (kx, values) in values.chunks_exact_mut(channels.max(1)).enumerate() {
+                    for (c, value) in values.iter_mut().enumerate() {
+                        *value = filter[c * kernel_h * kernel_w + first + kx];
+                    }
+                }
             };
             dispatch!(level, isa => {
                 use crate::simd::int8::Int8;
-                Panels::pack(isa.bytes(), columns, runs.rows * runs.taps, runs.len, weight)
+                Panels::pack(isa.bytes(), columns, runs.rows * runs.taps, runs.len, read)
             })
         };
         Self { groups: (0..attrs.groups).map(pack).collect() }

@@ -22,6 +22,8 @@ pub(crate) struct Panels<W> {
     /// Columns of a full panel.
     pub(crate) width: usize,
     lanes: usize,
+    /// Values of a group.
+    group: usize,
     /// Steps of one run.
     pub(crate) steps: usize,
     /// Elements under one column, padding included.
@@ -30,33 +32,81 @@ pub(crate) struct Panels<W> {
 }
 
 impl<W: Pod> Panels<W> {
-    /// Packs `weight(column, run, i)` for `runs` runs of `len` values each.
-    pub(crate) fn pack<P: Product<W = W>>(
+    /// Room for `runs` runs of `len` values under each of `columns` columns, all zero.
+    pub(crate) fn zeroed<P: Product<W = W>>(
         _product: P,
         columns: usize,
         runs: usize,
         len: usize,
-        weight: impl Fn(usize, usize, usize) -> W,
     ) -> Self {
         let lanes = <P::Isa as Int8>::LANES;
-        let width = P::VECTORS * lanes;
         let steps = len.div_ceil(P::GROUP);
         let depth = runs * steps * P::GROUP;
         let bytes = columns.next_multiple_of(lanes) * depth * size_of::<W>();
-        let mut data = Storage::<u8>::zeroed(bytes);
-        let out: &mut [W] = bytemuck::cast_slice_mut(data.as_mut_slice());
+        Self {
+            data: Storage::zeroed(bytes),
+            columns,
+            width: P::VECTORS * lanes,
+            lanes,
+            group: P::GROUP,
+            steps,
+            depth,
+            holds: PhantomData,
+        }
+    }
+
+    /// Packs runs of `len` values: `read(column, run, values)` fills `values`.
+    pub(crate) fn pack<P: Product<W = W>>(
+        product: P,
+        columns: usize,
+        runs: usize,
+        len: usize,
+        read: impl Fn(usize, usize, &mut [W]),
+    ) -> Self {
+        let mut panels = Self::zeroed(product, columns, runs, len);
+        let mut values = vec![W::zeroed(); len];
         for column in 0..columns {
-            let first = column / width * width;
-            let panel_width = panel_width(columns - first, width, lanes);
             for run in 0..runs {
-                for i in 0..len {
-                    let row = run * steps + i / P::GROUP;
-                    let at = (row * panel_width + column % width) * P::GROUP + i % P::GROUP;
-                    out[first * depth + at] = weight(column, run, i);
+                read(column, run, &mut values);
+                let (start, stride) = panels.place(column, run, 0);
+                let out = &mut panels.weights_mut()[start..];
+                for (step, group) in values.chunks(P::GROUP).enumerate() {
+                    out[step * stride..][..group.len()].copy_from_slice(group);
                 }
             }
         }
-        Self { data, columns, width, lanes, steps, depth, holds: PhantomData }
+        panels
+    }
+
+    /// Writes value `i` of every run, `runs[run][j]` being that of column `first + j`, of which
+    /// there are `columns`.
+    pub(crate) fn write_group<const N: usize>(
+        &mut self,
+        first: usize,
+        i: usize,
+        runs: &[[W; N]],
+        columns: usize,
+    ) {
+        let (group, steps) = (self.group, self.steps);
+        for j in 0..columns {
+            let (start, stride) = self.place(first + j, 0, i / group);
+            let out = &mut self.weights_mut()[start + i % group..];
+            for (run, values) in runs.iter().enumerate() {
+                out[run * steps * stride] = values[j];
+            }
+        }
+    }
+
+    /// Where a group of values lies, and how far the next group of its column.
+    fn place(&self, column: usize, run: usize, step: usize) -> (usize, usize) {
+        let first = column / self.width * self.width;
+        let stride = panel_width(self.columns - first, self.width, self.lanes) * self.group;
+        let row = run * self.steps + step;
+        (first * self.depth + row * stride + (column - first) * self.group, stride)
+    }
+
+    fn weights_mut(&mut self) -> &mut [W] {
+        bytemuck::cast_slice_mut(self.data.as_mut_slice())
     }
 
     /// How many panels there are.

@@ -33,8 +33,7 @@ impl Int8Gemm {
                 *sum += i32::from(w);
             }
         }
-        let panels =
-            dispatch!(level, isa => Panels::pack(isa.bytes(), n, 1, k, |j, _, l| b[l * n + j]));
+        let panels = dispatch!(level, isa => pack(isa.bytes(), k, n, b));
         Ok(Self { level, k, n, sums, panels })
     }
 
@@ -101,6 +100,14 @@ impl Int8Gemm {
     }
 }
 
+fn pack<P: Product<W = i8>>(product: P, k: usize, n: usize, b: &[i8]) -> Panels<i8> {
+    Panels::pack(product, n, 1, k, |j, _, values| {
+        for (value, row) in values.iter_mut().zip(b.chunks_exact(n)) {
+            *value = row[j];
+        }
+    })
+}
+
 /// Writes codes in the form a product reads.
 pub(crate) fn encode<I: Isa, X>(
     isa: I,
@@ -142,6 +149,29 @@ mod tests {
                 gemm.run(m, &a, zero, &mut c, &mut vec![7; gemm.scratch_len(m)]);
                 prop_assert!(c == expected, "{level:?}");
             }
+        }
+    }
+
+    /// The driver of VNNI machines with tiles that no machine has.
+    fn check_odd_tiles<const R: usize, const V: usize>(m: usize, k: usize, n: usize) {
+        let isa = crate::simd::Scalar::detect().expect("always there");
+        let product = crate::simd::scalar::int8::Quads::<R, V>(isa);
+        let (a, b) = crate::conv::int8::testing::data(m * k, k * n, 0, (m * k * n) as u64);
+        let mut gemm = Int8Gemm::new(Level::Scalar(isa), k, n, &b).unwrap();
+        gemm.panels = pack(product, k, n, &b);
+        let (mut c, mut expected) = (vec![-1; m * n], vec![0; m * n]);
+        gemm.run_on(product, m, &a, 77, &mut c, &mut vec![3; gemm.scratch_len(m)]);
+        reference(k, n, &a, 77, &b, &mut expected);
+        assert_eq!(c, expected, "{R} rows, {V} vectors, {m}×{k}×{n}");
+    }
+
+    #[test]
+    fn odd_tiles_equal_three_loops() {
+        for (m, k, n) in [(1, 1, 1), (23, 5, 9), (50, 31, 40), (101, 8, 25), (7, 64, 33)] {
+            check_odd_tiles::<1, 1>(m, k, n);
+            check_odd_tiles::<3, 2>(m, k, n);
+            check_odd_tiles::<5, 3>(m, k, n);
+            check_odd_tiles::<7, 4>(m, k, n);
         }
     }
 

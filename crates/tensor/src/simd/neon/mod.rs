@@ -3,6 +3,7 @@
 use super::Isa;
 
 mod f32;
+mod int8;
 
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident: $($feature:tt),*) => {

@@ -11,6 +11,7 @@ impl Int8 for Scalar {
     type Acc = [i32; LANES];
     type Half = [i16; 2 * LANES];
     const LANES: usize = LANES;
+    const WINOGRAD_FROM: usize = 32;
     type Bytes = Quads<6, 2>;
     type Words = Pairs;
 

@@ -3,6 +3,7 @@
 use super::Isa;
 
 mod f32;
+mod int8;
 
 /// SIMD128.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

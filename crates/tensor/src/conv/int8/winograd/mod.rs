@@ -15,7 +15,7 @@ mod variant;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use self::transform::{input_tile, output_tile};
+use self::transform::{FILTERS, filter_tiles, input_tile, output_tile};
 pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use super::image::Bordered;
@@ -96,19 +96,22 @@ impl<V: Variant> Winograd<V> {
 
     pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4]) -> Self {
         let [outputs, channels, ..] = shape;
-        let filter = |o: usize, c: usize| &weights[(o * channels + c) * 9..][..9];
-        let transformed = |o: usize, position: usize, c: usize| {
-            let (row, column) = (&V::G[position / V::TILE], &V::G[position % V::TILE]);
-            let mut sum = 0;
-            for (i, &w) in filter(o, c).iter().enumerate() {
-                sum += row[i / 3] * column[i % 3] * i32::from(w);
-            }
-            sum as i16 // fits: see `variant`
-        };
-        let panels = dispatch!(level, isa => {
-            let positions = Self::POSITIONS;
-            Panels::pack(isa.words(), outputs, positions, channels, transformed)
+        let mut panels = dispatch!(level, isa => {
+            Panels::zeroed(isa.words(), outputs, Self::POSITIONS, channels)
         });
+        for o in (0..outputs).step_by(FILTERS) {
+            let filters = FILTERS.min(outputs - o);
+            for c in 0..channels {
+                let mut g = [[0; FILTERS]; 9];
+                for f in 0..filters {
+                    let filter = &weights[((o + f) * channels + c) * 9..][..9];
+                    for (g, &w) in g.iter_mut().zip(filter) {
+                        g[f] = w.into();
+                    }
+                }
+                panels.write_group(o, c, &filter_tiles::<V>(&g)[..Self::POSITIONS], filters);
+            }
+        }
         let reach = (0..outputs)
             .map(|o| {
                 let mut reach = [0, 0];
@@ -314,16 +317,15 @@ impl<V: Variant> Winograd<V> {
                         let centre = isa.scale(centre, 1 << V::SHIFT);
                         let y = output_tile::<I, V>(isa, &sums[v..], width, centre, bias);
                         for (i, row) in y.iter().enumerate().take(rows) {
-                            for (j, &sums) in row.iter().enumerate().take(pixels) {
-                                let row = pixel + i * out_w + j;
-                                let place = Place { row, rows: 1, column, columns };
-                                // SAFETY: the caller's promise.
-                                unsafe {
-                                    if columns == I::LANES {
-                                        epilogue.whole(isa, &[[sums]], place);
-                                    } else {
-                                        epilogue.ragged(isa, &[[sums]], place);
-                                    }
+                            let row = row.map(|sums| [sums]);
+                            let place =
+                                Place { row: pixel + i * out_w, rows: pixels, column, columns };
+                            // SAFETY: the caller's promise.
+                            unsafe {
+                                if pixels == row.len() && columns == I::LANES {
+                                    epilogue.whole(isa, &row, place);
+                                } else {
+                                    epilogue.ragged(isa, &row, place);
                                 }
                             }
                         }

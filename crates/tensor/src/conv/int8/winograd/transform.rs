@@ -1,8 +1,36 @@
-//! The two transforms, a vector of channels at a time. The matrices are constants: after unrolling,
-//! zeros vanish and small factors become shifts.
+//! The three transforms. Those of input and output go a vector of channels at a time; the
+//! matrices are constants: after unrolling, zeros vanish and small factors become shifts.
 
 use super::variant::Variant;
 use crate::simd::int8::Int8;
+
+/// Filters that are transformed at a time: plain loops over them become vectors on any machine.
+pub(crate) const FILTERS: usize = 16;
+
+/// `U = G g Gᵀ` for `FILTERS` filters `g[tap][filter]`: `U[t][filter]`, which fits `i16` (see
+/// [`Variant`]), so that sums on the way may wrap.
+pub(crate) fn filter_tiles<V: Variant>(g: &[[i16; FILTERS]; 9]) -> [[i16; FILTERS]; 36] {
+    let multiply_add = |sum: &mut [i16; FILTERS], k: i16, x: &[i16; FILTERS]| {
+        for (sum, &x) in sum.iter_mut().zip(x) {
+            *sum = sum.wrapping_add(k.wrapping_mul(x));
+        }
+    };
+    let mut rows = [[[0; FILTERS]; 3]; 6]; // G g
+    for (row, coefficients) in rows.iter_mut().zip(&V::G).take(V::TILE) {
+        for (x, sum) in row.iter_mut().enumerate() {
+            for (y, &k) in coefficients.iter().enumerate() {
+                multiply_add(sum, k, &g[y * 3 + x]);
+            }
+        }
+    }
+    let mut tiles = [[0; FILTERS]; 36];
+    for (t, sum) in tiles.iter_mut().enumerate().take(V::TILE * V::TILE) {
+        for (x, &k) in V::G[t % V::TILE].iter().enumerate() {
+            multiply_add(sum, k, &rows[t / V::TILE][x]);
+        }
+    }
+    tiles
+}
 
 /// `V = Bᵀ (d − z) B` for `2 · LANES` channels of one tile. `codes` starts at the tile's first pixel,
 /// `strides` are those of rows and pixels; position `t` is written at `out[t · position..]`.

@@ -11,11 +11,12 @@ use crate::simd::x86::{Avx2, AvxVnni};
 const LANES: usize = 8;
 
 macro_rules! vectors_of_eight {
-    ($token:ty, $bytes:ty, $words:ty) => {
+    ($token:ty, $bytes:ty, $words:ty, Winograd from $winograd_from:expr) => {
         impl Int8 for $token {
             type Acc = __m256i;
             type Half = __m256i;
             const LANES: usize = LANES;
+            const WINOGRAD_FROM: usize = $winograd_from;
             type Bytes = $bytes;
             type Words = $words;
 
@@ -190,8 +191,8 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>);
-vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>);
+vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>, Winograd from 32);
+vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>, Winograd from 64);
 
 /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
 /// memory. No pair sum leaves i32: that takes four times −32 768.

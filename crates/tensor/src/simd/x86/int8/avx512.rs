@@ -9,11 +9,12 @@ use crate::simd::x86::{Avx512, Avx512Vnni};
 const LANES: usize = 16;
 
 macro_rules! vectors_of_sixteen {
-    ($token:ty, $bytes:ty, $words:ty) => {
+    ($token:ty, $bytes:ty, $words:ty, Winograd from $winograd_from:expr) => {
         impl Int8 for $token {
             type Acc = __m512i;
             type Half = __m512i;
             const LANES: usize = LANES;
+            const WINOGRAD_FROM: usize = $winograd_from;
             type Bytes = $bytes;
             type Words = $words;
 
@@ -194,8 +195,8 @@ macro_rules! vectors_of_sixteen {
     };
 }
 
-vectors_of_sixteen!(Avx512, WidenedBytes, Pairs);
-vectors_of_sixteen!(Avx512Vnni, Quads, DotPairs);
+vectors_of_sixteen!(Avx512, WidenedBytes, Pairs, Winograd from 32);
+vectors_of_sixteen!(Avx512Vnni, Quads, DotPairs, Winograd from 64);
 
 macro_rules! load_wide {
     ($pointer:expr) => {

@@ -1,0 +1,108 @@
+//! The integer kernels on every instruction set of this machine, in multiply-accumulates and
+//! additions a second (2 for each product), beside the limits of the instructions they are made of.
+//!
+//! One thread: `RAYON_NUM_THREADS=1 cargo bench --bench int8`.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ottava_tensor::Level;
+use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output, Requantize};
+use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
+use ottava_tensor::gemm::int8::Int8Gemm;
+use ottava_tensor::simd::limits::{self, Mix};
+
+/// The plain level is the law, not a competitor: it would take most of the time.
+fn levels() -> impl Iterator<Item = Level> {
+    Level::available().into_iter().filter(|level| level.name() != "scalar")
+}
+
+/// What registers alone allow.
+fn limit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("limits");
+    for (mix, name) in [(Mix::Bytes, "u8·i8"), (Mix::Words, "i16·i16")] {
+        for level in levels() {
+            const STEPS: usize = 10_000;
+            group.throughput(Throughput::Elements(2 * limits::run(level, mix, STEPS)));
+            group.bench_function(BenchmarkId::new(level.name(), name), |bench| {
+                bench.iter(|| limits::run(level, mix, black_box(STEPS)));
+            });
+        }
+    }
+}
+
+/// `m×n×k`: squares, and ResNet-18's convolutions as products.
+fn gemm(c: &mut Criterion) {
+    let mut group = c.benchmark_group("int8_gemm");
+    let squares = [64, 128, 256, 512, 1024].map(|size| [size; 3]);
+    let resnet = [[3136, 64, 576], [784, 128, 1152], [196, 256, 2304], [49, 512, 4608]];
+    for [m, n, k] in squares.into_iter().chain(resnet).chain([[1, 1000, 512]]) {
+        group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+        for level in levels() {
+            let gemm = Int8Gemm::new(level, k, n, &vec![3; k * n]).expect("k is small");
+            let (a, mut out) = (vec![5; m * k], vec![0; m * n]);
+            let mut scratch = vec![0; gemm.scratch_len(m)];
+            group.bench_function(BenchmarkId::new(level.name(), format!("{m}x{n}x{k}")), |bench| {
+                bench.iter(|| gemm.run(m, &a, 3, black_box(&mut out), &mut scratch));
+            });
+        }
+    }
+}
+
+/// The shapes of ResNet-18's convolutions at 224², codes in, codes out, by each algorithm.
+fn conv(c: &mut Criterion) {
+    let mut group = c.benchmark_group("int8_conv");
+    for [channels, outputs, size, kernel, stride] in [
+        [3, 64, 224, 7, 2],
+        [64, 64, 56, 3, 1],
+        [64, 128, 56, 3, 2],
+        [64, 128, 56, 1, 2],
+        [128, 128, 28, 3, 1],
+        [256, 256, 14, 3, 1],
+        [512, 512, 7, 3, 1],
+    ] {
+        let shape = [outputs, channels, kernel, kernel];
+        let attrs = ConvAttrs::new(stride, kernel / 2);
+        let geometry =
+            ConvGeometry::new([1, channels, size, size], shape, attrs).expect("ResNet's own");
+        let input = vec![5; geometry.input_shape().iter().product()];
+        let mut out = vec![0; geometry.output_shape().iter().product()];
+        let weights = vec![3; shape.iter().product()];
+        let law = Requantize {
+            bias: vec![0; outputs],
+            multiplier: vec![1e-3; outputs],
+            zero_point: 3,
+            low: 0,
+            high: 255,
+        };
+        group.throughput(Throughput::Elements(2 * geometry.macs()));
+        for level in levels() {
+            for algorithm in [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4] {
+                let conv =
+                    Int8Conv::new(level, &weights, shape, attrs, algorithm).expect("K is small");
+                if conv.algorithm() != algorithm {
+                    continue;
+                }
+                let mut scratch = vec![0; conv.scratch_len(&geometry)];
+                let name = format!("{algorithm:?}/{channels}-{outputs}@{size}/{kernel}s{stride}");
+                group.bench_function(BenchmarkId::new(level.name(), name), |bench| {
+                    bench.iter(|| {
+                        let output = Output::Requantize(&law, black_box(&mut out));
+                        conv.run(&geometry, &input, 3, output, &mut scratch);
+                    });
+                });
+            }
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400));
+    targets = limit, gemm, conv
+}
+criterion_main!(benches);
