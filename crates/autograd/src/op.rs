@@ -2,8 +2,8 @@ use ottava_tensor::Tensor;
 
 use crate::ops::{
     Add, AvgPool2d, BatchNorm2d, Clip, Conv2d, CrossEntropy, FakeQuant, Flatten, GlobalAvgPool,
-    Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
-    Relu, Reshape, Slice, Softmax, Sum,
+    LearnedFakeQuant, Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, QuantAdd, QuantAvgPool,
+    QuantLayer, Quantize, Relu, Reshape, Slice, Softmax, Sum,
 };
 use crate::{Mode, Result, Value};
 
@@ -141,6 +141,8 @@ operators! {
     Sum(Sum) = "sum",
     /// Rounding to a fixed grid, in float.
     FakeQuant(FakeQuant) = "fake_quant",
+    /// Rounding to a learned grid, in float.
+    LearnedFakeQuant(LearnedFakeQuant) = "learned_fake_quant",
     /// Observed rounding of floats to codes.
     Quantize(Quantize) = "quantize",
     /// Integer convolution or linear layer, BatchNorm and ReLU fused.

@@ -17,7 +17,7 @@ mod shape;
 pub use activation::{Clip, LogSoftmax, Relu, Softmax};
 pub use conv::Conv2d;
 pub use elementwise::{Add, Mul, Sum};
-pub use fake_quant::FakeQuant;
+pub use fake_quant::{FakeQuant, LearnedFakeQuant};
 pub use linear::{Linear, MatMul};
 pub use loss::CrossEntropy;
 pub use norm::BatchNorm2d;

@@ -30,12 +30,18 @@ impl ActivationQuant {
     /// The grid of an observer's state, with unsigned codes.
     ///
     /// # Errors
-    /// [`Error::Op`] if nothing has been observed.
+    /// [`Error::Op`] if nothing has been observed, or if the observer has a range per channel, which
+    /// activations cannot have.
     pub fn params(&self, state: &Tensor<f32>) -> Result<QParams> {
-        let (min, max) = self.observer.range(state).ok_or_else(|| Error::Op {
+        let ranges = self.observer.ranges(state).ok_or_else(|| Error::Op {
             op: "quantize",
             reason: "its observer has seen no data; calibrate or train before evaluating".into(),
         })?;
+        let [(min, max)] = ranges[..] else {
+            let reason =
+                format!("activations have one grid, but the observer {} ranges", ranges.len());
+            return Err(Error::Op { op: "quantize", reason });
+        };
         Ok(choose_qparams(min, max, self.scheme, self.qmin..=self.qmax)?.to_unsigned())
     }
 

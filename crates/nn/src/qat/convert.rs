@@ -105,7 +105,8 @@ impl Writer<'_> {
             | Op::Softmax(_)
             | Op::CrossEntropy(_)
             | Op::Sum(_)
-            | Op::FakeQuant(_) => {
+            | Op::FakeQuant(_)
+            | Op::LearnedFakeQuant(_) => {
                 return Err(Error::Op {
                     op: op.name(),
                     reason: "has no integer instruction; was the graph prepared, and is every layer quantized?".into(),

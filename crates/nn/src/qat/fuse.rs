@@ -52,6 +52,7 @@ pub(super) fn fuse(graph: &Graph) -> Vec<Chain> {
                 | Op::CrossEntropy(_)
                 | Op::Sum(_)
                 | Op::FakeQuant(_)
+                | Op::LearnedFakeQuant(_)
                 | Op::Quantize(_)
                 | Op::QuantLayer(_)
                 | Op::QuantAdd(_)

@@ -252,7 +252,8 @@ impl Builder<'_> {
             | Op::QuantLayer(_)
             | Op::QuantAdd(_)
             | Op::QuantAvgPool(_)
-            | Op::FakeQuant(_) => {
+            | Op::FakeQuant(_)
+            | Op::LearnedFakeQuant(_) => {
                 return Err(Error::Trace { reason: "the graph is quantized already".into() });
             }
             Op::Conv2d(_)

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use case::Case;
 
 /// Families whose answer is not implemented yet.
-const NOT_YET: [&str; 3] = ["observer", "fake_quant_learnable", "conv_bn_relu_qat"];
+const NOT_YET: [&str; 2] = ["conv_bn_relu_qat", "observer/Histogram"];
 
 /// What checks a family.
 fn check_of(family: &str) -> Option<fn(&Case)> {
@@ -34,6 +34,11 @@ fn check_of(family: &str) -> Option<fn(&Case)> {
         "optimizer" => training::optimizer,
         "fake_quant_per_tensor" => rounding::fake_quant_per_tensor,
         "fake_quant_per_channel" => rounding::fake_quant_per_channel,
+        "fake_quant_learnable" => rounding::fake_quant_learnable,
+        "observer/MinMax"
+        | "observer/MovingAverageMinMax"
+        | "observer/PerChannelMinMax"
+        | "observer/MovingAveragePerChannelMinMax" => rounding::observer,
         "qlinear_conv" => integer::qlinear_conv,
         "qlinear_add" => integer::qlinear_add,
         "resnet18" => network::resnet18,
@@ -45,7 +50,10 @@ fn check_of(family: &str) -> Option<fn(&Case)> {
 fn golden_cases() {
     let mut families: BTreeMap<String, Vec<Case>> = BTreeMap::new();
     for case in case::all() {
-        families.entry(case.family.clone()).or_default().push(case);
+        // Observers are a family a kind.
+        let kind = case.attrs["kind"].as_str().filter(|_| case.family == "observer");
+        let family = kind.map_or(case.family.clone(), |kind| format!("observer/{kind}"));
+        families.entry(family).or_default().push(case);
     }
     for (family, cases) in &families {
         match check_of(family) {

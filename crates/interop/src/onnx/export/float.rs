@@ -130,6 +130,7 @@ fn operator(
         Op::CrossEntropy(_)
         | Op::Sum(_)
         | Op::FakeQuant(_)
+        | Op::LearnedFakeQuant(_)
         | Op::Quantize(_)
         | Op::QuantLayer(_)
         | Op::QuantAdd(_)
