@@ -1,0 +1,76 @@
+"""An engine's process, as the driver sees it."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+
+PYTHON = ["onnxruntime", "openvino", "torch", "litert", "ncnn"]
+RUST = ["ottava", "rten", "tract", "candle"]
+ALL = ["ottava", *PYTHON, *RUST[1:]]
+LABELS = {"ottava": "**Ottava**", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch",
+          "litert": "LiteRT", "ncnn": "ncnn", "rten": "rten", "tract": "tract", "candle": "candle"}
+DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai-edge-litert",
+                 "ncnn": "ncnn"}
+
+
+class Gone(Exception):
+    """The process ended or did not answer."""
+
+
+class Engine:
+    """Started stopped: it runs only between `resume` and `pause`, so that the threads of an engine
+    whose turn it is not (several spin while they wait) take nothing from the one that is measured."""
+
+    def __init__(self, name, threads, cache, here, log):
+        self.name, self.threads = name, threads
+        if name in PYTHON:
+            command = [sys.executable, str(here / "engines" / f"{name}_engine.py")]
+        else:
+            command = [str(cache / "rust" / "release" / f"{name}-engine")]
+        count = str(threads)
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
+                         "RTEN_NUM_THREADS", "CANDLE_NUM_THREADS"):
+            environment[variable] = count
+        # Older BLAS builds are told a core type here and there; peers run at their own choice.
+        environment.pop("OPENBLAS_CORETYPE", None)
+        self.process = subprocess.Popen(
+            [*command, str(cache / "models"), count], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            text=True, env=environment, start_new_session=True)
+        self.pause()
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
+
+    def pause(self):
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, number):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+
+    def ask(self, command, timeout=60):
+        """Resumes, asks, pauses; the answer."""
+        self.resume()
+        try:
+            self.process.stdin.write(command + "\n")
+            self.process.stdin.flush()
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.process.stdout, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    self.kill()
+                    raise Gone(f"no answer within {timeout} s")
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise Gone("the process ended")
+        self.pause()
+        return json.loads(line)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self.process.wait()

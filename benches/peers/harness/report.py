@@ -1,0 +1,191 @@
+"""The page: what was measured, on what, how, and who was faster."""
+
+from .engine import ALL, LABELS
+
+HOW = {
+    "ottava": "int8: `prepare` → calibrate → `convert` → `Engine` (per-channel weights, min-max activations, `Algorithm::Auto`); "
+              "f32: the traced module on a tape without gradients (nothing folded or fused)",
+    "onnxruntime": "all graph optimisations, intra-op threads as stated, bound inputs and outputs; int8: its own static QDQ quantizer",
+    "openvino": "latency hint, one stream, f32 precision; int8: ONNX Runtime's QDQ file imported",
+    "torch": "the fastest of eager channels-last, frozen TorchScript and inductor (f32), FX `x86` and PT2E X86Inductor (int8), chosen by timing",
+    "litert": "XNNPACK; converted by litert-torch, quantized by ai-edge-quantizer (static, 8 bit)",
+    "ncnn": "packing and Winograd on, 16-bit storage off; int8: symmetric, min-max, requantized between convolutions",
+    "rten": "weights prepacked; int8: ONNX Runtime's QDQ file",
+    "tract": "`into_optimized`; int8: ONNX Runtime's QDQ file",
+    "candle": "CPU tensors, BatchNorm folded",
+}
+TITLES = {
+    "network": ("Networks", "Milliseconds a batch: ResNet-18 at 224×224, ResNet-20 (CIFAR) at 32×32."),
+    "chain": ("One layer", "Milliseconds a layer: eight 3×3 convolutions with ReLU in a row, divided by eight; quantizing the input "
+              "and dequantizing the output is included."),
+    "gemm": ("Matrix products", "GOP/s (2·m·n·k ÷ time), m×n×k; weights packed beforehand where the engine can. int8 is u8×s8."),
+    "training": ("Training steps", "Milliseconds a step: forward, cross-entropy, backward, SGD with momentum, 32×32 images."),
+}
+QUIET = 0.9  # share of its time that a thread has a core
+ENOUGH = 0.98  # cosine with the reference, for layers and products
+
+
+def write(results, path):
+    from .workloads import CHAIN, all_workloads
+
+    order = {w["name"]: w for w in all_workloads()}
+    busy = busyness(results["rows"])
+    if busy < QUIET:
+        results["rows"] = [{**row, "ms": row["cpu_ms"]} for row in results["rows"] if row["threads"] == 1]
+    rows = {}
+    for row in results["rows"]:
+        rows.setdefault((row["workload"], row["threads"]), {})[row["engine"]] = row
+    machine, out = results["machine"], []
+    out += ["# Benchmarks", "",
+            "Written by `python3 benches/peers/run.py`, which installs the peers, gives every engine the same weights and inputs, "
+            "measures them in turn, and checks what they compute. Times hold for this machine only; compare within a table.", "",
+            f"- **Machine**: {machine['cpu']} (family {machine['family']}, model {machine['model']}), {machine['cores']} cores, "
+            f"{', '.join(machine['isa'])}; {machine['system']}",
+            f"- **Run**: {results['date']}, {results['minutes']:.0f} minutes, {results['rounds']} rounds of {results['block']:g} s an engine; "
+            f"load average at the end {results['load']}",
+            "- **Versions**: " + ", ".join(f"{LABELS[n].strip('*')} {v}" for n, v in results["versions"].items())]
+    if busy < QUIET:
+        out += ["", f"> **The machine was not quiet.** With one thread, an engine had a core for {busy:.0%} of the time it was timed. "
+                "Medians are therefore those of the process's CPU time; the best times in parentheses are wall time. Figures for more threads "
+                "than one say nothing on such a machine, and are left out. Measure again on a quiet one."]
+    out += ["", "Each cell is the median (best) over all rounds; **bold** is the fastest median. *lead* is the fastest peer's time divided by "
+            "Ottava's, by medians (by bests): above 1 Ottava is ahead. In an int8 row, *lead on all* compares with the fastest peer at anything, "
+            "f32 or int8.", ""]
+    out += headlines(rows, results)
+    for kind, (title, unit) in TITLES.items():
+        keys = [k for k in rows if order[k[0]]["kind"] == kind]
+        if not keys:
+            continue
+        engines = [n for n in ALL if any(n in rows[k] for k in keys)]
+        out += [f"## {title}", "", unit, ""]
+        for threads in sorted({t for _, t in keys}):
+            out += [f"### {threads} thread{'s' * (threads > 1)}", "",
+                    "| | " + " | ".join(LABELS[n] for n in engines) + " | lead | lead on all |",
+                    "| --- |" + " --: |" * (len(engines) + 2)]
+            for name in [n for n in order if (n, threads) in keys]:
+                out.append(line(name, threads, rows, engines, order[name], CHAIN))
+            out.append("")
+    out += checks(results["rows"], order)
+    if results["memory"]:
+        out += ["## Memory", "", "Peak resident memory of a fresh process that loads the int8 ResNet-18 and runs it five times at batch 1 "
+                "(Python, where the engine's package is one, is part of it).", "",
+                "| engine | MB |", "| --- | --: |",
+                *(f"| {LABELS[m['engine']]} | {m['peak'] / 1e6:.0f} |" for m in results["memory"]), ""]
+    out += ["## Settings", "", "| engine | setting |", "| --- | --- |",
+            *(f"| {LABELS[n]} | {HOW[n]} |" for n in ALL if n in {r['engine'] for r in results['rows']}), ""]
+    chosen = {}
+    for r in results["rows"]:
+        if r["engine"] == "torch":
+            chosen.setdefault(r["setting"], set()).add(r["workload"])
+    if chosen:
+        out += ["PyTorch's choices: " + "; ".join(f"{s}: {', '.join(sorted(names))}" for s, names in chosen.items()) + ".", ""]
+    out += ["## Not measured", ""]
+    out += [f"- {LABELS[n]}: {why}" for n, why in results["skipped"].items()] + reasons(results["reasons"])
+    out += ["- burn: the benchmark has no engine for it yet"]
+    missing = [n for n in order if not any(n == name for name, _ in rows)]
+    out += [f"- left out of this run (`--only`, `--training`): {', '.join(missing)}"] * bool(missing)
+    out += ["", "## How it is measured", "",
+            "Every engine is a process of its own that answers `load`, `run`, `outputs`; the driver stops all but the one whose turn it is "
+            "(`SIGSTOP`), so that no engine's waiting threads disturb another. After a warm-up each runs for the same time, round after round, "
+            "in alternating order. A network's weights are seeded random numbers with BatchNorm statistics taken from the calibration images and a "
+            "classifier that tells the check images apart; the reference is a float network in numpy, which is not one of the engines. "
+            "All int8 networks are quantized from the same weights with the same 16 calibration images.", ""]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(out))
+
+
+def busyness(rows):
+    """The share of its time that a single thread had a core."""
+    single = [r for r in rows if r["threads"] == 1 and r["wall"]]
+    return sum(r["cpu"] for r in single) / max(sum(r["wall"] for r in single), 1e-9) if single else 1.0
+
+
+def leads(name, threads, rows):
+    """(fastest peer ÷ ours) at the same precision and at any, by medians and by bests."""
+    here = rows[name, threads]
+    ours = here.get("ottava")
+    if not ours:
+        return None, None
+    stem, _, precision = name.rpartition("-")
+    anything = [r for p in ("f32", "int8") for r in rows.get((f"{stem}-{p}", threads), {}).values()]
+    def ratio(peers):
+        peers = [r for r in peers if r["engine"] != "ottava"]
+        return tuple(min(r[key] for r in peers) / ours[key] for key in ("ms", "best")) if peers else None
+    return ratio(here.values()), ratio(anything) if precision == "int8" else None
+
+
+def show(ratio):
+    return f"{ratio[0]:.2f} ({ratio[1]:.2f})" if ratio else ""
+
+
+def line(name, threads, rows, engines, workload, chain):
+    here, cells = rows[name, threads], []
+    fastest = min(r["ms"] for r in here.values())
+    for engine in engines:
+        row = here.get(engine)
+        if not row:
+            cells.append("–")
+            continue
+        if workload["kind"] == "gemm":
+            rate = lambda ms: f"{2 * row['macs'] / ms / 1e6:.0f}"
+            text = f"{rate(row['ms'])} ({rate(row['best'])})"
+        else:
+            share = chain if workload["kind"] == "chain" else 1
+            text = f"{digits(row['ms'] / share)} ({digits(row['best'] / share)})"
+        cells.append(f"**{text}**" if row["ms"] == fastest else text)
+    return f"| {name.removeprefix('gemm-').removeprefix('train-')} | " + " | ".join(cells) + " | " + \
+        " | ".join(show(r) for r in leads(name, threads, rows)) + " |"
+
+
+def digits(ms):
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
+
+
+def headlines(rows, results):
+    """Ahead or behind, in one table."""
+    wanted = [("ResNet-18, batch 1", "resnet18-b1-int8"), ("ResNet-18, batch 8", "resnet18-b8-int8"),
+              ("CIFAR ResNet-20, batch 1", "resnet20-b1-int8")]
+    lines = []
+    for label, name in wanted:
+        for threads in sorted({t for n, t in rows if n == name}):
+            _, ratio = leads(name, threads, rows)
+            ours = rows[name, threads].get("ottava")
+            if ours and ratio:
+                peers = [r for p in ("f32", "int8") for r in rows.get((name.rpartition("-")[0] + f"-{p}", threads), {}).values()
+                         if r["engine"] != "ottava"]
+                best = min(peers, key=lambda r: r["ms"])
+                lines.append(f"| {label} | {threads} | {digits(ours['ms'])} | {digits(best['ms'])} ({LABELS[best['engine']]}, "
+                             f"{best['workload'].rpartition('-')[2]}) | {show(ratio)} |")
+    if not lines:
+        return []
+    return ["| Ottava int8 against the fastest peer at anything | threads | ms | peer's ms | lead |",
+            "| --- | --: | --: | --: | --: |", *lines, ""]
+
+
+def checks(rows, order):
+    """Who computed what it should."""
+    out = ["## Results checked", "",
+           "Check images whose class is the float reference's, and the cosine of all outputs with the reference's:", "",
+           "| engine | f32 networks | int8 networks | worst cosine f32 | int8 | layers and products, worst |",
+           "| --- | --: | --: | --: | --: | --: |"]
+    for engine in ALL:
+        mine = [r for r in rows if r["engine"] == engine and r.get("cosine") is not None]
+        if not mine:
+            continue
+        nets = {p: [r for r in mine if "agree" in r and r["workload"].endswith(p)] for p in ("f32", "int8")}
+        agree = {p: f"{sum(r['agree'] for r in v)}/{sum(r['of'] for r in v)}" if v else "–" for p, v in nets.items()}
+        worst = {p: f"{min(r['cosine'] for r in v):.4f}" if v else "–" for p, v in nets.items()}
+        rest = [r["cosine"] for r in mine if "agree" not in r]
+        low = f"{min(rest):.4f}" + (" ⚠" if min(rest) < ENOUGH else "") if rest else "–"
+        out.append(f"| {LABELS[engine]} | {agree['f32']} | {agree['int8']} | {worst['f32']} | {worst['int8']} | {low} |")
+    wrong = sorted({f"{LABELS[r['engine']]}, {r['workload']} ({r['threads']}): {r.get('check')}" for r in rows
+                    if r.get("cosine", 1) is None})
+    return [*out, *([""] + [f"- {w}" for w in wrong] if wrong else []), ""]
+
+
+def reasons(found):
+    """A reason once for all workloads it holds for."""
+    grouped = {}
+    for r in found:
+        grouped.setdefault((r["engine"], r["reason"]), set()).add(r["workload"].split("-")[0])
+    return [f"- {LABELS[e]}: {why} ({', '.join(sorted(names))})" for (e, why), names in grouped.items()]

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Measures Ottava beside its peers, interleaved in one run, and writes docs/benchmarks.md.
+
+    python3 benches/peers/run.py                 # set up what is missing, measure, write the page
+    python3 benches/peers/run.py --only gemm     # workloads whose name contains a word
+    python3 benches/peers/run.py --training      # training steps as well
+    python3 benches/peers/run.py --page          # write the page again from the last run
+
+Everything that is downloaded or built goes to a cache directory (`--cache`, by default
+`$XDG_CACHE_HOME/ottava-peers`). A peer that cannot be installed, built or run is named in the page,
+with the reason.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE))
+
+from harness import setup  # noqa: E402
+
+
+def arguments():
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=home / "ottava-peers")
+    parser.add_argument("--engines", nargs="*", help="only these (ours is always among them)")
+    parser.add_argument("--only", nargs="*", default=[""], help="only workloads whose name contains one of these")
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--block", type=float, default=0.2, help="seconds an engine runs before the next has its turn")
+    parser.add_argument("--training", action="store_true", help="measure training steps too")
+    parser.add_argument("--no-setup", action="store_true", help="install and build nothing")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page from the last results")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    # An orderly end: engines are stopped processes, and would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    python = args.cache / "venv" / "bin" / "python"
+    if Path(sys.prefix).resolve() != (args.cache / "venv").resolve():
+        if not args.no_setup and not args.page:
+            setup.python_packages(args.cache)
+        # The rest runs inside the environment that was just made.
+        os.execv(python, [str(python), *sys.argv])
+
+    from harness import measure, report, workloads
+
+    results = args.cache / "results.json"
+    if not args.page:
+        skipped = {} if args.no_setup else setup.rust_engines(args.cache, HERE / "rust")
+        workloads.prepare(args.cache / "models")
+        measure.measure(args, HERE, skipped, lambda measured: results.write_text(json.dumps(measured, indent=1)))
+    report.write(json.loads(results.read_text()), args.out)
+    print(f"wrote {args.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+use anyhow::Result;
+use ottava_peers::{Files, Model};
+use ottava_tensor::gemm::{f32::matmul, int8::Int8Gemm};
+use ottava_tensor::{Level, Tensor};
+
+/// The product of a workload.
+pub fn load(files: &Files) -> Result<Box<dyn Model>> {
+    let [m, n, k] = files.mnk;
+    if files.precision == "f32" {
+        let a = Tensor::new(&[m, k], files.floats("a.f32")?)?;
+        let b = Tensor::new(&[k, n], files.floats("b.f32")?)?;
+        return Ok(Box::new(Float { a, b }));
+    }
+    let level = Level::current();
+    let b: Vec<i8> = bytemuck::allocation::cast_vec(files.bytes("b.s8")?);
+    let product = Int8Gemm::new(level, k, n, &b)?;
+    let scratch = vec![0; product.scratch_len(m)];
+    Ok(Box::new(Integer { product, level, m, a: files.bytes("a.u8")?, c: vec![0; m * n], scratch }))
+}
+
+struct Float {
+    a: Tensor<f32>,
+    b: Tensor<f32>,
+}
+
+impl Model for Float {
+    fn setting(&self) -> String {
+        format!("matmul, {}", Level::current().name())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        matmul(&self.a, &self.b)?;
+        Ok(())
+    }
+
+    fn outputs(&mut self) -> Result<Vec<f32>> {
+        Ok(matmul(&self.a, &self.b)?.to_vec())
+    }
+}
+
+struct Integer {
+    product: Int8Gemm,
+    level: Level,
+    m: usize,
+    a: Vec<u8>,
+    c: Vec<i32>,
+    scratch: Vec<u8>,
+}
+
+impl Model for Integer {
+    fn setting(&self) -> String {
+        format!("Int8Gemm u8×s8→i32, {}", self.level.name())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.product.run(self.m, &self.a, 0, &mut self.c, &mut self.scratch);
+        Ok(())
+    }
+
+    fn outputs(&mut self) -> Result<Vec<f32>> {
+        self.run()?;
+        Ok(self.c.iter().map(|&sum| sum as f32).collect())
+    }
+}
