@@ -5,6 +5,8 @@
 //! `i16·i16` (Winograd) products to such sums. Blocking, packing and tails are written once above
 //! them, in `gemm::int8`.
 
+use std::ops::RangeInclusive;
+
 use bytemuck::Pod;
 
 use super::Isa;
@@ -20,8 +22,10 @@ pub trait Int8: Isa {
     type Half: Copy;
     /// How many `i32` an [`Int8::Acc`] holds.
     const LANES: usize;
-    /// The fewest channels for which F(4×4) Winograd beats the byte product.
-    const WINOGRAD_FROM: usize;
+    /// The channels (of input and output) between which F(4×4) Winograd beats the byte product. Below,
+    /// its transforms cost more than they save; above, its weights (72 bytes for each pair of
+    /// channels) no longer come from the caches.
+    const WINOGRAD: RangeInclusive<usize>;
     /// The exact `u8·i8` product.
     type Bytes: Product<Isa = Self, W = i8>;
     /// The exact `i16·i16` product.

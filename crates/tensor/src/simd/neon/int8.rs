@@ -10,6 +10,7 @@
 
 use std::arch::aarch64::*;
 use std::arch::asm;
+use std::ops::RangeInclusive;
 
 use super::{Neon, NeonDot, NeonI8mm};
 use crate::conv::int8::{AddCodes, Grid};
@@ -18,12 +19,12 @@ use crate::simd::int8::{Int8, Product};
 const LANES: usize = 4;
 
 macro_rules! vectors_of_four {
-    ($token:ty, $bytes:ty, Winograd from $winograd_from:expr) => {
+    ($token:ty, $bytes:ty, Winograd for $winograd:expr) => {
         impl Int8 for $token {
             type Acc = int32x4_t;
             type Half = int16x8_t;
             const LANES: usize = LANES;
-            const WINOGRAD_FROM: usize = $winograd_from;
+            const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
             type Words = Words<$token>;
 
@@ -156,9 +157,9 @@ macro_rules! vectors_of_four {
     };
 }
 
-vectors_of_four!(Neon, WidenedBytes, Winograd from 32);
-vectors_of_four!(NeonDot, Quads, Winograd from usize::MAX);
-vectors_of_four!(NeonI8mm, Octets, Winograd from usize::MAX);
+vectors_of_four!(Neon, WidenedBytes, Winograd for 32..=256);
+vectors_of_four!(NeonDot, Quads, Winograd for usize::MAX..=usize::MAX);
+vectors_of_four!(NeonI8mm, Octets, Winograd for usize::MAX..=usize::MAX);
 
 /// `x − z` as i16.
 #[inline(always)]

@@ -1,6 +1,8 @@
 //! The integer operations in plain Rust. The byte product is that of VNNI, value by value, so that
 //! layout and driver of those CPUs are exercised on every machine.
 
+use std::ops::RangeInclusive;
+
 use super::Scalar;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
@@ -11,7 +13,7 @@ impl Int8 for Scalar {
     type Acc = [i32; LANES];
     type Half = [i16; 2 * LANES];
     const LANES: usize = LANES;
-    const WINOGRAD_FROM: usize = 32;
+    const WINOGRAD: RangeInclusive<usize> = 32..=256;
     type Bytes = Quads<6, 2>;
     type Words = Pairs;
 

@@ -1,6 +1,7 @@
 //! The integer operations of WebAssembly: vectors of four sums, `i32x4.dot_i16x8_s` for products.
 
 use std::arch::wasm32::*;
+use std::ops::RangeInclusive;
 
 use super::Wasm;
 use crate::conv::int8::{AddCodes, Grid};
@@ -12,7 +13,7 @@ impl Int8 for Wasm {
     type Acc = v128;
     type Half = v128;
     const LANES: usize = LANES;
-    const WINOGRAD_FROM: usize = 32;
+    const WINOGRAD: RangeInclusive<usize> = 32..=256;
     type Bytes = WidenedBytes;
     type Words = Pairs;
 

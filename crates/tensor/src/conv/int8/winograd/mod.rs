@@ -317,15 +317,19 @@ impl<V: Variant> Winograd<V> {
                         let centre = isa.scale(centre, 1 << V::SHIFT);
                         let y = output_tile::<I, V>(isa, &sums[v..], width, centre, bias);
                         for (i, row) in y.iter().enumerate().take(rows) {
-                            let row = row.map(|sums| [sums]);
+                            let [a, b, c, d] = row.map(|sums| [sums]);
                             let place =
                                 Place { row: pixel + i * out_w, rows: pixels, column, columns };
                             // SAFETY: the caller's promise.
                             unsafe {
-                                if pixels == row.len() && columns == I::LANES {
-                                    epilogue.whole(isa, &row, place);
-                                } else {
-                                    epilogue.ragged(isa, &row, place);
+                                match pixels {
+                                    _ if columns < I::LANES => {
+                                        epilogue.ragged(isa, &[a, b, c, d], place);
+                                    }
+                                    4 => epilogue.whole(isa, &[a, b, c, d], place),
+                                    3 => epilogue.whole(isa, &[a, b, c], place),
+                                    2 => epilogue.whole(isa, &[a, b], place),
+                                    _ => epilogue.whole(isa, &[a], place),
                                 }
                             }
                         }

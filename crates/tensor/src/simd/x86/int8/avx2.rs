@@ -3,6 +3,7 @@
 //! `vpmaddubsw` is absent: it would saturate, 2·255·127 > 32 767.
 
 use std::arch::x86_64::*;
+use std::ops::RangeInclusive;
 
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
@@ -11,12 +12,12 @@ use crate::simd::x86::{Avx2, AvxVnni};
 const LANES: usize = 8;
 
 macro_rules! vectors_of_eight {
-    ($token:ty, $bytes:ty, $words:ty, Winograd from $winograd_from:expr) => {
+    ($token:ty, $bytes:ty, $words:ty, Winograd for $winograd:expr) => {
         impl Int8 for $token {
             type Acc = __m256i;
             type Half = __m256i;
             const LANES: usize = LANES;
-            const WINOGRAD_FROM: usize = $winograd_from;
+            const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
             type Words = $words;
 
@@ -191,8 +192,8 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>, Winograd from 32);
-vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>, Winograd from 64);
+vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>, Winograd for 32..=256);
+vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>, Winograd for 64..=128);
 
 /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
 /// memory. No pair sum leaves i32: that takes four times −32 768.

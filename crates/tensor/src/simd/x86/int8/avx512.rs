@@ -1,6 +1,7 @@
 //! 512-bit vectors: `vpmaddwd` on AVX-512BW, `vpdpbusd` and `vpdpwssd` with VNNI.
 
 use std::arch::x86_64::*;
+use std::ops::RangeInclusive;
 
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
@@ -9,12 +10,12 @@ use crate::simd::x86::{Avx512, Avx512Vnni};
 const LANES: usize = 16;
 
 macro_rules! vectors_of_sixteen {
-    ($token:ty, $bytes:ty, $words:ty, Winograd from $winograd_from:expr) => {
+    ($token:ty, $bytes:ty, $words:ty, Winograd for $winograd:expr) => {
         impl Int8 for $token {
             type Acc = __m512i;
             type Half = __m512i;
             const LANES: usize = LANES;
-            const WINOGRAD_FROM: usize = $winograd_from;
+            const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
             type Words = $words;
 
@@ -195,8 +196,8 @@ macro_rules! vectors_of_sixteen {
     };
 }
 
-vectors_of_sixteen!(Avx512, WidenedBytes, Pairs, Winograd from 32);
-vectors_of_sixteen!(Avx512Vnni, Quads, DotPairs, Winograd from 64);
+vectors_of_sixteen!(Avx512, WidenedBytes, Pairs, Winograd for 32..=256);
+vectors_of_sixteen!(Avx512Vnni, Quads, DotPairs, Winograd for 64..=128);
 
 macro_rules! load_wide {
     ($pointer:expr) => {
