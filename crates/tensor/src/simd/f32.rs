@@ -14,6 +14,8 @@ pub trait Float: Isa {
     const LANES: usize;
     /// Rows of the largest register tile, at most [`MAX_ROWS`].
     const ROWS: usize;
+    /// Rows of the largest register tile of one vector, at most [`MAX_ROWS`].
+    const NARROW_ROWS: usize;
     /// A vector register.
     type Vector: Copy;
 
@@ -25,15 +27,12 @@ pub trait Float: Isa {
     fn store(self, target: &mut [f32], x: Self::Vector);
     /// `a + b`.
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    #[allow(dead_code)] // the transforms of Winograd follow
-    /// `a − b`.
-    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a·b + c`; rounded once where the instruction set has a fused operation.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 }
 
-/// The most rows any [`Float::ROWS`] may name.
-pub const MAX_ROWS: usize = 14;
+/// The most rows a tile may have on any instruction set.
+pub const MAX_ROWS: usize = 16;
 
 /// A [`Level`] as `f32` kernels see it: byte dot products add nothing to them, so that they are
 /// compiled once for all sets with the same vectors.

@@ -3,7 +3,7 @@
 use super::patches::Patches;
 use super::strip::Strip;
 use super::windows::Windows;
-use crate::gemm::f32::{Onto, Panels, Strided, accumulate, finish, multiply, with_rows};
+use crate::gemm::f32::{Onto, Panels, Strided, accumulate, finish, multiply, next_rows, with_rows};
 use crate::simd::f32::Float;
 
 /// Multiply-accumulates worth a task of their own: about 100 microseconds.
@@ -66,8 +66,7 @@ pub(super) fn convolve<I: Float>(
     }
 
     let strip_rows = Strip::rows(&windows).min(to.rows.len());
-    let slack = I::ROWS * windows.stride[1] * windows.size[2];
-    let mut strip = Strip::new(windows, strip_rows, slack);
+    let mut strip = Strip::new(windows, strip_rows, 0);
     for (rows, places) in to.rows.chunks(strip_rows).zip(to.places.chunks(strip_rows)) {
         strip.fill(isa, images, rows);
         for (group, panels) in panels.iter().enumerate() {
@@ -107,19 +106,20 @@ fn in_place<I: Float, const V: usize>(
     width: usize,
 ) {
     let columns = strip.windows().columns;
-    // Even tiles: 32 windows are 11 + 11 + 10, not 14 + 14 + 4.
-    let tile_columns = columns.div_ceil(columns.div_ceil(I::ROWS));
+    let most = if V == 1 { I::NARROW_ROWS } else { I::ROWS };
     for (row, &place) in places.iter().enumerate() {
-        for x in (0..columns).step_by(tile_columns) {
-            let count = tile_columns.min(columns - x);
+        let mut x = 0;
+        while x < columns {
+            let count = next_rows(columns - x, most);
             let out = &mut out[place + x * step + column..];
-            with_rows!(isa, I, count, R =>
-                tile::<I, R, V>(isa, strip, row, x, channels, weights, onto, out, step, count, width));
+            with_rows!(isa, if V == 1 { I::NARROW_ROWS } else { I::ROWS }, count, R =>
+                tile::<I, R, V>(isa, strip, row, x, channels, weights, onto, out, step, width));
+            x += count;
         }
     }
 }
 
-/// Up to `R` neighbouring windows by one panel.
+/// `R` neighbouring windows by one panel.
 #[inline(always)]
 fn tile<I: Float, const R: usize, const V: usize>(
     isa: I,
@@ -131,7 +131,6 @@ fn tile<I: Float, const R: usize, const V: usize>(
     onto: Onto,
     out: &mut [f32],
     step: usize,
-    count: usize,
     width: usize,
 ) {
     let windows = strip.windows();
@@ -155,8 +154,6 @@ fn tile<I: Float, const R: usize, const V: usize>(
         }
     }
     for r in 0..R {
-        if r < count {
-            finish(isa, &acc[r], onto, &mut out[r * step..][..width]);
-        }
+        finish(isa, &acc[r], onto, &mut out[r * step..][..width]);
     }
 }

@@ -1,7 +1,7 @@
 use super::super::ConvGeometry;
 use super::convolve::{Rows, convolve, task_rows};
+use super::weights;
 use super::windows::Windows;
-use crate::gemm::f32::Panels;
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
@@ -41,17 +41,11 @@ pub fn forward_on(
     let bias = bias.map(Tensor::to_vec);
 
     let [_, channels, kh, kw] = g.weight_shape();
-    let (groups, out_channels) = (g.attrs.groups, g.out_channels / g.attrs.groups);
+    let groups = g.attrs.groups;
     let depth = kh * kw * channels;
-    // OHWI: each output channel's weights in the order of a window.
-    let weight = weight.channels_last();
-    let weight = weight.as_nhwc().expect("channels-last");
-    let panels: Vec<Panels> = (0..groups)
-        .map(|group| {
-            let column = |o: usize| &weight[(group * out_channels + o) * depth..];
-            Panels::from_columns(level, depth, out_channels, column)
-        })
-        .collect();
+    let weight = weight.contiguous();
+    let weight = weight.as_slice().expect("contiguous");
+    let panels = Vec::from_iter((0..groups).map(|group| weights::forward(level, weight, g, group)));
 
     let windows = Windows::forward(g);
     let [out_height, out_width] = g.out_size;

@@ -1,7 +1,7 @@
 use super::super::ConvGeometry;
 use super::convolve::{Rows, convolve, task_rows};
+use super::weights;
 use super::windows::Windows;
-use crate::gemm::f32::Panels;
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
@@ -32,11 +32,11 @@ pub fn grad_input_on(
     }
     let grad = grad.channels_last();
     let images = grad.as_nhwc().expect("channels-last");
-    let weight = weight.channels_last();
-    let weight = weight.as_nhwc().expect("channels-last");
+    let weight = weight.contiguous();
+    let weight = weight.as_slice().expect("contiguous");
 
-    let [_, channels, kh, kw] = g.weight_shape();
-    let (groups, out_channels) = (g.attrs.groups, g.out_channels / g.attrs.groups);
+    let [_, _, kh, kw] = g.weight_shape();
+    let out_channels = g.out_channels / g.attrs.groups;
     let [height, width] = g.in_size;
     let [top, left, ..] = g.attrs.padding;
     let phases = |axis: usize, padding: usize| {
@@ -51,16 +51,11 @@ pub fn grad_input_on(
     let mut packed = Vec::new();
     for rows in &row_phases {
         for columns in &column_phases {
-            let depth = rows.taps * columns.taps * out_channels;
-            packed.push(Vec::from_iter((0..groups).map(|group| {
-                let row = |k: usize| {
-                    let (tap, o) = (k / out_channels, group * out_channels + k % out_channels);
-                    let u = rows.tap(tap / columns.taps);
-                    let v = columns.tap(tap % columns.taps);
-                    &weight[((o * kh + u) * kw + v) * channels..]
-                };
-                Panels::from_rows(level, depth, channels, row)
-            })));
+            let (rows, columns) = (rows.taps(), columns.taps());
+            packed.push(Vec::from_iter(
+                (0..g.attrs.groups)
+                    .map(|group| weights::backward(level, weight, g, group, &rows, &columns)),
+            ));
         }
     }
 
@@ -140,9 +135,9 @@ impl Phase {
         Some(Self { start, stride, base, step, taps, first, dilation })
     }
 
-    /// The tap of the weight that is tap `j` here.
-    fn tap(&self, j: usize) -> usize {
-        self.base + (self.taps - 1 - j) * self.step
+    /// The taps of the weight that are taps `0..taps` here.
+    fn taps(&self) -> Vec<usize> {
+        (0..self.taps).rev().map(|j| self.base + j * self.step).collect()
     }
 }
 

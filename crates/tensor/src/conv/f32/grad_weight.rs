@@ -3,13 +3,16 @@ use std::ops::Range;
 use super::super::ConvGeometry;
 use super::strip::Strip;
 use super::windows::Windows;
-use crate::gemm::f32::{Onto, accumulate, finish, with_rows};
+use crate::gemm::f32::{Onto, accumulate, finish, next_rows, with_rows};
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
 /// Tasks a gradient is divided into, if it is large enough.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
+
+/// Output pixels of a task at the least: its sums are added to those of the others.
+const TASK_PIXELS: usize = 512;
 
 /// Elements of the gradient a task sums at a time: 1 MiB, to stay in the L2 cache.
 const TASK_WEIGHTS: usize = 1 << 18;
@@ -45,7 +48,9 @@ pub fn grad_weight_on(
     let channel_step = (TASK_WEIGHTS / depth.max(1)).clamp(1, out_channels.max(1));
     let channel_tasks = out_channels.div_ceil(channel_step);
     let rows = g.batch * g.out_size[0];
-    let row_step = rows.div_ceil(TASKS.div_ceil(channel_tasks.max(1))).max(1);
+    let row_step = rows
+        .div_ceil(TASKS.div_ceil(channel_tasks.max(1)))
+        .max(TASK_PIXELS.div_ceil(g.out_size[1]));
     let row_tasks = rows.div_ceil(row_step);
     let parts = parallel::map(row_tasks * channel_tasks, |task| {
         let (i, j) = (task / channel_tasks, task % channel_tasks);
@@ -56,15 +61,25 @@ pub fn grad_weight_on(
         part
     });
 
-    // Parts are OHWI.
-    let mut dw = vec![0.0; out_channels * depth];
-    for (task, part) in parts.iter().enumerate() {
-        let start = task % channel_tasks * channel_step * depth;
-        for (sum, value) in dw[start..].iter_mut().zip(part) {
-            *sum += value;
+    // Add up the parts, which are OHWI, and turn each output channel's sums into IHW.
+    let taps = kh * kw;
+    let mut dw = Tensor::zeros(&g.weight_shape());
+    parallel::for_each_chunk(dw.data_mut(), depth, |o, target| {
+        let (task, o) = (o / channel_step, o % channel_step);
+        let parts = parts.iter().skip(task).step_by(channel_tasks);
+        let mut sums = vec![0.0; depth];
+        for part in parts {
+            for (sum, value) in sums.iter_mut().zip(&part[o * depth..][..depth]) {
+                *sum += value;
+            }
         }
-    }
-    Tensor::from_nhwc(g.weight_shape(), dw).expect("one value for each weight").contiguous()
+        for (tap, sums) in sums.chunks_exact(channels).enumerate() {
+            for (target, &sum) in target[tap..].iter_mut().step_by(taps).zip(sums) {
+                *target = sum;
+            }
+        }
+    });
+    dw
 }
 
 /// `part[o, u, v, c] += …` over some rows of all outputs, for some output channels.
@@ -106,14 +121,14 @@ fn partial<I: Float>(
                         let target = (u * kw + v) * channels + column;
                         let mut o = first;
                         while o < last {
-                            let count = next_tile::<I>(last - o);
+                            let count = next_rows(last - o, I::ROWS);
                             let place = (o - outputs.start) * depth + target;
                             let (part, tap) = (&mut part[place..], [u, v]);
                             if width <= I::LANES {
-                                with_rows!(isa, I, count, R =>
+                                with_rows!(isa, I::ROWS, count, R =>
                                     tile::<I, R, 1>(isa, grad, &strip, tap, value, o, g.out_channels, part, depth, width));
                             } else {
-                                with_rows!(isa, I, count, R =>
+                                with_rows!(isa, I::ROWS, count, R =>
                                     tile::<I, R, 2>(isa, grad, &strip, tap, value, o, g.out_channels, part, depth, width));
                             }
                             o += count;
@@ -123,14 +138,6 @@ fn partial<I: Float>(
             }
         }
     }
-}
-
-/// How many of the remaining rows the next tile takes: a size that [`with_rows`] compiles exactly,
-/// such that all tiles are about equal.
-#[inline(always)]
-fn next_tile<I: Float>(rows: usize) -> usize {
-    let even = rows.div_ceil(rows.div_ceil(I::ROWS)).next_multiple_of(2);
-    if even <= rows { even } else { (rows & !1).max(1) }
 }
 
 /// Adds the products of one strip to `R` output channels by up to `V` vectors of the patch.

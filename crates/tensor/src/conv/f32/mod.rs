@@ -17,6 +17,7 @@ pub(crate) mod reference;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod weights;
 mod windows;
 
 pub use forward::{forward, forward_on};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::left::Left;
 use super::panels::Panels;
-use super::tile::{DEPTH, Onto, Row, multiply_tile};
+use super::tile::{DEPTH, Onto, Row, multiply_in_place, multiply_packed, next_rows};
 use crate::simd::f32::{Float, MAX_ROWS};
 
 /// Rows of the left operand packed at a time: `96·400·4` bytes, a part of every L2 cache.
@@ -12,7 +12,8 @@ const BLOCK_ROWS: usize = 96;
 
 /// `out = left[rows] · panels (+ bias)`, for the panels of the range.
 ///
-/// Row `i` of the range and column `j` of the first panel land at `out[place(i) + j]`.
+/// Row `i` of the range and column `j` of the first panel land at `out[place(i) + j]`. A left operand
+/// that lies in place must go to evenly spaced places; for two panels it is not worth packing.
 #[inline(always)]
 pub(crate) fn multiply<I: Float, L: Left>(
     isa: I,
@@ -28,6 +29,27 @@ pub(crate) fn multiply<I: Float, L: Left>(
         return;
     }
     let first_column = right.get(panels.start).0.start;
+    if let Some((data, step)) = left.in_place(rows.start)
+        && panels.len() <= 2
+    {
+        let pitch = place(1) - place(0);
+        let mut row = 0;
+        while row < rows.len() {
+            let count = next_rows(rows.len() - row, I::ROWS);
+            for i in panels.clone() {
+                let (panel, weights) = right.get(i);
+                let onto = bias.map_or(Onto::Nothing, |bias| Onto::Bias(&bias[panel.start..]));
+                let out = &mut out[place(row) + panel.start - first_column..];
+                let (data, width, columns) = (&data[row * step..], panel.width, panel.columns);
+                multiply_in_place(
+                    isa, data, step, count, weights, width, onto, out, pitch, columns,
+                );
+            }
+            row += count;
+        }
+        return;
+    }
+
     // Even tiles: 25 rows are 5·5, not 4·6 + 1.
     let tiles = rows.len().div_ceil(I::ROWS);
     let tile_rows = rows.len().div_ceil(tiles);
@@ -62,7 +84,7 @@ pub(crate) fn multiply<I: Float, L: Left>(
                     }
                     let places = &places[..tile.len()];
                     let (width, columns) = (panel.width, panel.columns);
-                    multiply_tile(isa, packed, data, width, onto, out, places, columns);
+                    multiply_packed(isa, packed, data, width, onto, out, places, columns);
                 }
             }
         }

@@ -9,6 +9,11 @@ use crate::simd::f32::Float;
 pub(crate) trait Left: Sync {
     /// Copies the columns `depth` of `tile.len()` rows from `row` on to the start of each tile row.
     fn pack<I: Float>(&self, isa: I, row: usize, depth: Range<usize>, tile: &mut [Row]);
+
+    /// The rows from `row` on and how far apart they are, if each lies in memory without gaps.
+    fn in_place(&self, _row: usize) -> Option<(&[f32], usize)> {
+        None
+    }
 }
 
 /// A matrix in memory.
@@ -37,6 +42,12 @@ impl Left for Matrix<'_> {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn in_place(&self, row: usize) -> Option<(&[f32], usize)> {
+        let [down, along] = self.strides;
+        (along == 1).then(|| (&self.data[row * down..], down))
     }
 }
 

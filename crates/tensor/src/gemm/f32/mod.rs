@@ -10,7 +10,7 @@
 //!         tile += rows·panel                              in registers   (tile.rs)
 //! ```
 //!
-//! Tiles keep rows as rows, at a constant distance: packing is copying, a convolution packs from
+//! A left operand for at most two panels is read where it lies, row by row. Tiles keep rows as rows, at a constant distance: packing is copying, a convolution packs from
 //! the image itself, and every element of a tile is at a constant offset from one pointer.
 //! An element is summed over `k` in one order, however rows and columns are divided into tasks.
 
@@ -25,5 +25,5 @@ mod tile;
 pub(crate) use drive::multiply;
 pub(crate) use left::{Left, Matrix, copy};
 pub use matmul::{matmul, matmul_on};
-pub(crate) use panels::Panels;
-pub(crate) use tile::{Onto, Row, Strided, accumulate, finish, with_rows};
+pub(crate) use panels::{Panel, Panels};
+pub(crate) use tile::{Onto, Row, Strided, accumulate, finish, next_rows, with_rows};

@@ -80,7 +80,8 @@ impl Panels {
         }
     }
 
-    fn pack(
+    /// Packs whatever `fill` writes: each panel's existing columns, row after row of its width.
+    pub(crate) fn pack(
         level: Level,
         depth: usize,
         columns: usize,

@@ -1,6 +1,6 @@
 //! The register tile: `R` rows of `V` vectors.
 
-use crate::simd::f32::{Float, MAX_ROWS};
+use crate::simd::f32::Float;
 
 /// The most columns of the left operand that a tile holds at a time.
 pub(crate) const DEPTH: usize = 384;
@@ -75,6 +75,33 @@ pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
     *acc = sums;
 }
 
+/// Multiplies rows where they lie by one panel and stores the first `width` columns of each at
+/// `out`, `pitch` apart.
+#[inline(always)]
+fn tile_in_place<I: Float, const R: usize, const V: usize>(
+    isa: I,
+    rows: &[f32],
+    step: usize,
+    panel: &[f32],
+    onto: Onto,
+    out: &mut [f32],
+    pitch: usize,
+    width: usize,
+) {
+    let left = Strided::<R>::new(rows, step, panel.len() / (V * I::LANES));
+    let mut acc = [[isa.splat(0.0); V]; R];
+    accumulate(
+        isa,
+        &mut acc,
+        #[inline(always)]
+        |r, k| left.at(r, k),
+        panel.chunks_exact(V * I::LANES),
+    );
+    for r in 0..R {
+        finish(isa, &acc[r], onto, &mut out[r * pitch..][..width]);
+    }
+}
+
 /// Multiplies packed rows by one panel and stores the first `width` columns of each row at its
 /// `place` in the output: one place for each row that exists.
 #[inline(always)]
@@ -136,18 +163,27 @@ pub(crate) fn finish<I: Float, const V: usize>(
     }
 }
 
+/// How many of `left` rows the next of about equal tiles of at most `most` rows takes: a number that
+/// [`with_rows`] compiles, so that no row is computed in vain.
+#[inline(always)]
+pub(crate) fn next_rows(left: usize, most: usize) -> usize {
+    let even = left.div_ceil(left.div_ceil(most));
+    let up = if even > 8 { even.next_multiple_of(2) } else { even };
+    if up <= left.min(most) { up } else { even & !1 }
+}
+
 /// Runs `$body`, in a function of its own, with `$R` the number of rows of the smallest compiled tile
-/// that holds `$rows`.
+/// that holds `$rows`, at most `$most`.
 macro_rules! with_rows {
-    ($token:expr, $isa:ty, $rows:expr, $R:ident => $body:expr) => {
-        with_rows!(@ $token, $isa, $rows, $R => $body; 1 2 3 4 5 6 7 8 10 12 14)
+    ($token:expr, $most:expr, $rows:expr, $R:ident => $body:expr) => {
+        with_rows!(@ $token, $most, $rows, $R => $body; 1 2 3 4 5 6 7 8 10 12 14 16)
     };
-    (@ $token:expr, $isa:ty, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
+    (@ $token:expr, $most:expr, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
         match $rows {
             $(
-                rows if rows <= $n && $n <= <$isa as $crate::simd::f32::Float>::ROWS => {
+                rows if rows <= $n && $n <= $most => {
                     const $R: usize = $n;
-                    <$isa as $crate::simd::Isa>::enter($token, #[inline(always)] || $body)
+                    $crate::simd::Isa::enter($token, #[inline(always)] || $body)
                 }
             )*
             rows => unreachable!("a tile of {rows} rows"),
@@ -158,7 +194,7 @@ pub(crate) use with_rows;
 
 /// [`tile`] for as many rows as there are places, and a panel of one vector or two.
 #[inline(always)]
-pub(super) fn multiply_tile<I: Float>(
+pub(super) fn multiply_packed<I: Float>(
     isa: I,
     rows: &[Row],
     panel: &[f32],
@@ -168,10 +204,33 @@ pub(super) fn multiply_tile<I: Float>(
     places: &[usize],
     width: usize,
 ) {
-    debug_assert!(places.len() <= MAX_ROWS);
+    let count = places.len();
     if panel_width == I::LANES {
-        with_rows!(isa, I, places.len(), R => tile::<I, R, 1>(isa, rows, panel, onto, out, places, width))
+        with_rows!(isa, I::ROWS, count, R => tile::<I, R, 1>(isa, rows, panel, onto, out, places, width))
     } else {
-        with_rows!(isa, I, places.len(), R => tile::<I, R, 2>(isa, rows, panel, onto, out, places, width))
+        with_rows!(isa, I::ROWS, count, R => tile::<I, R, 2>(isa, rows, panel, onto, out, places, width))
+    }
+}
+
+/// [`tile_in_place`] for `count` rows, which [`next_rows`] gave, and a panel of one vector or two.
+#[inline(always)]
+pub(super) fn multiply_in_place<I: Float>(
+    isa: I,
+    rows: &[f32],
+    step: usize,
+    count: usize,
+    panel: &[f32],
+    panel_width: usize,
+    onto: Onto,
+    out: &mut [f32],
+    pitch: usize,
+    width: usize,
+) {
+    if panel_width == I::LANES {
+        with_rows!(isa, I::ROWS, count, R =>
+            tile_in_place::<I, R, 1>(isa, rows, step, panel, onto, out, pitch, width))
+    } else {
+        with_rows!(isa, I::ROWS, count, R =>
+            tile_in_place::<I, R, 2>(isa, rows, step, panel, onto, out, pitch, width))
     }
 }

@@ -7,6 +7,7 @@ impl Float for Neon {
     const LANES: usize = 4;
     // 12·2 accumulators + 2 + broadcasts of 32 registers.
     const ROWS: usize = 12;
+    const NARROW_ROWS: usize = 16;
     type Vector = float32x4_t;
 
     #[inline(always)]
@@ -33,12 +34,6 @@ impl Float for Neon {
     fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
         // SAFETY: `self` proves NEON.
         unsafe { vaddq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: `self` proves NEON.
-        unsafe { vsubq_f32(a, b) }
     }
 
     #[inline(always)]

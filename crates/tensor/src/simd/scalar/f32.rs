@@ -5,6 +5,7 @@ use crate::simd::f32::Float;
 impl Float for Scalar {
     const LANES: usize = 4;
     const ROWS: usize = 4;
+    const NARROW_ROWS: usize = 4;
     type Vector = [f32; 4];
 
     #[inline(always)]
@@ -25,11 +26,6 @@ impl Float for Scalar {
     #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| a[i] + b[i])
-    }
-
-    #[inline(always)]
-    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        std::array::from_fn(|i| a[i] - b[i])
     }
 
     // Two roundings: `f32::mul_add` would be a library call on a CPU without FMA.

@@ -8,6 +8,7 @@ use crate::simd::f32::Float;
 impl Float for Wasm {
     const LANES: usize = 4;
     const ROWS: usize = 6;
+    const NARROW_ROWS: usize = 8;
     type Vector = v128;
 
     #[inline(always)]
@@ -32,11 +33,6 @@ impl Float for Wasm {
     #[inline(always)]
     fn add(self, a: v128, b: v128) -> v128 {
         f32x4_add(a, b)
-    }
-
-    #[inline(always)]
-    fn sub(self, a: v128, b: v128) -> v128 {
-        f32x4_sub(a, b)
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ impl Float for Avx2 {
     const LANES: usize = 8;
     // 6·2 accumulators + 2 + 1 broadcast of 16 registers.
     const ROWS: usize = 6;
+    const NARROW_ROWS: usize = 8;
     type Vector = __m256;
 
     #[inline(always)]
@@ -38,12 +39,6 @@ impl Float for Avx2 {
     }
 
     #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` proves AVX2.
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-
-    #[inline(always)]
     fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: `self` proves FMA.
         unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -54,6 +49,7 @@ impl Float for Avx512 {
     const LANES: usize = 16;
     // 14·2 accumulators + 2 + 1 broadcast of 32 registers.
     const ROWS: usize = 14;
+    const NARROW_ROWS: usize = 16;
     type Vector = __m512;
 
     #[inline(always)]
@@ -82,12 +78,6 @@ impl Float for Avx512 {
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512F.
         unsafe { _mm512_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` proves AVX-512F.
-        unsafe { _mm512_sub_ps(a, b) }
     }
 
     #[inline(always)]
