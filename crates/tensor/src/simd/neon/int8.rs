@@ -88,12 +88,11 @@ macro_rules! vectors_of_four {
             #[inline(always)]
             fn add_codes(self, codes: int32x4_t, other: &[u8], add: &AddCodes) -> int32x4_t {
                 let b = self.load_codes(other);
-                // SAFETY: the token proves NEON. Products and sums are rounded apart: no vfma.
+                // SAFETY: the token proves NEON.
                 unsafe {
                     let (a, b) = (vcvtq_f32_s32(codes), vcvtq_f32_s32(b));
-                    let a =
-                        vaddq_f32(vmulq_f32(a, vdupq_n_f32(add.a_ratio)), vdupq_n_f32(add.fixed));
-                    let sum = vaddq_f32(vmulq_f32(b, vdupq_n_f32(add.b_ratio)), a);
+                    let b = vfmaq_f32(vdupq_n_f32(add.fixed), b, vdupq_n_f32(add.b_ratio));
+                    let sum = vfmaq_f32(b, a, vdupq_n_f32(add.a_ratio));
                     let bounded = vminnmq_f32(sum, vdupq_n_f32(add.high.into()));
                     vcvtnq_s32_f32(vmaxnmq_f32(bounded, vdupq_n_f32(add.low.into())))
                 }

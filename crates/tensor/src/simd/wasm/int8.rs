@@ -67,10 +67,14 @@ impl Int8 for Wasm {
     }
     #[inline(always)]
     fn add_codes(self, codes: v128, other: &[u8], add: &AddCodes) -> v128 {
-        let (a, b) = (f32x4_convert_i32x4(codes), f32x4_convert_i32x4(self.load_codes(other)));
-        let a = f32x4_add(f32x4_mul(a, f32x4_splat(add.a_ratio)), f32x4_splat(add.fixed));
-        let sum = f32x4_add(f32x4_mul(b, f32x4_splat(add.b_ratio)), a);
-        round(sum, add.low.into(), add.high.into())
+        // SIMD128 has no fused multiply-add that rounds once everywhere: the law, lane by lane.
+        let sum = |a: i32, b: u8| i32::from(add.apply(a as u8, b));
+        i32x4(
+            sum(i32x4_extract_lane::<0>(codes), other[0]),
+            sum(i32x4_extract_lane::<1>(codes), other[1]),
+            sum(i32x4_extract_lane::<2>(codes), other[2]),
+            sum(i32x4_extract_lane::<3>(codes), other[3]),
+        )
     }
     #[inline(always)]
     fn load_codes(self, from: &[u8]) -> v128 {
