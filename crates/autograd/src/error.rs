@@ -65,14 +65,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Node { source, .. } => Some(source.as_ref()),
-            _ => None,
-        }
-    }
-}
+// No `source`: the message of a node's error already ends with what went wrong there.
+impl std::error::Error for Error {}
 
 impl From<ottava_tensor::Error> for Error {
     fn from(error: ottava_tensor::Error) -> Self {

@@ -15,8 +15,8 @@ pub fn bar(global: &Global, what: &str, len: usize) -> ProgressBar {
     if global.quiet {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let style = "{prefix:>16} {bar:30} {pos}/{len} {elapsed} {msg}";
-    bar.set_style(ProgressStyle::with_template(style).expect("a fixed template"));
+    let style = ProgressStyle::with_template("{prefix:>16} {bar:30} {pos}/{len} {elapsed} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(what.to_owned());
     bar.enable_steady_tick(Duration::from_millis(500));
     bar

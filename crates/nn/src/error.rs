@@ -75,18 +75,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Autograd(error) => error.source(),
-            Self::State { .. }
-            | Self::Unknown { .. }
-            | Self::Config { .. }
-            | Self::Data { .. }
-            | Self::NonFinite { .. } => None,
-        }
-    }
-}
+// No `source`: each message already ends with what the crates below said.
+impl std::error::Error for Error {}
 
 impl From<ottava_autograd::Error> for Error {
     fn from(error: ottava_autograd::Error) -> Self {

@@ -109,7 +109,7 @@ impl Writer<'_> {
             | Op::LearnedFakeQuant(_) => {
                 return Err(Error::Op {
                     op: op.name(),
-                    reason: "has no integer instruction; was the graph prepared, and is every layer quantized?".into(),
+                    reason: "stays in float, and a program has no float instructions yet; prepare the graph, and skip no layer".into(),
                 });
             }
         };

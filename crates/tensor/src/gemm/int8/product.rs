@@ -136,7 +136,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
         fn every_level_equals_three_loops(
-            (m, k, n) in (1..70usize, 1..70usize, 1..140usize),
+            (m, k, n) in (1..=70usize, 1..=70usize, 1..=140usize),
             zero in prop::sample::select(vec![0u8, 1, 127, 128, 255]),
             extreme in 0..4u8, seed in any::<u64>(),
         ) {

@@ -115,10 +115,10 @@ macro_rules! vectors_of_sixteen {
                     return;
                 }
                 let (to, multiplier) = (&mut to[..4 * LANES], &multiplier[..4 * LANES]);
-                // SAFETY: the token proves AVX-512BW; the slices have 64 bytes and 64 floats. The
-                // upper bound is taken in f32, so that no value beyond i32 becomes i32::MIN; what lies
-                // far below the lower one saturates on the way to bytes. The packs leave the
+                // The upper bound is taken in f32, so that no value beyond i32 becomes i32::MIN; what
+                // lies far below the lower one saturates on the way to bytes. The packs leave the
                 // quarters of a 4×4 matrix transposed.
+                // SAFETY: the token proves AVX-512BW; the slices have 64 bytes and 64 floats.
                 unsafe {
                     let mut words = [_mm512_setzero_si512(); NV];
                     for v in 0..NV {
