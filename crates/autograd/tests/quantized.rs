@@ -20,6 +20,7 @@ const QUANT: ActivationQuant = ActivationQuant {
     qmin: 0,
     qmax: 255,
     observer: Observer::MinMax,
+    learn: None,
 };
 
 const FROZEN: Mode = Mode { batch_stats: false, observe: false, quantize: true };
@@ -34,7 +35,8 @@ impl Layer {
         let c = gamma.len();
         let op = QuantLayer {
             kind: LayerKind::Conv(ConvAttrs::new(1, 1)),
-            weight: WeightSpec { bits: 8, per_channel },
+            weight: WeightSpec { per_channel, ..Default::default() },
+            learn_scales: false,
             bias: false,
             norm: Some(BatchNorm2d::default()),
             relu: true,

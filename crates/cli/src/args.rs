@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::scheme::Scheme;
+
 /// Train a network, make it quantization-aware, convert it to integers and run it.
 #[derive(Debug, Parser)]
 #[command(name = "ottava", version, args_override_self = true)]
@@ -145,33 +147,6 @@ pub enum Augment {
     Standard,
     /// Images as they are
     None,
-}
-
-/// How a network is quantized.
-#[derive(Clone, Debug, Args, Serialize)]
-pub struct Scheme {
-    /// Activations: affine (a zero-point anywhere) or symmetric (in the middle)
-    #[arg(long, value_enum, default_value_t = Activations::Affine)]
-    pub activations: Activations,
-    /// One scale for all weights of a layer instead of one per output channel
-    #[arg(long)]
-    pub per_tensor: bool,
-    /// Width of weights, 2 to 8
-    #[arg(long, value_name = "BITS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=8))]
-    pub weight_bits: u8,
-    /// Leave the layers whose name matches in float; `*` stands for anything; repeatable
-    #[arg(long, value_name = "PATTERN")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub skip: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activations {
-    /// u8, zero-point anywhere
-    Affine,
-    /// s8, zero-point 0
-    Symmetric,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -10,7 +10,7 @@ use ottava::nn::optim::OptimizerKind;
 use ottava::nn::qat::Milestones;
 use serde_json::json;
 
-use crate::args::{self, Activations, Augment};
+use crate::args::{self, Augment};
 use crate::classifier::{Evaluating, judge};
 use crate::model::{FloatModel, Model, load};
 use crate::output::{note, result};
@@ -19,6 +19,7 @@ use crate::qat::{
     save_graph,
 };
 use crate::run_dir::RunDir;
+use crate::scheme::Scheme;
 use crate::setup::catch_interrupts;
 use crate::task::{Task, input_shape};
 use crate::train::{Defaults, Job, Recipe};
@@ -74,12 +75,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let mut rows = vec![float_row(&model, &best, &test, global)?];
 
     note(global, "2. quantized after training: observers see images, nothing learns");
-    let scheme = args::Scheme {
-        activations: Activations::Affine,
-        per_tensor: false,
-        weight_bits: 8,
-        skip: Vec::new(),
-    };
+    let scheme = Scheme::default();
     let graph = prepare_model(&model, input, &scheme, global)?.graph;
     calibrate(&graph, &task.calibration(100, 1000)?, global)?;
     let file = run.file("ptq.ottava");

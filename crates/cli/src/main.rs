@@ -15,6 +15,7 @@ mod predict;
 mod ptq;
 mod qat;
 mod run_dir;
+mod scheme;
 mod setup;
 mod task;
 mod train;

@@ -1,24 +1,23 @@
 //! `ottava qat`: quantization-aware training and conversion, and the parts that `ptq` and `demo` share.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use ottava::autograd::ops::ActivationQuant;
 use ottava::autograd::{Graph, Mode, Tape};
 use ottava::data::Loader;
 use ottava::nn::Network as _;
 use ottava::nn::ScheduleKind;
 use ottava::nn::optim::OptimizerKind;
-use ottava::nn::qat::{Milestones, Prepared, QConfig, QConfigMap, convert, prepare};
-use ottava::quant::{Container, Program, Scheme, WeightSpec};
+use ottava::nn::qat::{Milestones, Prepared, convert, prepare};
+use ottava::quant::{Container, Program};
 use serde_json::{Value, json};
 
-use crate::args::{self, Activations, Global};
+use crate::args::{self, Global};
 use crate::classifier::{Evaluating, Integer, Judged, judge, latency};
 use crate::model::{FloatModel, load_float, put};
 use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
+use crate::scheme::Scheme;
 use crate::setup::catch_interrupts;
 use crate::task::{Task, input_shape};
 use crate::train::{Defaults, Job, Recipe};
@@ -37,57 +36,14 @@ pub const QAT: Defaults = Defaults {
 /// Runs that time a single image.
 const LATENCY_RUNS: usize = 60;
 
-impl args::Scheme {
-    /// The configuration that the flags describe.
-    pub fn map(&self) -> QConfigMap {
-        let activation = match self.activations {
-            Activations::Affine => ActivationQuant::default(),
-            Activations::Symmetric => ActivationQuant {
-                scheme: Scheme::Symmetric,
-                qmin: -128,
-                qmax: 127,
-                ..ActivationQuant::default()
-            },
-        };
-        let weight = WeightSpec { bits: self.weight_bits, per_channel: !self.per_tensor };
-        let map = QConfigMap::new(QConfig { weight, activation });
-        self.skip.iter().fold(map, |map, pattern| map.skip(pattern))
-    }
-
-    fn metadata(&self) -> BTreeMap<String, String> {
-        let activations = match self.activations {
-            Activations::Affine => "affine",
-            Activations::Symmetric => "symmetric",
-        };
-        BTreeMap::from([
-            ("scheme.activations".to_owned(), activations.to_owned()),
-            ("scheme.per_tensor".to_owned(), self.per_tensor.to_string()),
-            ("scheme.weight_bits".to_owned(), self.weight_bits.to_string()),
-            ("scheme.skip".to_owned(), self.skip.join("\n")),
-        ])
-    }
-
-    fn from_metadata(metadata: &BTreeMap<String, String>) -> Option<Self> {
-        Some(Self {
-            activations: match metadata.get("scheme.activations")?.as_str() {
-                "symmetric" => Activations::Symmetric,
-                _ => Activations::Affine,
-            },
-            per_tensor: metadata.get("scheme.per_tensor")?.parse().ok()?,
-            weight_bits: metadata.get("scheme.weight_bits")?.parse().ok()?,
-            skip: metadata.get("scheme.skip")?.lines().map(str::to_owned).collect(),
-        })
-    }
-}
-
 /// Makes a float network quantization-aware: a graph with parameters of its own.
 pub fn prepare_model(
     model: &FloatModel,
     input: [usize; 3],
-    scheme: &args::Scheme,
+    scheme: &Scheme,
     global: &Global,
 ) -> Result<Prepared> {
-    let prepared = prepare(&model.trace(input)?.detach(), &scheme.map())?;
+    let prepared = prepare(&model.trace(input)?.detach(), &scheme.map()?)?;
     for node in &prepared.float {
         note(global, format!("`{}` ({}) stays in float: {}", node.name, node.op, node.reason));
     }
@@ -118,15 +74,10 @@ pub fn convert_to(graph: &Graph, model: &FloatModel, path: &Path) -> Result<Prog
 
 /// Writes a quantization-aware graph: its float network, how it is quantized, and the parameters and
 /// observers it has now, so that it can be made again.
-pub fn save_graph(
-    graph: &Graph,
-    model: &FloatModel,
-    scheme: &args::Scheme,
-    path: &Path,
-) -> Result<()> {
+pub fn save_graph(graph: &Graph, model: &FloatModel, scheme: &Scheme, path: &Path) -> Result<()> {
     let mut container = model.to_container()?;
     container.metadata_mut().insert("kind".into(), "qat".into());
-    container.metadata_mut().extend(scheme.metadata());
+    container.metadata_mut().extend(scheme.metadata()?);
     let state =
         graph.state_dict().into_iter().map(|(name, tensor)| (format!("{GRAPH}{name}"), tensor));
     put(&mut container, state.collect())?;
@@ -140,7 +91,7 @@ const GRAPH: &str = "graph.";
 pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
     let shown = path.display().to_string();
     let mut container = Container::load(path).with_context(|| shown.clone())?;
-    let scheme = args::Scheme::from_metadata(container.metadata())
+    let scheme = Scheme::from_metadata(container.metadata())
         .with_context(|| format!("{shown} is not written by `ottava qat`"))?;
     let names: Vec<String> =
         container.tensors().keys().filter(|name| name.starts_with(GRAPH)).cloned().collect();
@@ -150,7 +101,7 @@ pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
         container.remove(&name);
     }
     let model = FloatModel::from_container(&shown, &container)?;
-    let graph = prepare(&model.trace(model.input_shape(None))?.detach(), &scheme.map())?.graph;
+    let graph = prepare(&model.trace(model.input_shape(None))?.detach(), &scheme.map()?)?.graph;
     graph.load_state_dict(state)?;
     Ok((graph, model))
 }

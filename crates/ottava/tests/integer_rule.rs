@@ -1,14 +1,14 @@
 //! The integer rule: the quantization-aware graph in evaluation mode and the converted program agree
 //! on every element of every layer, for whole networks on real images.
 
-use ottava::autograd::ops::ActivationQuant;
+use ottava::autograd::ops::{ActivationQuant, Learning};
 use ottava::autograd::{Graph, Mode, Tape};
 use ottava::data::{Loader, LoaderOptions, Preprocess, Split, fashion_mini};
 use ottava::nn::models::{ModelConfig, build};
 use ottava::nn::optim::{self, OptimizerConfig, OptimizerKind};
 use ottava::nn::qat::{QConfig, QConfigMap, convert, prepare, verify};
-use ottava::nn::{self, Schedule, ScheduleKind, TrainConfig, Trainer};
-use ottava::quant::{Program, Scheme, WeightSpec};
+use ottava::nn::{self, Network as _, Schedule, ScheduleKind, TrainConfig, Trainer};
+use ottava::quant::{Levels, Program, Scheme, WeightRange, WeightSpec};
 use ottava::tensor::Tensor;
 use proptest::prelude::*;
 use std::convert::Infallible;
@@ -94,6 +94,26 @@ fn the_rule_holds_after_training() {
     assert_equal(&graph, &convert(&graph).unwrap(), &images);
 }
 
+/// One step of gradient descent, ranges and scales included.
+fn descend(graph: &Graph, images: &Tensor<f32>) {
+    let before = graph.state_dict();
+    let classes = vec![0; images.shape()[0]];
+    let optimizer = OptimizerConfig::new(OptimizerKind::Sgd, 0.0);
+    let optimizer = optimizer.build(graph.parameters(), optim::all).unwrap();
+    let schedule = Schedule::new(ScheduleKind::Constant, 0.01, 0, 1);
+    let mut trainer = Trainer::new(graph, optimizer, schedule, TrainConfig::new(1));
+    let batch = |_| [Ok::<_, Infallible>((images.clone(), classes.clone()))];
+    trainer.run(batch, |_, _| ControlFlow::Continue(())).unwrap();
+    let moved = |name: &str| {
+        graph
+            .state_dict()
+            .iter()
+            .zip(&before)
+            .any(|(now, old)| now.0.ends_with(name) && now.1.to_vec() != old.1.to_vec())
+    };
+    assert!(moved("output_range"), "no range has learned");
+}
+
 /// Converting twice, and a round trip through the file, give the same program.
 #[test]
 fn conversion_is_a_function() {
@@ -111,7 +131,9 @@ proptest! {
 
     #[test]
     fn the_rule_holds_for_every_configuration(
-        symmetric: bool, per_channel: bool, bits in 2u8..=8, activation_bits in 3u32..=8,
+        symmetric: bool, per_channel: bool, bits in 2u8..=8, activation_bits in 2u32..=8,
+        levels in prop::sample::select(vec![Levels::Uniform, Levels::PowerOfTwo, Levels::AdditivePowerOfTwo]),
+        least_error: bool, learn: bool, clip: bool, ends: bool,
         seed in 0u64..1000, model in prop::sample::select(vec!["resnet8", "resnet20"]),
     ) {
         let (images, _) = photos(3);
@@ -121,9 +143,20 @@ proptest! {
         } else {
             ActivationQuant { qmax: (1 << activation_bits) - 1, ..Default::default() }
         };
-        let weight = WeightSpec { bits, per_channel };
-        let config = QConfigMap::new(QConfig { weight, activation });
-        let graph = calibrated(model, seed, &config, &images);
+        let bits = if levels == Levels::Uniform { bits } else { bits.min(4) };
+        let range = if least_error { WeightRange::LeastError } else { WeightRange::Largest };
+        let weight = WeightSpec { bits, per_channel, levels, range };
+        let learning = if clip { Learning::Clip } else { Learning::StepSize };
+        let activation = ActivationQuant { learn: learn.then_some(learning), ..activation };
+        let config = QConfig { weight, learn_scales: learn && per_channel, activation };
+        let mut map = QConfigMap::new(config);
+        if ends {
+            map = map.first_last(QConfig::default());
+        }
+        let graph = calibrated(model, seed, &map, &images);
+        if learn {
+            descend(&graph, &images);
+        }
         assert_equal(&graph, &convert(&graph).unwrap(), &images);
     }
 }

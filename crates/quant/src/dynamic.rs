@@ -119,7 +119,7 @@ mod tests {
             let x: Vec<f32> = (0..rows * k).map(|_| next()).collect();
             let w: Vec<f32> = (0..o * k).map(|_| next()).collect();
             let b: Vec<f32> = (0..o).map(|_| next()).collect();
-            let spec = WeightSpec { per_channel, bits: 8 };
+            let spec = WeightSpec { per_channel, ..Default::default() };
             let weight = Tensor::new(&[o, k], &w).unwrap();
             for level in Level::available() {
                 let linear = DynamicLinear::new(level, &weight, &b, spec).unwrap();

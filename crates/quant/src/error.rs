@@ -28,6 +28,13 @@ pub enum Error {
         /// The largest code.
         qmax: i32,
     },
+    /// Levels that have no integer codes at that width.
+    Levels {
+        /// The levels.
+        levels: crate::Levels,
+        /// The width.
+        bits: u8,
+    },
     /// A range of values with a NaN or an infinity in it.
     BadRange {
         /// The smallest value.
@@ -108,6 +115,10 @@ impl fmt::Display for Error {
             Self::BadCodes { qmin, qmax } => {
                 write!(f, "codes {qmin}..={qmax} are no range of 2 to 65536 integers")
             }
+            Self::Levels { levels, bits } => write!(
+                f,
+                "{levels:?} weights of {bits} bits have no integer codes; uniform ones take 2 to 8 bits, powers of two 2 to 4, additive powers of two 2 to 5"
+            ),
             Self::BadRange { min, max } => write!(
                 f,
                 "the observed range is {min}..{max}; a NaN or an infinity reached an observer: check the input data and the learning rate"

@@ -1,7 +1,7 @@
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::int8::Requantize;
 
-use crate::{Error, QParams, Result, Scheme, choose_qparams, weight_codes};
+use crate::{Error, Levels, MIN_SCALE, QParams, Result, Scheme, choose_qparams};
 
 /// How the weights of a layer are quantized: symmetric, `bits` wide, with a scale for each output
 /// channel or one for all.
@@ -11,43 +11,91 @@ pub struct WeightSpec {
     pub bits: u8,
     /// A scale for each output channel (axis 0) instead of one for the tensor.
     pub per_channel: bool,
+    /// Which codes there are.
+    pub levels: Levels,
+    /// What the scale is made to fit.
+    pub range: WeightRange,
 }
 
 impl Default for WeightSpec {
-    /// 8 bits, per channel.
+    /// 8 bits, per channel, uniform, no weight clipped.
     fn default() -> Self {
-        Self { bits: 8, per_channel: true }
+        Self { bits: 8, per_channel: true, levels: Levels::Uniform, range: WeightRange::default() }
     }
 }
+
+/// What the scale of weights is made to fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightRange {
+    /// The largest weight: nothing is clipped.
+    #[default]
+    Largest,
+    /// The least squared error of the rounded weights, of 80 scales up to that of the largest weight:
+    /// worth it below 8 bits (Banner et al. 2019, arXiv:1810.05723).
+    LeastError,
+}
+
+/// Scales that [`WeightRange::LeastError`] tries.
+const TRIALS: usize = 80;
 
 impl WeightSpec {
     /// The grid of each output channel (all equal if there is one for the tensor).
     ///
     /// # Errors
-    /// [`Error::BadRange`] if a weight is NaN or infinite.
+    /// [`Error::BadRange`] if a weight is NaN or infinite; [`Error::Levels`] if there are no such
+    /// levels.
     pub fn grids(&self, weight: &Tensor<f32>) -> Result<Vec<QParams>> {
         let channels = weight.shape().first().copied().unwrap_or(1);
         let values = weight.to_vec();
-        let largest = |values: &[f32]| {
-            // `f32::max` ignores a NaN; here it must show.
-            values
-                .iter()
-                .fold(0.0f32, |most, w| if w.abs() <= most { most } else { w.abs() + 0.0 * most })
-        };
-        let grid = |most: f32| {
-            if !most.is_finite() {
-                return Err(Error::BadRange { min: -most, max: most });
-            }
-            choose_qparams(-most, most, Scheme::Symmetric, weight_codes(self.bits))
-        };
         if self.per_channel {
-            values
-                .chunks((values.len() / channels.max(1)).max(1))
-                .map(|w| grid(largest(w)))
-                .collect()
+            let inner = (values.len() / channels.max(1)).max(1);
+            values.chunks(inner).map(|values| self.grid(values)).collect()
         } else {
-            Ok(vec![grid(largest(&values))?; channels])
+            Ok(vec![self.grid(&values)?; channels])
         }
+    }
+
+    /// The grid of weights that share one.
+    fn grid(&self, values: &[f32]) -> Result<QParams> {
+        // `f32::max` ignores a NaN; here it must show.
+        let most = values
+            .iter()
+            .fold(0.0f32, |most, w| if w.abs() <= most { most } else { w.abs() + 0.0 * most });
+        if !most.is_finite() {
+            return Err(Error::BadRange { min: -most, max: most });
+        }
+        let codes = self.levels.codes(self.bits)?;
+        let up_to = |most: f32| choose_qparams(-most, most, Scheme::Symmetric, codes.clone());
+        let mut best = up_to(most)?;
+        if self.range == WeightRange::LeastError {
+            let mut least = self.squared_error(values, &best);
+            for trial in (1..TRIALS).rev() {
+                let grid = up_to(most * trial as f32 / TRIALS as f32)?;
+                let error = self.squared_error(values, &grid);
+                if error < least {
+                    (best, least) = (grid, error);
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    fn squared_error(&self, values: &[f32], grid: &QParams) -> f64 {
+        let error = |w: f32| f64::from(grid.dequantize(self.code(grid, w).into()) - w);
+        values.iter().map(|&w| error(w).powi(2)).sum()
+    }
+
+    /// The code of a weight on its channel's grid: the nearest of the [`levels`](Self::levels).
+    pub fn code(&self, grid: &QParams, weight: f32) -> i8 {
+        self.levels.round(self.bits, grid, weight)
+    }
+
+    /// The grid of a given scale: a learned one.
+    ///
+    /// # Errors
+    /// [`Error::Levels`] if there are no such levels; what [`QParams::new`] says of the scale.
+    pub fn grid_of_scale(&self, scale: f32) -> Result<QParams> {
+        QParams::new(scale.max(MIN_SCALE), 0, self.levels.codes(self.bits)?)
     }
 }
 
@@ -79,8 +127,21 @@ pub fn quantize_layer(
     x_scale: f32,
     spec: WeightSpec,
 ) -> Result<QuantizedLayer> {
-    let mut grids = spec.grids(weight)?;
-    if bias.len() != grids.len() {
+    quantize_layer_on(spec.grids(weight)?, weight, bias, x_scale, spec)
+}
+
+/// [`quantize_layer`] with a given grid for each output channel: a learned scale.
+///
+/// # Errors
+/// As [`quantize_layer`]; [`Error::ChannelCount`] if there are not as many grids as channels.
+pub fn quantize_layer_on(
+    mut grids: Vec<QParams>,
+    weight: &Tensor<f32>,
+    bias: &[f32],
+    x_scale: f32,
+    spec: WeightSpec,
+) -> Result<QuantizedLayer> {
+    if grids.len() != weight.shape().first().copied().unwrap_or(1) || bias.len() != grids.len() {
         return Err(Error::ChannelCount {
             axis: 0,
             shape: weight.shape().to_vec(),
@@ -94,7 +155,7 @@ pub fn quantize_layer(
         // In f64: the bound itself must not round.
         let least = 1.0001 * f64::from(b.abs()) / (f64::from(x_scale) * f64::from(i32::MAX / 2));
         if f64::from(grid.scale()) < least {
-            *grid = QParams::new(least as f32, 0, weight_codes(spec.bits))?;
+            *grid = spec.grid_of_scale(least as f32)?;
         }
     }
     let inner = weight.len() / grids.len().max(1);
@@ -102,7 +163,7 @@ pub fn quantize_layer(
         .to_vec()
         .chunks(inner.max(1))
         .zip(&grids)
-        .flat_map(|(channel, grid)| channel.iter().map(|&w| grid.quantize(w) as i8))
+        .flat_map(|(channel, grid)| channel.iter().map(|&w| spec.code(grid, w)))
         .collect();
     let scales: Vec<f32> = grids.iter().map(QParams::scale).collect();
     let bias = bias.iter().zip(&scales).map(|(&b, &s)| quantize_bias(b, x_scale * s)).collect();
@@ -208,7 +269,7 @@ mod tests {
         let weight = Tensor::new(&[3, 2], [1.1, -2.0, 0.5, 0.25, 0.0, 0.0]).unwrap();
         let layer = quantize_layer(&weight, &[0.0; 3], 0.1, WeightSpec::default()).unwrap();
         assert_eq!(layer.codes.to_vec(), [70, -127, 127, 64, 0, 0]);
-        let whole = WeightSpec { per_channel: false, bits: 4 };
+        let whole = WeightSpec { per_channel: false, bits: 4, ..Default::default() };
         let layer = quantize_layer(&weight, &[0.0; 3], 0.1, whole).unwrap();
         assert_eq!(layer.codes.to_vec(), [4, -7, 2, 1, 0, 0]);
         assert_eq!(layer.scales[0], layer.scales[2]);

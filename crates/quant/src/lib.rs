@@ -13,6 +13,7 @@ mod file;
 mod instr;
 mod kernels;
 mod layer;
+mod levels;
 mod plan;
 mod program;
 mod qparams;
@@ -28,7 +29,11 @@ pub use dynamic::DynamicLinear;
 pub use error::{Error, Result};
 pub use file::{Container, Dtype, Entry, Stored, write_atomic};
 pub use instr::{Elements, Instr, ValueType, Window};
-pub use layer::{BatchNormStats, QuantizedLayer, WeightSpec, fold_batch_norm, quantize_layer};
+pub use layer::{
+    BatchNormStats, QuantizedLayer, WeightRange, WeightSpec, fold_batch_norm, quantize_layer,
+    quantize_layer_on,
+};
+pub use levels::Levels;
 pub use program::{Builder, Node, Program, ValueId};
 pub use qparams::{
     QParams, covers_per_channel, dequantize, fake_quantize_per_channel, quantize,
@@ -36,6 +41,6 @@ pub use qparams::{
 };
 pub use qtensor::QTensor;
 pub use run::{Engine, Options, Value};
-pub use scheme::{MIN_SCALE, Scheme, choose_qparams, weight_codes};
+pub use scheme::{MIN_SCALE, Scheme, choose_qparams};
 pub use summary::{NodeSummary, Summary};
 pub use workspace::Workspace;

@@ -71,13 +71,6 @@ pub fn choose_qparams(
     QParams::new(scale, zero_point, codes)
 }
 
-/// The codes of symmetric weights of `bits` bits: `−(2^(bits−1) − 1) ..= 2^(bits−1) − 1`. Leaving out
-/// the most negative code makes negation exact and keeps pair sums in range on every CPU.
-pub fn weight_codes(bits: u8) -> RangeInclusive<i32> {
-    let top = (1 << (bits.clamp(2, 8) - 1)) - 1;
-    -top..=top
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

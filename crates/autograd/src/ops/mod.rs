@@ -25,5 +25,5 @@ pub use pool::{AvgPool2d, GlobalAvgPool, MaxPool2d};
 pub use quant_add::QuantAdd;
 pub use quant_layer::{LayerKind, QuantLayer};
 pub use quant_pool::QuantAvgPool;
-pub use quantizer::{ActivationQuant, Quantize};
+pub use quantizer::{ActivationQuant, Learning, Quantize};
 pub use shape::{Flatten, Pad, Reshape, Slice};

@@ -2,7 +2,7 @@ use ottava_quant::{QTensor, add_codes};
 use ottava_tensor::{Level, Tensor, elementwise, pool};
 
 use super::activation::rectified;
-use super::quantizer::{ActivationQuant, pass_through};
+use super::quantizer::ActivationQuant;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
 
@@ -67,10 +67,10 @@ impl Rule for QuantAdd {
             return Ok(Output::constant(y));
         };
         // ∂a = ∂b = ∂y where the sum was not clamped
-        let mask = pass_through(&float, params, self.relu);
+        let rounding = self.output.rounding(&float, params, self.relu);
         Ok(Output::new(y, move |grad, _| {
-            let grad = mask.apply(grad);
-            vec![Some(grad.clone()), Some(grad), None]
+            let (grad, range) = rounding.back(grad);
+            vec![Some(grad.clone()), Some(grad), range]
         }))
     }
 }

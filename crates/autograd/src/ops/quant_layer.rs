@@ -20,7 +20,8 @@
 //! and inputs in the place of the real ones, where the output was not clamped.
 
 use ottava_quant::{
-    BatchNormStats, QParams, QTensor, QuantizedLayer, WeightSpec, fold_batch_norm, quantize_layer,
+    BatchNormStats, QParams, QTensor, QuantizedLayer, WeightRange, WeightSpec, fold_batch_norm,
+    quantize_layer, quantize_layer_on,
 };
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output as Sink};
 use ottava_tensor::conv::{self, ConvAttrs, ConvGeometry};
@@ -30,7 +31,7 @@ use ottava_tensor::{Level, Tensor, parallel};
 use super::activation::zip;
 use super::conv::vector;
 use super::norm::{BatchNorm2d, affine};
-use super::quantizer::{ActivationQuant, pass_through};
+use super::quantizer::{ActivationQuant, Rounding};
 use crate::mask::Mask;
 use crate::op::{Context, Output, Rule};
 use crate::{Error, Result, Value};
@@ -48,8 +49,9 @@ pub enum LayerKind {
 ///
 /// # Shapes
 /// Inputs: `x` as codes; `weight`; `bias [o]` if [`bias`](Self::bias); BatchNorm's weight, bias,
-/// running mean and running variance, each `[o]`, if [`norm`](Self::norm); the output observer's
-/// state. Result: codes, shaped as the float layer's.
+/// running mean and running variance, each `[o]`, if [`norm`](Self::norm); the weight's scales `[o]`
+/// if [`learn_scales`](Self::learn_scales); the output observer's state. Result: codes, shaped as the
+/// float layer's.
 ///
 /// # Source
 /// ONNX `QLinearConv`; PyTorch `torch.ao.nn.intrinsic.qat.ConvBnReLU2d`.
@@ -59,6 +61,9 @@ pub struct QuantLayer {
     pub kind: LayerKind,
     /// How the weights are rounded.
     pub weight: WeightSpec,
+    /// Whether the weights' scales, one an output channel and before folding, are parameters (LSQ)
+    /// instead of following the weights.
+    pub learn_scales: bool,
     /// Whether there is a bias besides BatchNorm's.
     pub bias: bool,
     /// The BatchNorm behind it.
@@ -72,7 +77,43 @@ pub struct QuantLayer {
 impl QuantLayer {
     /// How many inputs there are.
     fn arity(&self) -> usize {
-        3 + usize::from(self.bias) + if self.norm.is_some() { 4 } else { 0 }
+        let norm = if self.norm.is_some() { 4 } else { 0 };
+        3 + usize::from(self.bias) + norm + usize::from(self.learn_scales)
+    }
+
+    /// The grid of each channel of `weight`, which is the layer's own weight times `factors`.
+    fn grids(
+        &self,
+        leaves: &[Tensor<f32>],
+        weight: &Tensor<f32>,
+        factors: Option<&[f32]>,
+    ) -> Result<Vec<QParams>> {
+        let Some(scales) = leaves.last().filter(|_| self.learn_scales) else {
+            return Ok(self.weight.grids(weight)?);
+        };
+        let scales = scales.iter().enumerate();
+        let folded = scales.map(|(c, s)| s.abs() * factors.map_or(1.0, |f| f[c].abs()));
+        Ok(folded.map(|s| self.weight.grid_of_scale(s)).collect::<ottava_quant::Result<_>>()?)
+    }
+
+    /// The weight, bias and weight grids with everything folded in. `leaves` are the inputs behind `x`.
+    fn folded(&self, leaves: &[Tensor<f32>]) -> Result<Folded> {
+        let weight = &leaves[0];
+        let channels = weight.shape().first().copied().unwrap_or(0);
+        let bias = self.bias.then(|| leaves[1].to_vec());
+        let (weight, bias, factors) = match &self.norm {
+            None => (weight.clone(), bias.unwrap_or_else(|| vec![0.0; channels]), None),
+            Some(norm) => {
+                let at = 1 + usize::from(self.bias);
+                let [gamma, beta, mean, var] = [0, 1, 2, 3].map(|i| leaves[at + i].to_vec());
+                let (gamma, beta, mean, var) = (&gamma[..], &beta[..], &mean[..], &var[..]);
+                let stats = BatchNormStats { gamma, beta, mean, var, eps: norm.eps };
+                let (weight, bias) = fold_batch_norm(weight, bias.as_deref(), &stats)?;
+                (weight, bias, Some(stats.factors()))
+            }
+        };
+        let grids = self.grids(leaves, &weight, factors.as_deref())?;
+        Ok(Folded { weight, bias, grids })
     }
 
     /// The layer's integer parameters with everything folded in: what evaluation runs and what
@@ -81,25 +122,66 @@ impl QuantLayer {
     /// # Errors
     /// What does not fit, or is not finite.
     pub fn fold(&self, leaves: &[Tensor<f32>], x: QParams) -> Result<QuantizedLayer> {
-        let weight = &leaves[0];
-        let channels = weight.shape().first().copied().unwrap_or(0);
-        let bias = self.bias.then(|| leaves[1].to_vec());
-        let (weight, bias) = match &self.norm {
-            None => (weight.clone(), bias.unwrap_or_else(|| vec![0.0; channels])),
-            Some(norm) => {
-                let at = 1 + usize::from(self.bias);
-                let [gamma, beta, mean, var] = [0, 1, 2, 3].map(|i| leaves[at + i].to_vec());
-                let stats = BatchNormStats {
-                    gamma: &gamma,
-                    beta: &beta,
-                    mean: &mean,
-                    var: &var,
-                    eps: norm.eps,
-                };
-                fold_batch_norm(weight, bias.as_deref(), &stats)?
-            }
-        };
-        Ok(quantize_layer(&weight, &bias, x.scale(), self.weight)?)
+        let Folded { weight, bias, grids } = self.folded(leaves)?;
+        Ok(quantize_layer_on(grids, &weight, &bias, x.scale(), self.weight)?)
+    }
+
+    /// The way back through the rounding of `weight` to `grids`.
+    fn weight_rounding(&self, weight: &Tensor<f32>, grids: Vec<QParams>) -> WeightRounding {
+        let clipped = self.learn_scales || self.weight.range == WeightRange::LeastError;
+        WeightRounding {
+            spec: self.weight,
+            clipped,
+            learned: self.learn_scales,
+            weight: weight.clone(),
+            grids,
+        }
+    }
+}
+
+/// A layer before rounding, everything folded in.
+struct Folded {
+    weight: Tensor<f32>,
+    bias: Vec<f32>,
+    grids: Vec<QParams>,
+}
+
+/// The way back through the rounding of a weight.
+struct WeightRounding {
+    spec: WeightSpec,
+    /// Whether a weight may lie beyond its grid.
+    clipped: bool,
+    learned: bool,
+    weight: Tensor<f32>,
+    grids: Vec<QParams>,
+}
+
+impl WeightRounding {
+    /// Stops the gradient where a weight was clipped. The gradients of the scales, if they are learned:
+    /// `∂s = Σ g·(q − w/s)` inside, `Σ g·q` outside, times `1/√(n·qmax)`, n weights a channel (LSQ).
+    fn back(&self, grad: &mut Tensor<f32>) -> Option<Vec<f32>> {
+        if !self.clipped {
+            return None;
+        }
+        *grad = grad.contiguous();
+        let inner = (grad.len() / self.grids.len().max(1)).max(1);
+        let weight = self.weight.to_vec();
+        let channels = grad.data_mut().chunks_mut(inner).zip(weight.chunks(inner));
+        let slopes: Vec<f32> = channels
+            .zip(&self.grids)
+            .map(|((grad, weight), grid)| {
+                let mut sum = 0.0f64;
+                for (g, &w) in grad.iter_mut().zip(weight) {
+                    let code = f32::from(self.spec.code(grid, w));
+                    let inside = grid.covers(w);
+                    let slope = if inside { code - w / grid.scale() } else { code };
+                    sum += f64::from(*g * slope);
+                    *g = if inside { *g } else { 0.0 };
+                }
+                (sum / (inner as f64 * f64::from(grid.qmax())).sqrt()) as f32
+            })
+            .collect();
+        self.learned.then_some(slopes)
     }
 }
 
@@ -203,7 +285,10 @@ impl<'a> Run<'a> {
     fn folded(self, context: &mut Context) -> Result<Output> {
         let x = self.codes()?;
         let x_scale = x.params().scale();
-        let layer = self.layer.fold(&self.leaves, x.params())?;
+        let Folded { weight: folded, bias: folded_bias, grids } =
+            self.layer.folded(&self.leaves)?;
+        let spec = self.layer.weight;
+        let layer = quantize_layer_on(grids.clone(), &folded, &folded_bias, x_scale, spec)?;
         let relu = self.layer.relu;
 
         if !context.mode.observe && !context.backward() {
@@ -233,7 +318,8 @@ impl<'a> Run<'a> {
 
         // ∂x = ∂y ⋆ flipped s·q_W', ∂W = f · (x ⋆ ∂y), ∂b = f · Σ∂y; with BatchNorm also
         // ∂γ = (Σ_k W·∂W' + (b − μ) Σ∂y) / σ, ∂β = Σ∂y
-        let mask = pass_through(&float, params, relu);
+        let rounding = self.layer.output.rounding(&float, params, relu);
+        let weight_rounding = self.layer.weight_rounding(&folded, grids);
         let rounded = layer.dequantize().reshape(&self.geometry.weight_shape())?;
         let back = self.back();
         let norm = self.layer.norm.as_ref().map(|norm| {
@@ -243,9 +329,10 @@ impl<'a> Run<'a> {
         let weight = self.weight()?;
         let bias = self.layer.bias.then(|| self.leaves[1].to_vec());
         Ok(Output::new(y, move |grad, wanted| {
-            let grad = back.masked(grad, &mask);
+            let (grad, range) = back.rounded(grad, &rounding);
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
             let mut dw = conv::f32::grad_weight(&grad, &x.dequantize(), &back.geometry);
+            let mut scales = weight_rounding.back(&mut dw);
             let mut db = channel_sums(&grad);
             let mut norm_grads = Vec::new();
             if let Some((gamma, mean, inv_std)) = norm {
@@ -260,8 +347,12 @@ impl<'a> Run<'a> {
                 let factors: Vec<f32> = gamma.iter().zip(&inv_std).map(|(g, i)| g * i).collect();
                 scale_rows(&mut dw, &factors);
                 db.iter_mut().zip(&factors).for_each(|(db, f)| *db *= f);
+                // The folded scale is the learned one times |f|.
+                if let Some(scales) = &mut scales {
+                    scales.iter_mut().zip(&factors).for_each(|(ds, f)| *ds *= f.abs());
+                }
             }
-            back.collect(dx, dw, db, norm_grads)
+            back.collect(dx, dw, db, norm_grads, scales, range)
         }))
     }
 
@@ -274,10 +365,14 @@ impl<'a> Run<'a> {
         let commutes = self.layer.weight.per_channel;
 
         // y₀ = x ⋆ W + b, and the weight that the way back sees
+        let mut weight_rounding = None;
         let (x, rounded, y0) = if context.mode.quantize && commutes {
             let x = self.codes()?;
             let zeros = vec![0.0; geometry.out_channels];
-            let layer = quantize_layer(&weight, &zeros, x.params().scale(), self.layer.weight)?;
+            let (spec, grids) = (self.layer.weight, self.layer.grids(&self.leaves, &weight, None)?);
+            let x_scale = x.params().scale();
+            let layer = quantize_layer_on(grids.clone(), &weight, &zeros, x_scale, spec)?;
+            weight_rounding = Some(self.layer.weight_rounding(&weight, grids));
             let sums = self.accumulate(&x, &layer.codes)?;
             let bias = bias.as_ref().map_or(zeros, Tensor::to_vec);
             let steps: Vec<f32> = layer.scales.iter().map(|s| x.params().scale() * s).collect();
@@ -325,21 +420,23 @@ impl<'a> Run<'a> {
         }
 
         let (relu, index) = (self.layer.relu, self.state_index());
-        let (value, mask) = if context.mode.quantize {
+        let (value, rounding) = if context.mode.quantize {
             let params = self.layer.output.observe(|| y.clone(), self.state, index, context)?;
             let codes = QTensor::quantize(&y, params);
             let codes = QTensor::new(self.shaped(codes.codes().clone())?, params);
-            (Value::Codes(codes), context.backward().then(|| pass_through(&y, params, relu)))
+            let rounding = || self.layer.output.rounding(&y, params, relu);
+            (Value::Codes(codes), context.backward().then(rounding))
         } else {
             self.layer.output.watch(&y, self.state, index, context)?;
-            let mask = context.backward().then(|| Mask::of(&y, move |y| !relu || y > 0.0));
-            (Value::Float(self.shaped(y)?), mask)
+            let open = || Rounding::none(Mask::of(&y, move |y| !relu || y > 0.0));
+            let rounding = context.backward().then(open);
+            (Value::Float(self.shaped(y)?), rounding)
         };
-        let Some(mask) = mask else { return Ok(Output::constant(value)) };
+        let Some(rounding) = rounding else { return Ok(Output::constant(value)) };
 
         let back = self.back();
         Ok(Output::new(value, move |grad, wanted| {
-            let mut grad = back.masked(grad, &mask);
+            let (mut grad, range) = back.rounded(grad, &rounding);
             let mut norm_grads = Vec::new();
             if let Some((gamma, mean, inv_std)) = normed {
                 let (dx, dgamma, dbeta) = if live {
@@ -353,9 +450,10 @@ impl<'a> Run<'a> {
             let x = x.float().reshape(&geometry.input_shape()).expect("the shape of x");
             let rounded = rounded.reshape(&geometry.weight_shape()).expect("the shape of W");
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
-            let dw = conv::f32::grad_weight(&grad, &x, &geometry);
+            let mut dw = conv::f32::grad_weight(&grad, &x, &geometry);
+            let scales = weight_rounding.and_then(|rounding| rounding.back(&mut dw));
             let db = channel_sums(&grad);
-            back.collect(dx, dw, db, norm_grads)
+            back.collect(dx, dw, db, norm_grads, scales, range)
         }))
     }
 
@@ -391,6 +489,7 @@ impl<'a> Run<'a> {
             x_shape: self.x.shape().to_vec(),
             weight_shape: self.leaves[0].shape().to_vec(),
             bias: self.layer.bias,
+            learn_scales: self.layer.learn_scales,
         }
     }
 }
@@ -401,13 +500,18 @@ struct Back {
     x_shape: Vec<usize>,
     weight_shape: Vec<usize>,
     bias: bool,
+    learn_scales: bool,
 }
 
 impl Back {
-    /// The gradient in the convolution's shape, zero where the output was clamped.
-    fn masked(&self, grad: Tensor<f32>, mask: &Mask) -> Tensor<f32> {
+    /// The gradient in the convolution's shape, zero where the output was clamped; and the range's.
+    fn rounded(
+        &self,
+        grad: Tensor<f32>,
+        rounding: &Rounding,
+    ) -> (Tensor<f32>, Option<Tensor<f32>>) {
         let grad = grad.reshape(&self.geometry.output_shape()).expect("the shape of y");
-        mask.apply(grad.channels_last())
+        rounding.back(grad.channels_last())
     }
 
     fn input(&self, grad: &Tensor<f32>, weight: &Tensor<f32>) -> Tensor<f32> {
@@ -422,11 +526,14 @@ impl Back {
         dw: Tensor<f32>,
         db: Vec<f32>,
         norm: Vec<Option<Tensor<f32>>>,
+        scales: Option<Vec<f32>>,
+        range: Option<Tensor<f32>>,
     ) -> Vec<Option<Tensor<f32>>> {
         let mut grads = vec![dx, Some(dw.reshape(&self.weight_shape).expect("the shape of W"))];
         grads.extend(self.bias.then(|| Some(vector(db))));
         grads.extend(norm);
-        grads.push(None);
+        grads.extend(self.learn_scales.then(|| scales.map(vector)));
+        grads.push(range);
         grads
     }
 }

@@ -3,7 +3,7 @@ use ottava_tensor::conv::PoolGeometry;
 use ottava_tensor::{Level, Tensor, pool};
 
 use super::pool::op_dims;
-use super::quantizer::{ActivationQuant, pass_through};
+use super::quantizer::ActivationQuant;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
 
@@ -55,7 +55,10 @@ impl Rule for QuantAvgPool {
             return Ok(Output::constant(y));
         };
         // ∂x = Σ ∂y / count where the mean was not clamped
-        let mask = pass_through(&float, params, false);
-        Ok(Output::new(y, move |grad, _| vec![Some(back(&mask.apply(grad))), None]))
+        let rounding = self.output.rounding(&float, params, false);
+        Ok(Output::new(y, move |grad, _| {
+            let (grad, range) = rounding.back(grad);
+            vec![Some(back(&grad)), range]
+        }))
     }
 }

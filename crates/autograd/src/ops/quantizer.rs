@@ -1,6 +1,8 @@
 use ottava_quant::{QParams, QTensor, Scheme, choose_qparams};
 use ottava_tensor::Tensor;
 
+use super::activation::zip;
+use crate::leaf::{Kind, Leaf};
 use crate::mask::Mask;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Observer, Result, Value};
@@ -17,23 +19,59 @@ pub struct ActivationQuant {
     pub qmax: i32,
     /// Who watches the range.
     pub observer: Observer,
+    /// How gradient descent moves the range on from where calibration left it; `None` leaves it to the
+    /// observer.
+    pub learn: Option<Learning>,
+}
+
+/// What the gradient says about a range `[lo, hi]` that is learned, for a grid of `R + 1` codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Learning {
+    /// Clipping and rounding error: `∂hi = Σ_above g + Σ_inside g·(x̂ − x)/(hi − lo)`, and `∂lo` with the
+    /// roles exchanged. Multiplied by `R²/√(N·R)`, N elements an image, so that a step of gradient
+    /// descent moves the scale as if it were the parameter.
+    ///
+    /// # Source
+    /// Esser et al. 2020 (LSQ, arXiv:1902.08153); with the lower end, Bhalgat et al. 2020 (LSQ+,
+    /// arXiv:2004.09576).
+    StepSize,
+    /// Clipping alone: `∂hi = Σ_above g`, `∂lo = Σ_below g`.
+    ///
+    /// # Source
+    /// Choi et al. 2018 (PACT, arXiv:1805.06085).
+    Clip,
 }
 
 impl Default for ActivationQuant {
     /// Affine `0..=255`, moving average.
     fn default() -> Self {
-        Self { scheme: Scheme::Affine, qmin: 0, qmax: 255, observer: Observer::default() }
+        let observer = Observer::default();
+        Self { scheme: Scheme::Affine, qmin: 0, qmax: 255, observer, learn: None }
     }
 }
 
 impl ActivationQuant {
+    /// The range as a leaf, nothing observed yet: a buffer, or a parameter if it is learned.
+    pub fn leaf(&self) -> Leaf {
+        let kind = if self.learn.is_some() { Kind::Param } else { Kind::Buffer };
+        Leaf::new(kind, self.observer.initial())
+    }
+
     /// The grid of an observer's state, with unsigned codes.
     ///
     /// # Errors
     /// [`Error::Op`] if nothing has been observed, or if the observer has a range per channel, which
     /// activations cannot have.
     pub fn params(&self, state: &Tensor<f32>) -> Result<QParams> {
-        let ranges = self.observer.ranges(state).ok_or_else(|| Error::Op {
+        let ranges = match self.learn {
+            // Descent may push an end past zero; the grid ends there.
+            Some(_) if !self.unseen(state) => {
+                let ends = state.to_vec();
+                Some(vec![(ends[0].min(0.0), ends[1].max(0.0))])
+            }
+            _ => self.observer.ranges(state),
+        };
+        let ranges = ranges.ok_or_else(|| Error::Op {
             op: "quantize",
             reason: "its observer has seen no data; calibrate or train before evaluating".into(),
         })?;
@@ -55,7 +93,8 @@ impl ActivationQuant {
         context: &mut Context,
     ) -> Result<QParams> {
         let mut state = state.float();
-        if context.mode.observe {
+        // A learned range is observed before training only.
+        if context.mode.observe && (self.learn.is_none() || self.unseen(&state)) {
             state = self.observer.observe(&state, &x())?;
             context.update(index, state.clone());
         }
@@ -77,10 +116,97 @@ impl ActivationQuant {
     }
 }
 
-/// Where the straight-through estimator lets the gradient pass: the code before clamping was in
-/// range, and a fused ReLU was open.
-pub(crate) fn pass_through(y: &Tensor<f32>, params: QParams, relu: bool) -> Mask {
-    Mask::of(y, move |y| params.covers(y) && (!relu || y > 0.0))
+impl ActivationQuant {
+    /// Whether nothing has been observed.
+    fn unseen(&self, state: &Tensor<f32>) -> bool {
+        state.len() != 2 || state.iter().any(f32::is_infinite)
+    }
+
+    /// The way back through the rounding of `y` to `params`; behind a fused ReLU if `relu`.
+    pub(crate) fn rounding(&self, y: &Tensor<f32>, params: QParams, relu: bool) -> Rounding {
+        let mask = Mask::of(y, move |y| params.covers(y) && (!relu || y > 0.0));
+        let learned = self.learn.map(|learning| Learned {
+            learning,
+            scheme: self.scheme,
+            params,
+            // Below a ReLU there is nothing: its lower end stays at zero.
+            lower: !relu,
+            y: y.clone(),
+        });
+        Rounding { mask, learned }
+    }
+}
+
+/// The way back through a rounding: the straight-through estimator lets the gradient pass where the
+/// code before clamping was in range (and a fused ReLU open); a learned range gets its own.
+pub(crate) struct Rounding {
+    mask: Mask,
+    learned: Option<Learned>,
+}
+
+impl Rounding {
+    /// The way back where nothing was rounded: `mask` alone.
+    pub(crate) fn none(mask: Mask) -> Self {
+        Self { mask, learned: None }
+    }
+
+    /// The gradients of what was rounded, and of the range.
+    pub(crate) fn back(&self, grad: Tensor<f32>) -> (Tensor<f32>, Option<Tensor<f32>>) {
+        let range = self.learned.as_ref().map(|learned| learned.grad(&grad));
+        (self.mask.apply(grad), range)
+    }
+}
+
+struct Learned {
+    learning: Learning,
+    scheme: Scheme,
+    params: QParams,
+    lower: bool,
+    y: Tensor<f32>,
+}
+
+impl Learned {
+    /// The gradient of `[lo, hi]`.
+    fn grad(&self, grad: &Tensor<f32>) -> Tensor<f32> {
+        let params = self.params;
+        let (lo, hi) = params.range();
+        // The scale is the larger end divided by this many codes.
+        let codes = (params.qmax() - params.qmin()) as f32;
+        let steps = if self.scheme == Scheme::Affine { codes } else { codes / 2.0 };
+        let inside = match self.learning {
+            Learning::StepSize => (hi - lo).recip(),
+            Learning::Clip => 0.0,
+        };
+        // Sum of the gradients beyond one end, plus (minus) what the rounding inside says.
+        let end = |upper: bool| {
+            let slope = if upper { inside } else { -inside };
+            zip(grad, &self.y, move |g, y| {
+                if params.covers(y) {
+                    g * (params.fake_quantize(y) - y) * slope
+                } else if (y > hi) == upper {
+                    g
+                } else {
+                    0.0
+                }
+            })
+            .sum()
+        };
+        let images = self.y.shape().first().copied().unwrap_or(1).max(1);
+        let factor = match self.learning {
+            Learning::StepSize => steps.powf(1.5) / ((self.y.len() / images).max(1) as f32).sqrt(),
+            Learning::Clip => 1.0,
+        };
+        let ends = match (self.scheme, self.lower) {
+            (Scheme::Affine, true) => [end(false), end(true)],
+            (Scheme::Affine, false) => [0.0, end(true)],
+            // Both ends are one magnitude, and move together.
+            (Scheme::Symmetric, _) => {
+                let both = end(true) - end(false);
+                [-both, both]
+            }
+        };
+        Tensor::new(&[2], ends.map(|g| g * factor)).expect("two ends")
+    }
 }
 
 /// Observes floats and rounds them to codes: the entrance of an integer network, and of its integer
@@ -113,7 +239,10 @@ impl Rule for Quantize {
             return Ok(Output::constant(y));
         }
         // ∂x = ∂y where x was not clamped
-        let mask = pass_through(&x, params, false);
-        Ok(Output::new(y, move |grad, _| vec![Some(mask.apply(grad)), None]))
+        let rounding = self.output.rounding(&x, params, false);
+        Ok(Output::new(y, move |grad, _| {
+            let (grad, range) = rounding.back(grad);
+            vec![Some(grad), range]
+        }))
     }
 }

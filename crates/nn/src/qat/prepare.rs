@@ -3,10 +3,13 @@ use std::collections::HashMap;
 use ottava_autograd::ops::{
     ActivationQuant, LayerKind, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
 };
-use ottava_autograd::{Error, Graph, GraphNode, Leaf, Mode, NodeId, NodeKind, Op, Result, Tape};
+use ottava_autograd::{
+    Error, Graph, GraphNode, Leaf, Mode, NodeId, NodeKind, Observer, Op, Result, Tape,
+};
+use ottava_quant::{QParams, WeightSpec};
 use ottava_tensor::Tensor;
 
-use super::config::QConfigMap;
+use super::config::{QConfig, QConfigMap};
 use super::fuse::{Chain, fuse};
 
 /// A graph made quantization-aware.
@@ -51,7 +54,7 @@ pub fn prepare(graph: &Graph, config: &QConfigMap) -> Result<Prepared> {
     let shapes = shapes(graph)?;
     let mut builder = Builder {
         graph,
-        config,
+        configs: configs(graph, &chains, config)?,
         shapes,
         nodes: Vec::new(),
         place: HashMap::new(),
@@ -93,9 +96,74 @@ fn shapes(graph: &Graph) -> Result<HashMap<String, Vec<usize>>> {
     Ok(shapes)
 }
 
+/// How a chain is quantized: `None` to leave it in float; and what it reads, if that is not codes yet.
+type Layer = Option<(QConfig, ActivationQuant)>;
+
+/// How every chain is quantized, by its head.
+fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<NodeId, Layer>> {
+    let op_name = |id: NodeId| match &graph.nodes()[id].kind {
+        NodeKind::Op(op, _) => op.name(),
+        NodeKind::Input(_) | NodeKind::Leaf(_) => "input",
+    };
+    let mut configs = HashMap::new();
+    for chain in chains {
+        let name = &graph.nodes()[chain.head].name;
+        let config = map.get(name, op_name(chain.head)).copied();
+        if let Some(config) = &config {
+            check(config).map_err(|error| error.at(name))?;
+        }
+        configs.insert(chain.head, config.map(|config| (config, config.activation)));
+    }
+    let weighted: Vec<NodeId> = chains
+        .iter()
+        .map(|chain| chain.head)
+        .filter(|&head| matches!(op_name(head), "conv2d" | "linear"))
+        .collect();
+    let (Some(&first), Some(&last)) = (weighted.first(), weighted.last()) else {
+        return Ok(configs);
+    };
+    let ends = |id: NodeId| map.of_first_last(&graph.nodes()[id].name, op_name(id));
+    if let (Some(end), Some(Some((config, input)))) = (ends(first), configs.get_mut(&first)) {
+        (config.weight, config.learn_scales, *input) =
+            (end.weight, end.learn_scales, end.activation);
+    }
+    if let (Some(end), Some(Some((config, _)))) = (ends(last), configs.get_mut(&last)) {
+        *config = end;
+        // What the last layer reads comes from here.
+        let tails: HashMap<NodeId, NodeId> = chains.iter().map(|c| (c.tail(), c.head)).collect();
+        let mut from = last;
+        while let NodeKind::Op(_, inputs) = &graph.nodes()[from].kind {
+            from = inputs[0];
+            if let Some(Some(Some((config, _)))) =
+                tails.get(&from).map(|head| configs.get_mut(head))
+            {
+                config.activation = end.activation;
+                break;
+            }
+        }
+    }
+    Ok(configs)
+}
+
+/// What no layer can be quantized with.
+fn check(config: &QConfig) -> Result<()> {
+    let reason = if config.learn_scales && !config.weight.per_channel {
+        "learned weight scales are per channel; do without per-tensor weights, or without learning"
+    } else if config.activation.learn.is_some()
+        && matches!(config.activation.observer, Observer::Histogram { .. })
+    {
+        "a learned range starts from an observed one, not from a histogram; choose another observer"
+    } else {
+        config.weight.levels.codes(config.weight.bits)?;
+        return Ok(());
+    };
+    Err(Error::Op { op: "prepare", reason: reason.into() })
+}
+
 struct Builder<'a> {
     graph: &'a Graph,
-    config: &'a QConfigMap,
+    /// What each chain's head gets.
+    configs: HashMap<NodeId, Layer>,
     shapes: HashMap<String, Vec<usize>>,
     nodes: Vec<GraphNode>,
     /// Old node → new node.
@@ -132,9 +200,22 @@ impl Builder<'_> {
 
     /// The state of an observer, as a leaf.
     fn observer(&mut self, name: &str, quant: &ActivationQuant) -> NodeId {
-        let leaf = Leaf::buffer(quant.observer.initial());
+        let leaf = quant.leaf();
         let name = format!("{name}.output_range");
         self.add(GraphNode { name, kind: NodeKind::Leaf(leaf) }, false)
+    }
+
+    /// The scales of a weight, one an output channel, as a parameter.
+    fn scales(&mut self, name: &str, weight: NodeId, spec: WeightSpec) -> Result<NodeId> {
+        let NodeKind::Leaf(leaf) = &self.graph.nodes()[weight].kind else {
+            let reason = format!("the weight of `{name}` is computed, not a parameter");
+            return Err(Error::Trace { reason });
+        };
+        let grids = spec.grids(&leaf.get()).map_err(|error| Error::from(error).at(name))?;
+        let scales: Vec<f32> = grids.iter().map(QParams::scale).collect();
+        let leaf = Leaf::param(Tensor::new(&[scales.len()], scales)?);
+        let name = format!("{name}.weight_scale");
+        Ok(self.add(GraphNode { name, kind: NodeKind::Leaf(leaf) }, false))
     }
 
     /// The value of an old node as codes: its own, or those of a quantize behind it.
@@ -158,7 +239,7 @@ impl Builder<'_> {
     fn chain(&mut self, chain: &Chain) -> Result<()> {
         let node = &self.graph.nodes()[chain.head];
         let NodeKind::Op(op, inputs) = &node.kind else { return Ok(()) };
-        let Some(config) = self.config.get(&node.name).copied() else {
+        let Some((config, input)) = self.configs[&chain.head] else {
             return self.keep(chain, "the configuration leaves it in float");
         };
         let (relu, quant) = (chain.relu.is_some(), config.activation);
@@ -172,7 +253,7 @@ impl Builder<'_> {
                 if !inputs[1..].iter().all(|&id| self.is_leaf(id)) {
                     return self.keep(chain, "its weight is computed, not a parameter");
                 }
-                let mut placed = vec![self.as_codes(inputs[0], quant)];
+                let mut placed = vec![self.as_codes(inputs[0], input)];
                 placed.extend(self.placed(&inputs[1..]));
                 let mut norm = None;
                 if let Some(id) = chain.norm
@@ -182,8 +263,14 @@ impl Builder<'_> {
                     norm = Some(*attrs);
                     placed.extend(self.placed(&norm_inputs[1..]));
                 }
-                let (weight, bias) = (config.weight, inputs.len() > 2);
-                (QuantLayer { kind, weight, bias, norm, relu, output: quant }.into(), placed)
+                let QConfig { weight, learn_scales, .. } = config;
+                if learn_scales {
+                    placed.push(self.scales(&node.name, inputs[1], weight)?);
+                }
+                let bias = inputs.len() > 2;
+                let layer =
+                    QuantLayer { kind, weight, learn_scales, bias, norm, relu, output: quant };
+                (layer.into(), placed)
             }
             Op::Add(_) => {
                 let [a, b] = inputs[..] else {
@@ -192,15 +279,15 @@ impl Builder<'_> {
                 if shape(a).is_none() || shape(a) != shape(b) {
                     return self.keep(chain, "its operands are broadcast, or one is a constant");
                 }
-                let placed = vec![self.as_codes(a, quant), self.as_codes(b, quant)];
+                let placed = vec![self.as_codes(a, input), self.as_codes(b, input)];
                 (QuantAdd { relu, output: quant }.into(), placed)
             }
             Op::GlobalAvgPool(_) => {
-                let placed = vec![self.as_codes(inputs[0], quant)];
+                let placed = vec![self.as_codes(inputs[0], input)];
                 (QuantAvgPool { window: None, output: quant }.into(), placed)
             }
             Op::AvgPool2d(pool) if pool.padding == [0; 4] => {
-                let placed = vec![self.as_codes(inputs[0], quant)];
+                let placed = vec![self.as_codes(inputs[0], input)];
                 let window = Some((pool.kernel, pool.stride));
                 (QuantAvgPool { window, output: quant }.into(), placed)
             }

@@ -60,6 +60,8 @@ pub fn observer(case: &Case) {
         "MovingAveragePerChannelMinMax" => {
             Observer::MovingAveragePerChannelMinMax { axis, averaging_constant }
         }
+        // PyTorch counts 256 levels whatever the range of codes.
+        "Histogram" => Observer::Histogram { levels: 256 },
         other => panic!("{}: no observer {other}", case.name),
     };
     let scheme = match case.text("scheme") {
