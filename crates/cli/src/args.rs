@@ -281,8 +281,23 @@ pub struct Bench {
     /// Timed runs
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub runs: usize,
+    /// What an integer network is prepared for: speed, or little memory
+    #[arg(long, value_enum, default_value_t = Plan::Fast)]
+    pub plan: Plan,
+    /// Measure which algorithm each convolution is fastest with on this machine first, and keep the
+    /// choice in the file
+    #[arg(long, conflicts_with = "plan")]
+    pub tune: bool,
     #[command(flatten)]
     pub global: Global,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Plan {
+    /// Weights in whatever form is fastest
+    Fast,
+    /// A byte for each weight
+    Small,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
+use ottava::quant::{Options, Tuning};
 use ottava::tensor::{Level, Tensor, parallel};
 use serde_json::{Value, json};
 
 use crate::args;
 use crate::classifier::{Classifier, Evaluating, Integer, latency};
 use crate::model::{Model, load};
-use crate::output::{result, round, table};
+use crate::output::{note, result, round, table};
 
 /// `ottava bench`.
 pub fn run(args: &args::Bench) -> Result<()> {
@@ -43,7 +44,18 @@ pub fn run(args: &args::Bench) -> Result<()> {
 }
 
 fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<String>)> {
-    let model = load(file, args.model.as_deref())?;
+    let mut model = load(file, args.model.as_deref())?;
+    let options = match args.plan {
+        args::Plan::Fast => Options::fast(),
+        args::Plan::Small => Options::small(),
+    };
+    if args.tune
+        && let Model::Integer(program) = &mut model
+    {
+        note(&args.global, "timing every algorithm of every convolution");
+        Tuning::measure(program, &options, args.batch)?.store(program);
+        program.save(file)?;
+    }
     let shape: Vec<usize> = match &model {
         Model::Float(model) => model.input_shape(args.size).to_vec(),
         Model::Integer(program) => program.input_shape().to_vec(),
@@ -55,7 +67,7 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
     let images = Tensor::new(&shape, values)?.channels_last();
     let (name, mut classifier): (_, Box<dyn Classifier + '_>) = match &model {
         Model::Float(model) => ("float", Box::new(Evaluating(&model.network))),
-        Model::Integer(program) => ("int8", Box::new(Integer::new(program)?)),
+        Model::Integer(program) => ("int8", Box::new(Integer::with_options(program, options)?)),
     };
     let timing = latency(classifier.as_mut(), &images, args.runs)?;
     let rate = round(shape[0] as f64 * 1e3 / timing.median, 2);

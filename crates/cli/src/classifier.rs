@@ -6,7 +6,7 @@ use anyhow::Result;
 use ottava::autograd::Mode;
 use ottava::data::Loader;
 use ottava::nn::{self, Metrics, Network};
-use ottava::quant::{Engine, Workspace};
+use ottava::quant::{Engine, Options, Workspace};
 use ottava::tensor::Tensor;
 use serde_json::{Value, json};
 
@@ -36,7 +36,12 @@ pub struct Integer {
 
 impl Integer {
     pub fn new(program: &ottava::quant::Program) -> Result<Self> {
-        Ok(Self { engine: Engine::new(program)?, workspace: Workspace::default() })
+        Self::with_options(program, Options::fast())
+    }
+
+    pub fn with_options(program: &ottava::quant::Program, options: Options) -> Result<Self> {
+        let engine = Engine::with_options(program, options)?;
+        Ok(Self { engine, workspace: Workspace::default() })
     }
 }
 

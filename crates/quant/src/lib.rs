@@ -22,6 +22,7 @@ mod run;
 mod scheme;
 mod step;
 mod summary;
+mod tune;
 mod workspace;
 
 pub use combine::{add_codes, average};
@@ -43,4 +44,5 @@ pub use qtensor::QTensor;
 pub use run::{Engine, Options, Value};
 pub use scheme::{MIN_SCALE, Scheme, choose_qparams};
 pub use summary::{NodeSummary, Summary};
+pub use tune::Tuning;
 pub use workspace::Workspace;

@@ -1,14 +1,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ottava_tensor::conv::int8::Algorithm;
-use ottava_tensor::{Level, Tensor};
+use ottava_tensor::{Level, Tensor, parallel};
 
 use crate::instr::{Elements, ValueType};
 use crate::kernels::{self, Images};
 use crate::plan::{Plan, Use};
 use crate::step::Step;
 use crate::workspace::{Memory, Workspace};
-use crate::{Error, Instr, Node, Program, QTensor, Result, ValueId};
+use crate::{Error, Instr, Node, Program, QTensor, Result, Tuning, ValueId};
 
 /// How a [`Program`] is made ready to run. No choice changes a result.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,22 @@ pub struct Options {
     /// Whether an addition behind a convolution is done on the convolution's sums, saving a pass. The
     /// convolution's own codes are then never in memory, and not traced.
     pub fuse: bool,
-    /// How convolutions are computed.
+    /// How convolutions are computed. `Auto` follows the program's [`Tuning`] if it has one for this
+    /// machine, else a static rule.
     pub algorithm: Algorithm,
+}
+
+impl Options {
+    /// The default: as fast as this machine can. Weights of 3×3 convolutions may be held in the Winograd
+    /// domain, at 8 bytes each.
+    pub fn fast() -> Self {
+        Self::default()
+    }
+
+    /// As little memory as possible: a byte for each weight, no Winograd.
+    pub fn small() -> Self {
+        Self { algorithm: Algorithm::Direct, ..Self::default() }
+    }
 }
 
 impl Default for Options {
@@ -101,18 +115,24 @@ impl Engine {
     pub fn with_options(program: &Program, options: Options) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let fused = if options.fuse { fusible(program) } else { vec![] };
-        let mut steps = Vec::with_capacity(program.nodes().len());
-        for index in 0..program.nodes().len() {
-            // A fused layer runs where its addition stands: all it reads is there by then.
-            if fused.contains(&Some(index)) {
-                continue;
+        let auto = options.algorithm == Algorithm::Auto;
+        let tuning = auto.then(|| Tuning::of(program, &options)).flatten();
+        let options_of = |index: usize| {
+            let name = &program.nodes()[index].name;
+            let tuned = tuning.as_ref().and_then(|tuning| tuning.algorithm(name));
+            Options { algorithm: tuned.unwrap_or(options.algorithm), ..options }
+        };
+        // A fused layer runs where its addition stands: all it reads is there by then.
+        let nodes: Vec<usize> =
+            (0..program.nodes().len()).filter(|&index| !fused.contains(&Some(index))).collect();
+        let steps = parallel::map(nodes.len(), |i| {
+            let step = Step::new(program, nodes[i], &options_of(nodes[i]))?;
+            match fused.get(nodes[i]).copied().flatten() {
+                Some(layer) => Ok(Step::new(program, layer, &options_of(layer))?.with_add(step)),
+                None => Ok(step),
             }
-            let step = Step::new(program, index, &options)?;
-            steps.push(match fused.get(index).copied().flatten() {
-                Some(layer) => Step::new(program, layer, &options)?.with_add(step),
-                None => step,
-            });
-        }
+        });
+        let steps = steps.into_iter().collect::<Result<Vec<Step>>>()?;
         let uses = steps
             .iter()
             .map(|step| Use {

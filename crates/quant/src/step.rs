@@ -10,7 +10,8 @@ use ottava_tensor::pool::int8::Average;
 
 use crate::instr::{ValueType, contiguous};
 use crate::kernels::{self, Axis, Images};
-use crate::plan::{Plan, Sharing};
+use crate::plan::{ALIGN, Plan, Sharing};
+use crate::workspace::aligned;
 use crate::{
     Error, Instr, Options, Program, QParams, QuantizedLayer, Result, ValueId, Window, add_codes,
     average,
@@ -148,6 +149,25 @@ impl Step {
     /// How its layer is computed, if it has one.
     pub(crate) fn algorithm(&self) -> Option<Algorithm> {
         self.conv().map(|conv| conv.packed.algorithm())
+    }
+
+    /// Runs of this layer's convolution on blank images, each into the same memory: what its time can be
+    /// taken of. Does nothing for other steps.
+    pub(crate) fn rehearse(&self, batch: usize) -> impl FnMut() {
+        let geometry = self.conv().map(|conv| ConvGeometry { batch, ..conv.geometry });
+        let len = |shape: fn(&ConvGeometry) -> [usize; 4]| {
+            geometry.as_ref().map_or(0, |geometry| shape(geometry).iter().product())
+        };
+        let input = vec![0u8; len(ConvGeometry::input_shape)];
+        let mut output = vec![0u8; len(ConvGeometry::output_shape)];
+        let mut scratch = vec![0u8; self.scratch_len(batch) + ALIGN];
+        move || {
+            if let (Some(conv), Some(geometry)) = (self.conv(), &geometry) {
+                let scratch = aligned(&mut scratch);
+                let sink = Output::Requantize(&conv.requantize, &mut output);
+                conv.packed.run(geometry, &input, conv.zero_point, sink, scratch);
+            }
+        }
     }
 
     /// Bytes of its packed weights.

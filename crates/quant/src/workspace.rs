@@ -65,7 +65,7 @@ fn grow(bytes: &mut Vec<u8>, len: usize, batch: usize) -> Result<()> {
 }
 
 /// The bytes from the first aligned one on.
-fn aligned(bytes: &mut [u8]) -> &mut [u8] {
+pub(crate) fn aligned(bytes: &mut [u8]) -> &mut [u8] {
     let skip = bytes.as_ptr().align_offset(ALIGN);
     &mut bytes[skip..]
 }

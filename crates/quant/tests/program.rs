@@ -6,7 +6,7 @@ mod oracle;
 
 use networks::{Dice, random, resnet};
 use oracle::{Naive, evaluate};
-use ottava_quant::{Engine, Error, Options, Program, Value, Workspace};
+use ottava_quant::{Engine, Error, Options, Program, Tuning, Value, Workspace};
 use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::{Level, Tensor};
 use proptest::prelude::*;
@@ -62,6 +62,25 @@ fn check(program: &Program, x: &Tensor<f32>, levels: &[Level]) {
             })
             .unwrap();
     }
+}
+
+/// Tuning changes how a program is computed, not what; a choice made elsewhere is not followed.
+#[test]
+fn a_tuned_program_computes_the_same() {
+    let mut program = random(5, 12);
+    let (x, options) = (images(&program, 2, 5), Options::default());
+    let expected = run(&program, &x);
+    let tuning = Tuning::measure(&program, &options, 2).unwrap();
+    tuning.store(&mut program);
+    assert_eq!(Tuning::of(&program, &options).as_ref(), Some(&tuning));
+    assert_eq!(run(&program, &x), expected);
+    let engine = Engine::new(&program).unwrap();
+    for (index, node) in program.nodes().iter().enumerate() {
+        assert_eq!(engine.algorithm(index), tuning.algorithm(&node.name), "{}", node.name);
+    }
+    let elsewhere = program.metadata()["tuning"].replacen('(', "of another kind (", 1);
+    program.metadata_mut().insert("tuning".into(), elsewhere);
+    assert_eq!(Tuning::of(&program, &options), None);
 }
 
 proptest! {

@@ -1,11 +1,11 @@
 use bytemuck::NoUninit;
-use half::{bf16, f16};
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// The types a [`Tensor`](crate::Tensor) can hold: `f32 f16 bf16 i32 i8 u8 bool i64`.
+/// The types a [`Tensor`](crate::Tensor) can hold: `f32 i32 i8 u8 bool i64`, and `f16 bf16` with the
+/// feature `half`.
 ///
 /// Sealed: each kernel is written for the types it names, so a foreign type would have none.
 /// A value of all-zero bytes is a valid element and means zero (or `false`).
@@ -26,6 +26,7 @@ macro_rules! elements {
 }
 
 elements!(
-    f32 => "f32", f16 => "f16", bf16 => "bf16", i32 => "i32", i8 => "i8", u8 => "u8",
-    bool => "bool", i64 => "i64",
+    f32 => "f32", i32 => "i32", i8 => "i8", u8 => "u8", bool => "bool", i64 => "i64",
 );
+#[cfg(feature = "half")]
+elements!(half::f16 => "f16", half::bf16 => "bf16");

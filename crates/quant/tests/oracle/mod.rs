@@ -170,7 +170,8 @@ fn add(a: &Naive, b: &Naive, y: QParams, relu: bool) -> Naive {
     let low = if relu { y.qmin().max(y.zero_point()) } else { y.qmin() };
     a.like(a.shape, y, |[n, c, i, j]| {
         let (qa, qb) = (a.at(n, c, i, j) as f32, b.at(n, c, i, j) as f32);
-        let sum = qb * rb + (qa * ra + fixed);
+        // Each product is rounded together with its sum.
+        let sum = qa.mul_add(ra, qb.mul_add(rb, fixed));
         sum.clamp(low as f32, y.qmax() as f32).round_ties_even() as i64
     })
 }

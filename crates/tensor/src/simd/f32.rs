@@ -1,7 +1,9 @@
 //! What `f32` kernels ask of an instruction set, and the choice among those that differ in it.
 
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512};
+use super::Avx2;
+#[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+use super::Avx512;
 use super::{Isa, Level, Scalar};
 
 /// What the `f32` kernels ask of an instruction set: one vector type and its arithmetic, and the
@@ -41,7 +43,7 @@ pub(crate) enum FloatLevel {
     Scalar(Scalar),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
     Avx512(Avx512),
     #[cfg(target_arch = "aarch64")]
     Neon(super::Neon),
@@ -55,11 +57,11 @@ impl From<Level> for FloatLevel {
             Level::Scalar(isa) => Self::Scalar(isa),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(isa) => Self::Avx2(isa),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "avxvnni"))]
             Level::AvxVnni(isa) => Self::Avx2(isa.into()),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512(isa) => Self::Avx512(isa),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512Vnni(isa) => Self::Avx512(isa.into()),
             #[cfg(target_arch = "aarch64")]
             Level::Neon(isa) => Self::Neon(isa),
@@ -79,7 +81,7 @@ macro_rules! dispatch_f32 {
         dispatch_f32!(@ $level, $isa => $body;
             Scalar,
             #[cfg(target_arch = "x86_64")] Avx2,
-            #[cfg(target_arch = "x86_64")] Avx512,
+            #[cfg(all(target_arch = "x86_64", feature = "avx512"))] Avx512,
             #[cfg(target_arch = "aarch64")] Neon,
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))] Wasm)
     };

@@ -94,9 +94,9 @@ macro_rules! levels {
 levels! {
     Scalar = "scalar",
     #[cfg(target_arch = "x86_64")] Avx2 = "avx2",
-    #[cfg(target_arch = "x86_64")] AvxVnni = "avxvnni",
-    #[cfg(target_arch = "x86_64")] Avx512 = "avx512",
-    #[cfg(target_arch = "x86_64")] Avx512Vnni = "avx512vnni",
+    #[cfg(all(target_arch = "x86_64", feature = "avxvnni"))] AvxVnni = "avxvnni",
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))] Avx512 = "avx512",
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))] Avx512Vnni = "avx512vnni",
     #[cfg(target_arch = "aarch64")] Neon = "neon",
     #[cfg(target_arch = "aarch64")] NeonDot = "neon-dotprod",
     #[cfg(target_arch = "aarch64")] NeonI8mm = "neon-i8mm",

@@ -27,6 +27,17 @@ impl Algorithm {
     pub const ALL: [Self; 5] =
         [Self::Auto, Self::Direct, Self::Winograd2, Self::Winograd4, Self::Depthwise];
 
+    /// The name that files and reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Winograd2 => "winograd 2x2",
+            Self::Winograd4 => "winograd 4x4",
+            Self::Depthwise => "depthwise",
+        }
+    }
+
     /// What becomes of a choice for OIHW weights of this shape, of which some `apply`: the depthwise
     /// kernel and, where its sums are exact, Winograd.
     ///

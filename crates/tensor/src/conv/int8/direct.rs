@@ -38,12 +38,12 @@ impl Direct {
         let columns = outputs / attrs.groups;
         let pack = |group: usize| {
             let read = |column: usize, run: usize, values: &mut [i8]| {
-                let filter =
-                    &weights[(group * columns + column) * channels * kernel_h * kernel_w..];
+                let (taps, filter) = (kernel_h * kernel_w, channels * kernel_h * kernel_w);
+                let filter = &weights[(group * columns + column) * filter..][..filter];
                 let first = run / runs.taps * kernel_w + run % runs.taps;
                 for (kx, values) in values.chunks_exact_mut(channels.max(1)).enumerate() {
-                    for (c, value) in values.iter_mut().enumerate() {
-                        *value = filter[c * kernel_h * kernel_w + first + kx];
+                    for (value, taps) in values.iter_mut().zip(filter.chunks_exact(taps)) {
+                        *value = taps[first + kx];
                     }
                 }
             };

@@ -84,10 +84,11 @@ impl Int8Conv {
             weights.chunks_exact(terms).map(sum).collect()
         };
         let depthwise = channels == 1 && groups == outputs && groups > 1;
-        let winograd = F2x2::holds(weights, shape)
+        let winograd = algorithm != Algorithm::Direct
             && (kernel_h, kernel_w, groups) == (3, 3, 1)
             && stride == [1, 1]
-            && dilation == [1, 1];
+            && dilation == [1, 1]
+            && F2x2::holds(weights, shape);
         let kernel = match algorithm.resolve(level, shape, depthwise, winograd) {
             Algorithm::Auto | Algorithm::Direct => {
                 Kernel::Direct(Direct::new(level, weights, shape, &attrs))

@@ -70,8 +70,15 @@ impl<W: Pod> Panels<W> {
                 read(column, run, &mut values);
                 let (start, stride) = panels.place(column, run, 0);
                 let out = &mut panels.weights_mut()[start..];
-                for (step, group) in values.chunks(P::GROUP).enumerate() {
-                    out[step * stride..][..group.len()].copy_from_slice(group);
+                let groups = values.chunks_exact(P::GROUP);
+                let (rest, tail) = (groups.remainder(), groups.len() * stride);
+                // A loop of a constant length: a copy of a slice would be a call for every four bytes.
+                for (out, group) in out.chunks_mut(stride).zip(groups) {
+                    let out = &mut out[..P::GROUP];
+                    (0..P::GROUP).for_each(|i| out[i] = group[i]);
+                }
+                if !rest.is_empty() {
+                    out[tail..][..rest.len()].copy_from_slice(rest);
                 }
             }
         }
