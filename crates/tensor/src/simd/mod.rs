@@ -148,6 +148,14 @@ impl Level {
 mod tests {
     use super::*;
 
+    /// Where the tests are told what the machine has, they must not pass without it.
+    #[test]
+    fn the_expected_level_is_there() {
+        if let Ok(name) = std::env::var("OTTAVA_EXPECT_ISA") {
+            assert_eq!(Level::best().name(), name);
+        }
+    }
+
     #[test]
     fn levels_answer_to_their_names() {
         for level in Level::available() {
