@@ -26,7 +26,7 @@ pub use gradcheck::gradcheck;
 pub use graph::{Graph, GraphNode, NodeId, NodeKind};
 pub use leaf::{Kind, Leaf};
 pub use mode::Mode;
-pub use observer::{Observed, Observer};
+pub use observer::{Degenerate, Observer, Stage};
 pub use op::{Backward, Context, Op, Output, Rule};
 pub use tape::{Gradients, Tape, Var};
 pub use trace::trace;

@@ -1,7 +1,8 @@
 //! Quantized operators: what they compute, and that their gradients are the float layer's.
 
 use ottava_autograd::ops::{
-    ActivationQuant, BatchNorm2d, Conv2d, LayerKind, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
+    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, QuantAdd, QuantAvgPool, QuantLayer,
+    Quantize,
 };
 use ottava_autograd::{Leaf, Mode, Observer, Tape, Var};
 use ottava_quant::WeightSpec;
@@ -20,6 +21,7 @@ const QUANT: ActivationQuant = ActivationQuant {
     qmin: 0,
     qmax: 255,
     observer: Observer::MinMax,
+    power_of_two: false,
     learn: None,
 };
 
@@ -40,7 +42,8 @@ impl Layer {
             bias: false,
             norm: Some(BatchNorm2d::default()),
             relu: true,
-            output: QUANT,
+            folding: Folding::Exact,
+            output: Some(QUANT),
         };
         let leaves = vec![
             Leaf::param(values(&[c, 3, 3, 3], 1)),
@@ -189,4 +192,116 @@ fn an_observer_that_saw_nothing_is_an_error_that_says_what_to_do() {
     let error = tape.apply(Quantize { output: QUANT }.into(), &inputs).unwrap_err().to_string();
     assert!(error.contains("calibrate"), "{error}");
     drop(layer);
+}
+
+/// PyTorch's approximate form: with a scale for each channel of the present weights it is the exact form
+/// up to rounding, γ of zero and below included, whatever is rounded.
+#[test]
+fn the_approximate_folding_is_the_exact_one_up_to_rounding() {
+    for (per_channel, power_of_two, output) in [
+        (true, false, Some(QUANT)),
+        (true, false, None),
+        (true, true, Some(QUANT)),
+        (false, false, Some(QUANT)),
+        (false, false, None),
+    ] {
+        let run = |folding: Folding| {
+            let mut layer = Layer::new(per_channel, &[0.8, -1.1, 0.0, 1.3]);
+            layer.op.folding = folding;
+            layer.op.output = output;
+            layer.op.weight.power_of_two = power_of_two;
+            let entrance = Leaf::buffer(QUANT.observer.initial());
+            if output.is_none() {
+                layer.leaves.pop();
+            }
+            let tape = Tape::new(Mode::TRAIN);
+            let x = tape.variable(values(&[4, 3, 6, 6], 3));
+            let y = layer.run(x, &entrance);
+            let grads = y.backward_with(values(&[4, 4, 6, 6], 5));
+            let mut all = vec![y.tensor(), grads.of(x).unwrap().clone()];
+            all.extend(layer.leaves[..3].iter().map(|leaf| grads.get(leaf).unwrap().clone()));
+            all.extend(layer.leaves[3..5].iter().map(Leaf::get));
+            all
+        };
+        let (exact, approximate) = (run(Folding::Exact), run(Folding::Approximate));
+        for (i, (a, b)) in exact.iter().zip(&approximate).enumerate() {
+            let off = largest_difference(b, a);
+            // The masks differ where y is within a step of zero: a few elements' gradients.
+            let most = if (1..5).contains(&i) { 0.25 } else { 0.03 };
+            assert!(off < most, "{i} is off by {off}: per channel {per_channel}, {power_of_two}");
+            assert!(b.iter().all(f32::is_finite));
+        }
+    }
+}
+
+/// Levels without integer codes: the layer computes in float, on rounded weights, frozen as live.
+#[test]
+fn weights_alone_can_be_rounded() {
+    let spec =
+        WeightSpec { bits: 5, levels: ottava_quant::Levels::PowerOfTwo, ..Default::default() };
+    for mode in [Mode::TRAIN, FROZEN] {
+        let mut layer = Layer::new(true, &[0.8, -1.1, 0.0, 1.3]);
+        layer.op.weight = spec;
+        layer.op.output = None;
+        layer.leaves.pop();
+        let weight = layer.leaves[0].get();
+        let tape = Tape::new(mode);
+        let x = tape.variable(values(&[2, 3, 6, 6], 3));
+        let mut inputs = vec![x];
+        inputs.extend(layer.leaves.iter().map(|leaf| tape.leaf(leaf)));
+        let y = tape.apply(layer.op.into(), &inputs).unwrap();
+        assert!(y.value().codes().is_none());
+        let grads = y.backward_with(values(&[2, 4, 6, 6], 5));
+
+        // The float layer of the rounded weight: folding commutes with rounding to powers of two.
+        let rounded = spec.fake_quantize(&weight, &spec.grids(&weight).unwrap()).unwrap();
+        assert_ne!(rounded, weight);
+        let plain = Layer::new(true, &[0.8, -1.1, 0.0, 1.3]);
+        plain.leaves[0].set(rounded);
+        let tape = Tape::new(mode);
+        let x = tape.variable(values(&[2, 3, 6, 6], 3));
+        let expected = plain.float(x);
+        assert!(largest_difference(&y.tensor(), &expected.tensor()) < 1e-5);
+        let expected = expected.backward_with(values(&[2, 4, 6, 6], 5));
+        for i in [0, 2] {
+            let (a, b) = (grads.get(&layer.leaves[i]), expected.get(&plain.leaves[i]));
+            assert!(largest_difference(a.unwrap(), b.unwrap()) < 1e-4, "{mode:?} gradient {i}");
+        }
+    }
+}
+
+/// A learned scale that descent has pushed below zero is used without its sign, and its gradient turned.
+#[test]
+fn a_negative_learned_scale_acts_as_its_opposite() {
+    let run = |sign: f32, mode: Mode| {
+        let mut layer = Layer::new(true, &[0.8, -1.1, 0.5, 1.3]);
+        layer.op.learn_scales = true;
+        let scales = Leaf::param(Tensor::full(&[4], 0.006 * sign));
+        layer.leaves.insert(5, scales.clone());
+        let entrance = Leaf::buffer(QUANT.observer.initial());
+        let x = values(&[4, 3, 6, 6], 3);
+        layer.run(Tape::no_grad(Mode { observe: true, ..mode }).input(x.clone()), &entrance);
+        let tape = Tape::new(mode);
+        let y = layer.run(tape.input(x), &entrance);
+        let grads = y.backward_with(values(&[4, 4, 6, 6], 5));
+        (y.tensor(), grads.get(&scales).unwrap().to_vec())
+    };
+    for mode in [Mode::TRAIN, FROZEN] {
+        let ((y, up), (same, down)) = (run(1.0, mode), run(-1.0, mode));
+        assert_eq!(y, same);
+        assert!(up.iter().any(|g| *g != 0.0));
+        assert_eq!(up, down.iter().map(|g| -g).collect::<Vec<_>>());
+    }
+}
+
+/// A NaN in the input, and an infinity, are errors of the observer, not ranges.
+#[test]
+fn an_observer_refuses_what_is_not_finite() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let tape = Tape::no_grad(Mode::CALIBRATE);
+        let entrance = Leaf::buffer(QUANT.observer.initial());
+        let x = tape.input(Tensor::new(&[1, 2], [1.0, bad]).unwrap());
+        let error = tape.apply(Quantize { output: QUANT }.into(), &[x, tape.leaf(&entrance)]);
+        assert!(error.unwrap_err().to_string().contains("NaN or an infinity"));
+    }
 }

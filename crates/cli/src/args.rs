@@ -206,6 +206,9 @@ pub struct Qat {
     /// Images to calibrate observers with before the first step
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration: usize,
+    /// Batches of training images to estimate BatchNorm's statistics anew from, after the last epoch
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub reestimate_bn: usize,
     #[command(flatten)]
     #[serde(flatten)]
     pub global: Global,

@@ -8,7 +8,7 @@ use ottava::data::Loader;
 use ottava::nn::Network as _;
 use ottava::nn::ScheduleKind;
 use ottava::nn::optim::OptimizerKind;
-use ottava::nn::qat::{Milestones, Prepared, convert, prepare};
+use ottava::nn::qat::{Milestones, Prepared, convert, diagnose, prepare, reestimate_batch_norm};
 use ottava::quant::{Container, Program};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ pub fn prepare_model(
     Ok(prepared)
 }
 
-/// Shows images to the observers.
+/// Shows images to the observers, and says which layers deserve a second look.
 pub fn calibrate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
     let bar = bar(global, "calibrate", loader.batches());
     for batch in loader.epoch(0) {
@@ -58,6 +58,21 @@ pub fn calibrate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> 
         graph.run(tape.input(batch?.images))?;
         bar.inc(1);
     }
+    bar.finish_and_clear();
+    for finding in diagnose(graph)? {
+        note(global, finding.to_string());
+    }
+    Ok(())
+}
+
+/// Estimates BatchNorm's statistics anew from the batches of a loader.
+fn reestimate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
+    let bar = bar(global, "re-estimate", loader.batches());
+    let batches = loader.epoch(0).map(|batch| {
+        bar.inc(1);
+        anyhow::Ok(batch?.images)
+    });
+    reestimate_batch_norm(graph, batches)?;
     bar.finish_and_clear();
     Ok(())
 }
@@ -230,6 +245,11 @@ pub fn run(args: &args::Qat) -> Result<()> {
     };
     job.run(|epoch| milestones.mode(epoch), |_| true, save)?;
     let (graph, _) = load_graph(&best)?;
+    if args.reestimate_bn > 0 {
+        let images = task.calibration(batch, args.reestimate_bn.saturating_mul(batch))?;
+        reestimate(&graph, &images, global)?;
+        save_graph(&graph, &model, &args.scheme, &best)?;
+    }
     rows.push(Row {
         name: "qat_fake",
         judged: judge(&mut Evaluating(&graph), &test, "qat_fake", global)?,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use ottava::autograd::Observer;
-use ottava::autograd::ops::{ActivationQuant, Learning};
+use ottava::autograd::ops::{ActivationQuant, Folding, Learning};
 use ottava::nn::qat::{QConfig, QConfigMap};
 use ottava::quant::{Levels, WeightRange, WeightSpec};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,24 @@ pub struct Scheme {
     /// last layer's are uniform
     #[arg(long, value_enum, default_value_t = WeightLevels::Uniform)]
     pub weight_levels: WeightLevels,
+    /// What the scale of weights is made to fit [default: largest; below 8 bits and for powers of two,
+    /// least-error]
+    #[arg(long, value_enum)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_range: Option<Range>,
+    /// Round every scale up to a power of two: each multiplier of the integer network is a shift
+    #[arg(long)]
+    #[serde(default)]
+    pub power_of_two_scales: bool,
+    /// Leave each ReLU an operation of its own instead of fusing it into the layer before it
+    #[arg(long)]
+    #[serde(default)]
+    pub no_relu_fusion: bool,
+    /// How BatchNorm is folded into rounded weights while it normalises by the batch: as deployed, or as
+    /// PyTorch does
+    #[arg(long, value_enum, default_value_t = BnFolding::Exact)]
+    #[serde(default)]
+    pub bn_folding: BnFolding,
     /// Who finds the range of activations [default: moving-average; below 8 bits, least-error]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +79,10 @@ impl Default for Scheme {
             activation_bits: 8,
             first_last: 8,
             weight_levels: WeightLevels::Uniform,
+            weight_range: None,
+            power_of_two_scales: false,
+            no_relu_fusion: false,
+            bn_folding: BnFolding::Exact,
             observer: None,
             learn: None,
             layer: Vec::new(),
@@ -83,10 +105,33 @@ pub enum Activations {
 pub enum WeightLevels {
     /// Every whole number
     Uniform,
-    /// 0 and powers of two, up to 4 bits
+    /// 0 and powers of two, up to 4 bits; the nearest by value
     PowerOfTwo,
+    /// The same; the nearest in log2
+    PowerOfTwoLog2,
     /// 0 and sums of two powers of two (APoT), up to 5 bits
     Apot,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Range {
+    /// The largest weight: nothing is clipped
+    Largest,
+    /// Least squared rounding error
+    LeastError,
+    /// Twice the mean magnitude for a step, over the root of the largest code: LSQ's start
+    MeanMagnitude,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BnFolding {
+    /// What is rounded is what will be deployed
+    #[default]
+    Exact,
+    /// PyTorch's ConvBn2d
+    Approximate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -104,6 +149,8 @@ pub enum ObserverName {
     Percentile,
     /// Least Kullback–Leibler divergence in each batch, averaged
     Entropy,
+    /// Twice the mean magnitude of each batch for a step, averaged: LSQ's start
+    MeanMagnitude,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -136,6 +183,9 @@ impl Scheme {
         };
         let mut map = QConfigMap::new(self.config(self.weight_bits, self.activation_bits));
         map = map.first_last(ends);
+        if self.no_relu_fusion {
+            map = map.without_relu_fusion();
+        }
         for rule in &self.layer {
             map = match self.rule(rule)? {
                 (pattern, Some(config)) => map.with(pattern, config),
@@ -149,27 +199,36 @@ impl Scheme {
         let levels = match self.weight_levels {
             WeightLevels::Uniform => Levels::Uniform,
             WeightLevels::PowerOfTwo => Levels::PowerOfTwo,
+            WeightLevels::PowerOfTwoLog2 => Levels::PowerOfTwoLog2,
             WeightLevels::Apot => Levels::AdditivePowerOfTwo,
         };
         QConfig {
             weight: self.weight(weight_bits, levels),
             learn_scales: self.learn == Some(Learn::Lsq),
+            folding: match self.bn_folding {
+                BnFolding::Exact => Folding::Exact,
+                BnFolding::Approximate => Folding::Approximate,
+            },
             activation: self.activation(activation_bits),
         }
     }
 
     fn weight(&self, bits: u8, levels: Levels) -> WeightSpec {
         let whole = bits == 8 && levels == Levels::Uniform;
-        let range = if whole { WeightRange::Largest } else { WeightRange::LeastError };
-        WeightSpec { bits, per_channel: !self.per_tensor, levels, range }
+        let default = if whole { Range::Largest } else { Range::LeastError };
+        let range = match self.weight_range.unwrap_or(default) {
+            Range::Largest => WeightRange::Largest,
+            Range::LeastError => WeightRange::LeastError,
+            Range::MeanMagnitude => WeightRange::MeanMagnitude,
+        };
+        let (per_channel, power_of_two) = (!self.per_tensor, self.power_of_two_scales);
+        WeightSpec { bits, per_channel, levels, range, power_of_two }
     }
 
     fn activation(&self, bits: u8) -> ActivationQuant {
-        let (scheme, qmin, qmax) = match self.activations {
-            Activations::Affine => (ottava::quant::Scheme::Affine, 0, (1 << bits) - 1),
-            Activations::Symmetric => {
-                (ottava::quant::Scheme::Symmetric, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-            }
+        let scheme = match self.activations {
+            Activations::Affine => ottava::quant::Scheme::Affine,
+            Activations::Symmetric => ottava::quant::Scheme::Symmetric,
         };
         let (levels, averaging_constant) = (1 << bits, SEARCHED_AVERAGING);
         let default = if bits < 8 { ObserverName::LeastError } else { ObserverName::MovingAverage };
@@ -182,12 +241,15 @@ impl Scheme {
             ObserverName::LeastError => Observer::LeastError { levels, averaging_constant },
             ObserverName::Percentile => Observer::Percentile { share: 0.9999, averaging_constant },
             ObserverName::Entropy => Observer::Entropy { levels, averaging_constant },
+            ObserverName::MeanMagnitude => Observer::MeanMagnitude { levels, averaging_constant },
         };
         let learn = self.learn.map(|learn| match learn {
             Learn::Lsq => Learning::StepSize,
             Learn::Pact => Learning::Clip,
         });
-        ActivationQuant { scheme, qmin, qmax, observer, learn }
+        let power_of_two = self.power_of_two_scales;
+        let quant = ActivationQuant::of_bits(scheme, bits);
+        ActivationQuant { observer, power_of_two, learn, ..quant }
     }
 
     /// `PATTERN=w4a8`, `PATTERN=float`.
@@ -252,10 +314,16 @@ mod tests {
 
     #[test]
     fn a_file_remembers_the_flags() {
-        let flags =
-            scheme("--learn lsq --weight-levels apot --weight-bits 4 --skip fc --observer entropy");
+        let flags = scheme(
+            "--learn lsq --weight-levels apot --weight-bits 4 --skip fc --observer entropy --no-relu-fusion --bn-folding approximate --weight-range mean-magnitude",
+        );
         assert_eq!(scheme("").map().unwrap(), Scheme::default().map().unwrap());
         let back = Scheme::from_metadata(&flags.metadata().unwrap()).unwrap();
         assert_eq!(back.map().unwrap(), flags.map().unwrap());
+        assert_ne!(back.map().unwrap(), Scheme::default().map().unwrap());
+        // A file of before there were these flags.
+        let old = r#"{"activations":"affine","per_tensor":false,"weight_bits":8,"activation_bits":8,"first_last":8,"weight_levels":"uniform"}"#;
+        let old = Scheme::from_metadata(&BTreeMap::from([(KEY.into(), old.into())])).unwrap();
+        assert_eq!(old.map().unwrap(), Scheme::default().map().unwrap());
     }
 }

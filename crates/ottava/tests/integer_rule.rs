@@ -1,14 +1,17 @@
 //! The integer rule: the quantization-aware graph in evaluation mode and the converted program agree
 //! on every element of every layer, for whole networks on real images.
 
-use ottava::autograd::ops::{ActivationQuant, Learning};
+use ottava::autograd::ops::{ActivationQuant, Folding, Learning};
 use ottava::autograd::{Graph, Mode, Tape};
 use ottava::data::{Loader, LoaderOptions, Preprocess, Split, fashion_mini};
 use ottava::nn::models::{ModelConfig, build};
 use ottava::nn::optim::{self, OptimizerConfig, OptimizerKind};
-use ottava::nn::qat::{QConfig, QConfigMap, convert, prepare, verify};
+use ottava::nn::qat::{
+    Finding, Problem, QConfig, QConfigMap, convert, diagnose, prepare, reestimate_batch_norm,
+    verify,
+};
 use ottava::nn::{self, Network as _, Schedule, ScheduleKind, TrainConfig, Trainer};
-use ottava::quant::{Levels, Program, Scheme, WeightRange, WeightSpec};
+use ottava::quant::{Instr, Levels, Program, Scheme, WeightRange, WeightSpec};
 use ottava::tensor::Tensor;
 use proptest::prelude::*;
 use std::convert::Infallible;
@@ -24,20 +27,29 @@ fn photos(count: usize) -> (Tensor<f32>, Vec<usize>) {
     (batch.images, batch.labels)
 }
 
-/// A network with weights of a seed, prepared, its observers shown some images.
-fn calibrated(model: &str, seed: u64, config: &QConfigMap, images: &Tensor<f32>) -> Graph {
+/// A float network with weights of a seed and BatchNorm statistics of these images, so that activations
+/// are what a trained network's are.
+fn float(model: &str, seed: u64, images: &Tensor<f32>) -> Graph {
     let settings = ModelConfig { classes: 10, in_channels: 1, seed, ..ModelConfig::default() };
     let model = build(model, &settings).unwrap();
     let graph = nn::trace(&*model, &images.slice(0, 0..1, 1).unwrap()).unwrap();
-    // BatchNorm statistics of these images, so that activations are what a trained network's are.
     let warm = Mode { batch_stats: true, observe: false, quantize: false };
     for _ in 0..8 {
         graph.run(Tape::no_grad(warm).input(images.clone())).unwrap();
     }
-    let prepared = prepare(&graph, config).unwrap();
+    graph
+}
+
+/// The network prepared, its observers shown some images.
+fn quantized(graph: &Graph, config: &QConfigMap, images: &Tensor<f32>) -> Graph {
+    let prepared = prepare(&graph.detach(), config).unwrap();
     assert!(prepared.float.is_empty(), "{:?}", prepared.float);
     prepared.graph.run(Tape::no_grad(Mode::CALIBRATE).input(images.clone())).unwrap();
     prepared.graph
+}
+
+fn calibrated(model: &str, seed: u64, config: &QConfigMap, images: &Tensor<f32>) -> Graph {
+    quantized(&float(model, seed, images), config, images)
 }
 
 fn assert_equal(graph: &Graph, program: &Program, images: &Tensor<f32>) {
@@ -53,13 +65,66 @@ fn assert_equal(graph: &Graph, program: &Program, images: &Tensor<f32>) {
     assert_eq!(engine.run(images, &mut Default::default()).unwrap(), simulated);
 }
 
+/// Affine and symmetric activations, a scale for each channel and one a tensor, ReLU fused and not, W8A8
+/// and W4A8: every combination, on both networks, on photos.
 #[test]
 fn every_element_of_every_layer_is_the_integer_networks() {
-    let (images, _) = photos(6);
-    for model in ["resnet20", "resnet18", "resnet8"] {
-        let graph = calibrated(model, 1, &QConfigMap::default(), &images);
-        assert_equal(&graph, &convert(&graph).unwrap(), &images);
+    let (images, _) = photos(2);
+    for model in ["resnet20", "resnet18"] {
+        let float = float(model, 1, &images);
+        for case in 0..16u8 {
+            let [symmetric, per_channel, fused, narrow] = [0, 1, 2, 3].map(|i| case >> i & 1 == 1);
+            let scheme = if symmetric { Scheme::Symmetric } else { Scheme::Affine };
+            let bits = if narrow { 4 } else { 8 };
+            let mut map = QConfigMap::new(QConfig {
+                weight: WeightSpec { bits, per_channel, ..Default::default() },
+                activation: ActivationQuant::of_bits(scheme, 8),
+                ..Default::default()
+            });
+            if !fused {
+                map = map.without_relu_fusion();
+            }
+            let graph = quantized(&float, &map, &images);
+            let program = convert(&graph).unwrap();
+            let relus = program.nodes().iter().filter(|node| node.instr.op() == "relu").count();
+            assert_eq!(relus == 0, fused, "{relus} of {model} are not fused");
+            let most = match bits {
+                4 => 7,
+                _ => 127,
+            };
+            assert_eq!(largest_code(&program), most);
+            assert_equal(&graph, &program, &images);
+        }
     }
+}
+
+/// The largest weight of a program.
+fn largest_code(program: &Program) -> u8 {
+    let layers = program.nodes().iter().filter_map(|node| match &node.instr {
+        Instr::Conv { layer, .. } | Instr::Linear { layer, .. } => Some(layer),
+        _ => None,
+    });
+    layers.flat_map(|layer| layer.codes.iter().map(i8::unsigned_abs)).max().unwrap()
+}
+
+/// A layer whose biases are beyond 32 bits of its own steps: scales are raised, and graph and program do
+/// the same.
+#[test]
+fn the_rule_holds_where_a_bias_widens_scales() {
+    let (images, _) = photos(4);
+    let float = float("resnet8", 4, &images);
+    for (name, leaf) in float.leaves() {
+        match name.as_str() {
+            "fc.weight" => leaf.update(|w| w.data_mut().iter_mut().for_each(|w| *w *= 1e-7)),
+            "fc.bias" => leaf.update(|b| b.data_mut().iter_mut().for_each(|b| *b = 1e3)),
+            _ => {}
+        }
+    }
+    let graph = quantized(&float, &QConfigMap::default(), &images);
+    let findings = diagnose(&graph).unwrap();
+    let widened = Problem::WidenedChannels { count: 10, of: 10 };
+    assert!(findings.contains(&Finding { layer: "fc".into(), problem: widened }), "{findings:?}");
+    assert_equal(&graph, &convert(&graph).unwrap(), &images);
 }
 
 /// Training moves weights, statistics and observers; the rule holds at every stage of it.
@@ -131,31 +196,39 @@ proptest! {
 
     #[test]
     fn the_rule_holds_for_every_configuration(
-        symmetric: bool, per_channel: bool, bits in 2u8..=8, activation_bits in 2u32..=8,
-        levels in prop::sample::select(vec![Levels::Uniform, Levels::PowerOfTwo, Levels::AdditivePowerOfTwo]),
-        least_error: bool, learn: bool, clip: bool, ends: bool,
-        seed in 0u64..1000, model in prop::sample::select(vec!["resnet8", "resnet20"]),
+        symmetric: bool, narrow: bool, per_channel: bool, bits in 2u8..=8, activation_bits in 2u8..=8,
+        levels in prop::sample::select(vec![
+            Levels::Uniform, Levels::PowerOfTwo, Levels::PowerOfTwoLog2, Levels::AdditivePowerOfTwo,
+        ]),
+        range in prop::sample::select(vec![
+            WeightRange::Largest, WeightRange::LeastError, WeightRange::MeanMagnitude,
+        ]),
+        power_of_two: bool, approximate: bool, fused: bool,
+        learning in prop::sample::select(vec![None, Some(Learning::StepSize), Some(Learning::Clip)]),
+        trained: bool, ends: bool, seed in 0u64..1000,
+        model in prop::sample::select(vec!["resnet8", "resnet20"]),
     ) {
         let (images, _) = photos(3);
-        let activation = if symmetric {
-            let top = 1 << (activation_bits - 1);
-            ActivationQuant { scheme: Scheme::Symmetric, qmin: -top, qmax: top - 1, ..Default::default() }
-        } else {
-            ActivationQuant { qmax: (1 << activation_bits) - 1, ..Default::default() }
-        };
-        let bits = if levels == Levels::Uniform { bits } else { bits.min(4) };
-        let range = if least_error { WeightRange::LeastError } else { WeightRange::Largest };
-        let weight = WeightSpec { bits, per_channel, levels, range };
-        let learning = if clip { Learning::Clip } else { Learning::StepSize };
-        let activation = ActivationQuant { learn: learn.then_some(learning), ..activation };
-        let config = QConfig { weight, learn_scales: learn && per_channel, activation };
-        let mut map = QConfigMap::new(config);
+        let scheme = if symmetric { Scheme::Symmetric } else { Scheme::Affine };
+        let activation = ActivationQuant::of_bits(scheme, activation_bits);
+        let activation = if narrow { activation.narrow() } else { activation };
+        let activation = ActivationQuant { power_of_two, learn: learning, ..activation };
+        let bits = if levels.has_codes(bits) { bits } else { bits.min(4) };
+        let weight = WeightSpec { bits, per_channel, levels, range, power_of_two };
+        let learn_scales = learning.is_some() && per_channel && !power_of_two;
+        let folding = if approximate { Folding::Approximate } else { Folding::Exact };
+        let mut map = QConfigMap::new(QConfig { weight, learn_scales, folding, activation });
         if ends {
-            map = map.first_last(QConfig::default());
+            map = map.first_last(QConfig { folding, ..QConfig::default() });
+        }
+        if !fused {
+            map = map.without_relu_fusion();
         }
         let graph = calibrated(model, seed, &map, &images);
-        if learn {
+        if trained {
             descend(&graph, &images);
+            let batches = [Ok::<_, ottava::autograd::Error>(images.clone())];
+            prop_assert_eq!(reestimate_batch_norm(&graph, batches).unwrap(), 1);
         }
         assert_equal(&graph, &convert(&graph).unwrap(), &images);
     }

@@ -117,7 +117,7 @@ impl fmt::Display for Error {
             }
             Self::Levels { levels, bits } => write!(
                 f,
-                "{levels:?} weights of {bits} bits have no integer codes; uniform ones take 2 to 8 bits, powers of two 2 to 4, additive powers of two 2 to 5"
+                "{levels:?} weights of {bits} bits have no integer codes; uniform ones take 2 to 8 bits, powers of two 2 to 4 (in float 5 to 8), additive powers of two 2 to 5"
             ),
             Self::BadRange { min, max } => write!(
                 f,

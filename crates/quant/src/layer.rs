@@ -1,6 +1,7 @@
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::int8::Requantize;
 
+use crate::scheme::power_of_two_above;
 use crate::{Error, Levels, MIN_SCALE, QParams, Result, Scheme, choose_qparams};
 
 /// How the weights of a layer are quantized: symmetric, `bits` wide, with a scale for each output
@@ -15,12 +16,15 @@ pub struct WeightSpec {
     pub levels: Levels,
     /// What the scale is made to fit.
     pub range: WeightRange,
+    /// Whether scales are rounded up to powers of two.
+    pub power_of_two: bool,
 }
 
 impl Default for WeightSpec {
-    /// 8 bits, per channel, uniform, no weight clipped.
+    /// 8 bits, per channel, uniform, no weight clipped, any scale.
     fn default() -> Self {
-        Self { bits: 8, per_channel: true, levels: Levels::Uniform, range: WeightRange::default() }
+        let (levels, range) = (Levels::Uniform, WeightRange::default());
+        Self { bits: 8, per_channel: true, levels, range, power_of_two: false }
     }
 }
 
@@ -33,6 +37,9 @@ pub enum WeightRange {
     /// The least squared error of the rounded weights, of 80 scales up to that of the largest weight:
     /// worth it below 8 bits (Banner et al. 2019, arXiv:1810.05723).
     LeastError,
+    /// Twice the mean magnitude over `√qmax` for a step: where LSQ begins to learn (Esser et al. 2020,
+    /// arXiv:1902.08153, section 2.1). Made for 2 to 4 bits; at 8 bits it leaves most codes unused.
+    MeanMagnitude,
 }
 
 /// Scales that [`WeightRange::LeastError`] tries.
@@ -65,37 +72,78 @@ impl WeightSpec {
             return Err(Error::BadRange { min: -most, max: most });
         }
         let codes = self.levels.codes(self.bits)?;
-        let up_to = |most: f32| choose_qparams(-most, most, Scheme::Symmetric, codes.clone());
-        let mut best = up_to(most)?;
-        if self.range == WeightRange::LeastError {
-            let mut least = self.squared_error(values, &best);
-            for trial in (1..TRIALS).rev() {
-                let grid = up_to(most * trial as f32 / TRIALS as f32)?;
-                let error = self.squared_error(values, &grid);
-                if error < least {
-                    (best, least) = (grid, error);
+        let up_to = |most: f32| -> Result<QParams> {
+            let grid = choose_qparams(-most, most, Scheme::Symmetric, codes.clone())?;
+            self.grid_of_scale(grid.scale())
+        };
+        match self.range {
+            WeightRange::Largest => up_to(most),
+            WeightRange::MeanMagnitude => {
+                let sum: f64 = values.iter().map(|w| f64::from(w.abs())).sum();
+                let mean = (sum / values.len().max(1) as f64) as f32;
+                self.grid_of_scale(2.0 * mean / (*codes.end() as f32).sqrt())
+            }
+            WeightRange::LeastError => {
+                let mut best = up_to(most)?;
+                let mut least = self.squared_error(values, &best);
+                for trial in (1..TRIALS).rev() {
+                    let grid = up_to(most * trial as f32 / TRIALS as f32)?;
+                    let error = self.squared_error(values, &grid);
+                    if error < least {
+                        (best, least) = (grid, error);
+                    }
                 }
+                Ok(best)
             }
         }
-        Ok(best)
     }
 
     fn squared_error(&self, values: &[f32], grid: &QParams) -> f64 {
-        let error = |w: f32| f64::from(grid.dequantize(self.code(grid, w).into()) - w);
+        let error = |w: f32| f64::from(self.round(grid, w) - w);
         values.iter().map(|&w| error(w).powi(2)).sum()
     }
 
-    /// The code of a weight on its channel's grid: the nearest of the [`levels`](Self::levels).
+    /// The code of a weight on its channel's grid: the nearest of the [`levels`](Self::levels). They have
+    /// codes ([`Levels::has_codes`]).
     pub fn code(&self, grid: &QParams, weight: f32) -> i8 {
+        self.levels.code(self.bits, grid, weight)
+    }
+
+    /// The value of the level that a weight is rounded to.
+    pub fn round(&self, grid: &QParams, weight: f32) -> f32 {
         self.levels.round(self.bits, grid, weight)
     }
 
-    /// The grid of a given scale: a learned one.
+    /// `weight` rounded, in float: each output channel to its grid.
+    ///
+    /// # Errors
+    /// [`Error::ChannelCount`] if there are not as many grids as channels.
+    pub fn fake_quantize(&self, weight: &Tensor<f32>, grids: &[QParams]) -> Result<Tensor<f32>> {
+        let shape = weight.shape();
+        if grids.len() != shape.first().copied().unwrap_or(1) {
+            return Err(Error::ChannelCount {
+                axis: 0,
+                shape: shape.to_vec(),
+                params: grids.len(),
+            });
+        }
+        let inner = (weight.len() / grids.len().max(1)).max(1);
+        let values = weight.to_vec();
+        let channels = values.chunks(inner).zip(grids);
+        let rounded: Vec<f32> = channels
+            .flat_map(|(channel, grid)| channel.iter().map(|&w| self.round(grid, w)))
+            .collect();
+        Ok(Tensor::new(shape, rounded)?)
+    }
+
+    /// The grid of a given scale: a learned one. If scales are powers of two, it is rounded up to one.
     ///
     /// # Errors
     /// [`Error::Levels`] if there are no such levels; what [`QParams::new`] says of the scale.
     pub fn grid_of_scale(&self, scale: f32) -> Result<QParams> {
-        QParams::new(scale.max(MIN_SCALE), 0, self.levels.codes(self.bits)?)
+        let scale = scale.max(MIN_SCALE);
+        let scale = if self.power_of_two { power_of_two_above(scale) } else { scale };
+        QParams::new(scale, 0, self.levels.codes(self.bits)?)
     }
 }
 
@@ -117,7 +165,8 @@ pub struct QuantizedLayer {
 /// the other half is for the sum of products, below 2³⁰ for up to 33 155 terms.
 ///
 /// # Errors
-/// [`Error::BadRange`] if a weight or a bias is NaN or infinite.
+/// [`Error::BadRange`] if a weight or a bias is NaN or infinite; [`Error::Levels`] if the levels have no
+/// integer codes.
 ///
 /// # Source
 /// ONNX `QLinearConv` (bias); the widened scale as ONNX Runtime's quantizer has it.
@@ -141,6 +190,9 @@ pub fn quantize_layer_on(
     x_scale: f32,
     spec: WeightSpec,
 ) -> Result<QuantizedLayer> {
+    if !spec.levels.has_codes(spec.bits) {
+        return Err(Error::Levels { levels: spec.levels, bits: spec.bits });
+    }
     if grids.len() != weight.shape().first().copied().unwrap_or(1) || bias.len() != grids.len() {
         return Err(Error::ChannelCount {
             axis: 0,
@@ -282,6 +334,52 @@ mod tests {
         let value = f64::from(layer.bias[0]) * f64::from(layer.scales[0]) * 1e-3;
         assert!((value / 1e6 - 1.0).abs() < 1e-5, "{value}");
         assert_eq!(layer.scales[1], 1.0 / 127.0);
+    }
+
+    /// The widened channel keeps its meaning: `scale · code` is the weight to half of the wider step, and
+    /// scales that are powers of two stay so.
+    #[test]
+    fn a_widened_channel_rounds_its_weights_anew() {
+        let weight = Tensor::new(&[1, 2], [1e-3, -4e-4]).unwrap();
+        for power_of_two in [false, true] {
+            let spec = WeightSpec { power_of_two, ..Default::default() };
+            let layer = quantize_layer(&weight, &[3e4], 1e-3, spec).unwrap();
+            let step = layer.scales[0];
+            assert!(step > 1e-3 / 127.0 * 2.0, "{step} is not wider");
+            assert_eq!(step.log2().fract() == 0.0, power_of_two);
+            assert!(layer.bias[0].unsigned_abs() <= i32::MAX as u32 / 2);
+            for (w, rounded) in weight.iter().zip(layer.dequantize().iter()) {
+                assert!((w - rounded).abs() <= step / 2.0, "{w} became {rounded}, step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn lsq_starts_from_the_mean_magnitude() {
+        let weight = Tensor::new(&[1, 4], [1.0, -2.0, 3.0, -0.0]).unwrap();
+        let spec = WeightSpec { bits: 3, range: WeightRange::MeanMagnitude, ..Default::default() };
+        assert_eq!(spec.grids(&weight).unwrap()[0].scale(), 2.0 * 1.5 / 3f32.sqrt());
+    }
+
+    /// Folding commutes with rounding for every range: a channel times f has |f| times the scale.
+    #[test]
+    fn a_scaled_channel_has_the_same_codes() {
+        let values: Vec<f32> =
+            (0..60).map(|i| ((i * 37 % 61) as f32 / 30.0 - 1.0).powi(3)).collect();
+        for range in [WeightRange::Largest, WeightRange::LeastError, WeightRange::MeanMagnitude] {
+            for f in [-0.25, 4.0] {
+                let spec = WeightSpec { bits: 4, range, ..Default::default() };
+                let codes = |f: f32| {
+                    let values: Vec<f32> = values.iter().map(|w| w * f).collect();
+                    let weight = Tensor::new(&[2, 30], values).unwrap();
+                    let layer = quantize_layer(&weight, &[0.0; 2], 0.1, spec).unwrap();
+                    layer.codes.to_vec()
+                };
+                let sign = if f < 0.0 { -1 } else { 1 };
+                let plain: Vec<i8> = codes(1.0).iter().map(|q| q * sign).collect();
+                assert_eq!(codes(f), plain, "{range:?} times {f}");
+            }
+        }
     }
 
     #[test]

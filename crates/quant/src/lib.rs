@@ -42,7 +42,7 @@ pub use qparams::{
 };
 pub use qtensor::QTensor;
 pub use run::{Engine, Options, Value};
-pub use scheme::{MIN_SCALE, Scheme, choose_qparams};
+pub use scheme::{MIN_SCALE, Scheme, choose_power_of_two, choose_qparams};
 pub use summary::{NodeSummary, Summary};
 pub use tune::Tuning;
 pub use workspace::Workspace;

@@ -44,6 +44,48 @@ pub fn choose_qparams(
     scheme: Scheme,
     codes: RangeInclusive<i32>,
 ) -> Result<QParams> {
+    choose(min, max, scheme, codes, |scale| scale)
+}
+
+/// [`choose_qparams`] with the least power of two that is not below its scale: `2^⌈log2 scale⌉`. The
+/// range stays covered, up to twice over, and every multiplier of a network of such scales is a shift.
+///
+/// # Errors
+/// As [`choose_qparams`].
+///
+/// # Source
+/// Jain et al. 2020 (TQT, arXiv:1903.08066), section 3.2.
+///
+/// ```
+/// use ottava_quant::{choose_power_of_two, Scheme};
+///
+/// let grid = choose_power_of_two(-1.0, 2.0, Scheme::Affine, 0..=127)?; // 3/127 = 2^-5.4
+/// assert_eq!((grid.scale(), grid.zero_point()), (1.0 / 32.0, 32));
+/// # Ok::<(), ottava_quant::Error>(())
+/// ```
+pub fn choose_power_of_two(
+    min: f32,
+    max: f32,
+    scheme: Scheme,
+    codes: RangeInclusive<i32>,
+) -> Result<QParams> {
+    choose(min, max, scheme, codes, power_of_two_above)
+}
+
+/// The least power of two that is not below a normal `scale`; infinite if there is none.
+pub(crate) fn power_of_two_above(scale: f32) -> f32 {
+    const MANTISSA: u32 = (1 << 23) - 1;
+    let bits = scale.to_bits();
+    f32::from_bits(if bits & MANTISSA == 0 { bits } else { (bits & !MANTISSA) + (1 << 23) })
+}
+
+fn choose(
+    min: f32,
+    max: f32,
+    scheme: Scheme,
+    codes: RangeInclusive<i32>,
+    widen: impl Fn(f32) -> f32,
+) -> Result<QParams> {
     let (qmin, qmax) = (*codes.start(), *codes.end());
     let middle = if qmin < 0 { 0 } else { (qmin + qmax + 1) / 2 };
     if min.is_nan() || max.is_nan() {
@@ -63,10 +105,10 @@ pub fn choose_qparams(
             // A range beyond f32's is two finite halves: its scale is finite all the same.
             let whole = hi - lo;
             let scale = if whole.is_finite() { whole / steps } else { hi / steps - lo / steps };
-            let scale = scale.max(MIN_SCALE);
+            let scale = widen(scale.max(MIN_SCALE));
             (scale, qmin.saturating_sub((lo / scale).round_ties_even() as i32).clamp(qmin, qmax))
         }
-        Scheme::Symmetric => ((hi.max(-lo) / (steps / 2.0)).max(MIN_SCALE), middle),
+        Scheme::Symmetric => (widen((hi.max(-lo) / (steps / 2.0)).max(MIN_SCALE)), middle),
     };
     QParams::new(scale, zero_point, codes)
 }
@@ -84,6 +126,24 @@ mod tests {
         assert_eq!(of(Scheme::Symmetric, -128..=127), (0.015_686_275, 0));
         assert_eq!(of(Scheme::Symmetric, 0..=255), (0.015_686_275, 128));
         assert_eq!(of(Scheme::Affine, 0..=15), (0.2, 5));
+    }
+
+    #[test]
+    fn powers_of_two_cover_the_range_and_no_more_than_twice() {
+        for (scale, power) in [(1.0, 1.0), (1.0001, 2.0), (0.3, 0.5), (MIN_SCALE, MIN_SCALE)] {
+            assert_eq!(power_of_two_above(scale), power);
+        }
+        for scheme in [Scheme::Affine, Scheme::Symmetric] {
+            for (min, max) in [(-1.0, 2.0), (0.0, 0.7), (-3.0, -1.0), (0.0, 0.0)] {
+                let grid = choose_power_of_two(min, max, scheme, -128..=127).unwrap();
+                let tight = choose_qparams(min, max, scheme, -128..=127).unwrap();
+                assert_eq!(grid.scale().log2().fract(), 0.0);
+                assert!((1.0..2.0).contains(&(grid.scale() / tight.scale())));
+                let (lo, hi) = grid.range();
+                let step = grid.scale();
+                assert!(lo <= min + step && max - step <= hi, "{min}..{max} in {lo}..{hi}");
+            }
+        }
     }
 
     #[test]

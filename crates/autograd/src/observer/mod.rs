@@ -2,19 +2,21 @@
 
 mod counts;
 mod search;
+mod stage;
 
 use ottava_tensor::Tensor;
 
 use self::counts::{BINS, Counts};
+pub use self::stage::{Degenerate, Stage};
 use crate::{Error, Result};
 
 /// Watches the range of a tensor, batch by batch.
 ///
 /// Its state is a tensor, so that it is saved and restored like any buffer: `[min, max]`, `[2, channels]`
 /// per channel, and with counts behind it for [`Histogram`](Self::Histogram). `[+inf, −inf]` says that
-/// nothing has been observed yet. Empty tensors are skipped; a NaN or an infinity is an error, not a
-/// range. A range of zeros, of one value or on one side of zero is a range: see
-/// [`choose_qparams`](ottava_quant::choose_qparams) for its grid.
+/// nothing has been observed yet ([`stage`](Self::stage)). Empty tensors are skipped; a NaN or an infinity
+/// is an error, not a range. A range of zeros, of one value or on one side of zero is a range, with a
+/// grid and a word of warning: see [`Degenerate`].
 ///
 /// ```
 /// use ottava_autograd::Observer;
@@ -80,6 +82,14 @@ pub enum Observer {
         /// `c`.
         averaging_constant: f32,
     },
+    /// The range for a step of twice the mean magnitude over `√qmax`, averaged: where LSQ begins to learn
+    /// (Esser et al. 2020, arXiv:1902.08153, section 2.1). Made for 2 to 4 bits.
+    MeanMagnitude {
+        /// Codes of the grid; those above zero are half of them if a batch has negative values.
+        levels: usize,
+        /// `c`.
+        averaging_constant: f32,
+    },
     /// A given range; nothing is observed.
     Fixed {
         /// The smallest value.
@@ -87,18 +97,6 @@ pub enum Observer {
         /// The largest value.
         max: f32,
     },
-}
-
-/// What an observer has gone through, as its state says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observed {
-    /// Nothing: no grid can be made.
-    Never,
-    /// A range with nothing in it but zero: the grid has the least scale there is, and whatever is
-    /// rounded with it later saturates. Most likely a dead layer, or calibration on blank data.
-    Degenerate,
-    /// A range.
-    Range,
 }
 
 impl Default for Observer {
@@ -113,17 +111,6 @@ impl Observer {
         match *self {
             Self::Fixed { min, max } => state(&[(min, max)], false),
             _ => state(&[(f32::INFINITY, f32::NEG_INFINITY)], false),
-        }
-    }
-
-    /// What a state has seen.
-    pub fn observed(&self, state: &Tensor<f32>) -> Observed {
-        match self.ranges(state) {
-            None => Observed::Never,
-            Some(ranges) if ranges.iter().any(|&(min, max)| min == 0.0 && max == 0.0) => {
-                Observed::Degenerate
-            }
-            Some(_) => Observed::Range,
         }
     }
 
@@ -180,6 +167,7 @@ impl Observer {
             | Self::LeastError { .. }
             | Self::Percentile { .. }
             | Self::Entropy { .. }
+            | Self::MeanMagnitude { .. }
             | Self::Fixed { .. } => None,
             Self::PerChannelMinMax { axis } | Self::MovingAveragePerChannelMinMax { axis, .. } => {
                 Some(axis)
@@ -197,6 +185,7 @@ impl Observer {
             | Self::LeastError { averaging_constant: c, .. }
             | Self::Percentile { averaging_constant: c, .. }
             | Self::Entropy { averaging_constant: c, .. }
+            | Self::MeanMagnitude { averaging_constant: c, .. }
             | Self::MovingAveragePerChannelMinMax { averaging_constant: c, .. } => {
                 (min + c * (low - min), max + c * (high - max))
             }
@@ -221,7 +210,19 @@ impl Observer {
                 let top = search::least_divergence(&magnitudes, levels);
                 Some((min.max(-top), max.min(top)))
             }
-            _ => None,
+            Self::MeanMagnitude { levels, .. } => {
+                let sum: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
+                let below = if min < 0.0 { levels.max(4) / 2 } else { 0 };
+                let above = (levels.max(4) - 1 - below) as f32;
+                let step = 2.0 * (sum / x.len() as f64) as f32 / above.sqrt();
+                Some((-step * below as f32, step * above))
+            }
+            Self::MinMax
+            | Self::MovingAverageMinMax { .. }
+            | Self::PerChannelMinMax { .. }
+            | Self::MovingAveragePerChannelMinMax { .. }
+            | Self::Histogram { .. }
+            | Self::Fixed { .. } => None,
         }
     }
 
@@ -269,5 +270,52 @@ fn from_state(values: &[f32]) -> Option<Counts> {
             Some(Counts { min: *min, max: *max, bins: bins.to_vec() })
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(observer: Observer, x: &[f32]) -> Result<Vec<(f32, f32)>> {
+        let x = Tensor::new(&[x.len()], x).unwrap();
+        observer.observe(&observer.initial(), &x).map(|state| observer.ranges(&state).unwrap())
+    }
+
+    const ALL: [Observer; 7] = [
+        Observer::MinMax,
+        Observer::MovingAverageMinMax { averaging_constant: 0.01 },
+        Observer::Histogram { levels: 256 },
+        Observer::LeastError { levels: 256, averaging_constant: 0.1 },
+        Observer::Percentile { share: 0.9999, averaging_constant: 0.1 },
+        Observer::Entropy { levels: 256, averaging_constant: 0.1 },
+        Observer::MeanMagnitude { levels: 16, averaging_constant: 0.1 },
+    ];
+
+    /// All zeros, a constant of either sign, one side of zero, a single sample: a finite range in order,
+    /// and so a grid. NaN and infinity: an error.
+    #[test]
+    fn degenerate_batches_have_an_answer() {
+        for observer in ALL {
+            for x in [&[0.0; 4][..], &[0.7; 4], &[-0.7; 4], &[5.0, 6.0], &[-6.0, -5.0], &[3.0]] {
+                let (min, max) = seen(observer, x).unwrap()[0];
+                assert!(min <= max && min.is_finite() && max.is_finite(), "{observer:?} of {x:?}");
+                let scheme = ottava_quant::Scheme::Affine;
+                let grid = ottava_quant::choose_qparams(min, max, scheme, 0..=255).unwrap();
+                assert!(grid.scale() > 0.0);
+            }
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert!(seen(observer, &[1.0, bad]).is_err(), "{observer:?} took {bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn lsq_starts_from_the_mean_magnitude() {
+        let observer = Observer::MeanMagnitude { levels: 16, averaging_constant: 1.0 };
+        let step = 2.0 * 2.0 / 15f32.sqrt();
+        assert_eq!(seen(observer, &[1.0, 3.0]).unwrap(), [(0.0, step * 15.0)]);
+        let step = 2.0 * 2.0 / 7f32.sqrt();
+        assert_eq!(seen(observer, &[-1.0, 3.0]).unwrap(), [(step * -8.0, step * 7.0)]);
     }
 }

@@ -23,7 +23,7 @@ pub use loss::CrossEntropy;
 pub use norm::BatchNorm2d;
 pub use pool::{AvgPool2d, GlobalAvgPool, MaxPool2d};
 pub use quant_add::QuantAdd;
-pub use quant_layer::{LayerKind, QuantLayer};
+pub use quant_layer::{Folding, LayerKind, QuantLayer};
 pub use quant_pool::QuantAvgPool;
 pub use quantizer::{ActivationQuant, Learning, Quantize};
 pub use shape::{Flatten, Pad, Reshape, Slice};

@@ -1,4 +1,4 @@
-use ottava_quant::{QParams, QTensor, Scheme, choose_qparams};
+use ottava_quant::{QParams, QTensor, Scheme, choose_power_of_two, choose_qparams};
 use ottava_tensor::Tensor;
 
 use super::activation::zip;
@@ -19,6 +19,8 @@ pub struct ActivationQuant {
     pub qmax: i32,
     /// Who watches the range.
     pub observer: Observer,
+    /// Whether the scale is rounded up to a power of two.
+    pub power_of_two: bool,
     /// How gradient descent moves the range on from where calibration left it; `None` leaves it to the
     /// observer.
     pub learn: Option<Learning>,
@@ -45,12 +47,26 @@ pub enum Learning {
 impl Default for ActivationQuant {
     /// Affine `0..=255`, moving average.
     fn default() -> Self {
-        let observer = Observer::default();
-        Self { scheme: Scheme::Affine, qmin: 0, qmax: 255, observer, learn: None }
+        Self::of_bits(Scheme::Affine, 8)
     }
 }
 
 impl ActivationQuant {
+    /// `bits` wide, 2 to 8, moving average: affine `0 ..= 2^bits − 1`, symmetric
+    /// `−2^(bits−1) ..= 2^(bits−1) − 1`. Any other range of at most 256 codes can be set: affine signed,
+    /// symmetric unsigned, and narrow ones, without the lowest code.
+    pub fn of_bits(scheme: Scheme, bits: u8) -> Self {
+        let codes = 1 << bits.clamp(2, 8);
+        let qmin = if scheme == Scheme::Affine { 0 } else { -codes / 2 };
+        let (qmax, observer) = (qmin + codes - 1, Observer::default());
+        Self { scheme, qmin, qmax, observer, power_of_two: false, learn: None }
+    }
+
+    /// Without the lowest code: `−127..=127`, so that negating a symmetric value is exact.
+    pub fn narrow(self) -> Self {
+        Self { qmin: self.qmin + 1, ..self }
+    }
+
     /// The range as a leaf, nothing observed yet: a buffer, or a parameter if it is learned.
     pub fn leaf(&self) -> Leaf {
         let kind = if self.learn.is_some() { Kind::Param } else { Kind::Buffer };
@@ -80,7 +96,8 @@ impl ActivationQuant {
                 format!("activations have one grid, but the observer {} ranges", ranges.len());
             return Err(Error::Op { op: "quantize", reason });
         };
-        Ok(choose_qparams(min, max, self.scheme, self.qmin..=self.qmax)?.to_unsigned())
+        let choose = if self.power_of_two { choose_power_of_two } else { choose_qparams };
+        Ok(choose(min, max, self.scheme, self.qmin..=self.qmax)?.to_unsigned())
     }
 
     /// Shows `x` to the observer if the mode says so, and returns the grid after it. The state is

@@ -1,5 +1,8 @@
-use ottava_autograd::ops::{ActivationQuant, Learning};
-use ottava_quant::WeightSpec;
+use ottava_autograd::Observer;
+use ottava_autograd::ops::{ActivationQuant, Folding, Learning};
+use ottava_quant::{WeightRange, WeightSpec};
+
+use super::glob::matches;
 
 /// How a layer is quantized (PyTorch `QConfig`). The default is safe on every target: symmetric
 /// 8-bit weights with a scale per output channel, affine `u8` activations with a moving average.
@@ -9,11 +12,87 @@ pub struct QConfig {
     pub weight: WeightSpec,
     /// Whether the weights' scales are learned (LSQ); they have to be per channel.
     pub learn_scales: bool,
+    /// How a BatchNorm is folded while it normalises by the batch.
+    pub folding: Folding,
     /// The layer's result.
     pub activation: ActivationQuant,
 }
 
 impl QConfig {
+    /// Why no layer can be quantized so, and what to do instead; `None` if it can.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let ActivationQuant { qmin, qmax, observer, learn, .. } = self.activation;
+        let out_of = |what: &str, value: f32, range: &str| {
+            Some(format!("its observer's {what} is {value}, but should be {range}"))
+        };
+        if let Err(error) = self.weight.levels.codes(self.weight.bits) {
+            return Some(error.to_string());
+        }
+        if self.learn_scales && !self.weight.per_channel {
+            return Some(
+                "learned weight scales are per channel; do without per-tensor weights, or without learning"
+                    .into(),
+            );
+        }
+        if self.learn_scales && self.weight.power_of_two {
+            return Some(
+                "weight scales that are powers of two follow the weights; do without them, or without learning"
+                    .into(),
+            );
+        }
+        let codes = if qmin < 0 { -128..=127 } else { 0..=255 };
+        if qmin >= qmax || !codes.contains(&qmin) || !codes.contains(&qmax) {
+            return Some(format!(
+                "its activations have codes {qmin}..={qmax}; choose a part of 0..=255 or of -128..=127, such as ActivationQuant::of_bits gives"
+            ));
+        }
+        match observer {
+            Observer::Histogram { .. } if learn.is_some() => {
+                return Some(
+                    "a learned range starts from an observed one, not from a histogram; choose another observer"
+                        .into(),
+                );
+            }
+            Observer::PerChannelMinMax { .. } | Observer::MovingAveragePerChannelMinMax { .. } => {
+                return Some(
+                    "activations have one grid, but its observer watches each channel; choose one that watches the whole tensor"
+                        .into(),
+                );
+            }
+            Observer::Percentile { share, .. } if !(share > 0.5 && share <= 1.0) => {
+                return out_of("share", share, "above 0.5 and at most 1, such as 0.9999");
+            }
+            Observer::Fixed { min, max } if !(min <= max && min.is_finite() && max.is_finite()) => {
+                return Some(format!(
+                    "its range {min}..{max} is none; give two finite numbers in order"
+                ));
+            }
+            _ => {}
+        }
+        match observer {
+            Observer::MovingAverageMinMax { averaging_constant: c }
+            | Observer::LeastError { averaging_constant: c, .. }
+            | Observer::Percentile { averaging_constant: c, .. }
+            | Observer::Entropy { averaging_constant: c, .. }
+            | Observer::MeanMagnitude { averaging_constant: c, .. }
+                if !(c > 0.0 && c <= 1.0) =>
+            {
+                out_of("averaging constant", c, "above 0 and at most 1, such as 0.01")
+            }
+            _ => None,
+        }
+    }
+
+    /// The same with scales that start where LSQ's paper starts them, and are learned: for 2 to 4 bits.
+    pub fn lsq(self) -> Self {
+        let ActivationQuant { qmin, qmax, .. } = self.activation;
+        let levels = (qmax - qmin + 1).max(2) as usize;
+        let mut lsq = self.learned();
+        lsq.weight.range = WeightRange::MeanMagnitude;
+        lsq.activation.observer = Observer::MeanMagnitude { levels, averaging_constant: 0.1 };
+        lsq
+    }
+
     /// The same with scales that are learned by LSQ, of weights and activations.
     pub fn learned(mut self) -> Self {
         self.learn_scales = true;
@@ -37,6 +116,7 @@ impl QConfig {
 pub struct QConfigMap {
     default: QConfig,
     first_last: Option<QConfig>,
+    fuse_relu: bool,
     operators: Vec<(String, Option<QConfig>)>,
     names: Vec<(String, Option<QConfig>)>,
 }
@@ -50,7 +130,13 @@ impl Default for QConfigMap {
 impl QConfigMap {
     /// The same for every layer.
     pub fn new(default: QConfig) -> Self {
-        Self { default, first_last: None, operators: Vec::new(), names: Vec::new() }
+        Self {
+            default,
+            first_last: None,
+            fuse_relu: true,
+            operators: Vec::new(),
+            names: Vec::new(),
+        }
     }
 
     /// Another configuration for the first and the last layer with weights: for their weights, for what
@@ -60,6 +146,18 @@ impl QConfigMap {
         self
     }
 
+    /// Leaves each ReLU an operator of its own: it clamps codes on the grid of the layer before it, which
+    /// then spends codes on what the ReLU cuts off. To compare with runtimes that do not fuse it.
+    pub fn without_relu_fusion(mut self) -> Self {
+        self.fuse_relu = false;
+        self
+    }
+
+    /// Whether a ReLU is fused into the layer before it.
+    pub(super) fn fuses_relu(&self) -> bool {
+        self.fuse_relu
+    }
+
     /// Another configuration for the layers of an operator: `conv2d`, `linear`, `add`,
     /// `global_avg_pool`, `avg_pool2d`; `None` leaves them in float.
     pub fn with_operator(mut self, operator: &str, config: Option<QConfig>) -> Self {
@@ -67,8 +165,8 @@ impl QConfigMap {
         self
     }
 
-    /// Another configuration for the layers whose name matches `pattern`, in which `*` stands for any
-    /// characters.
+    /// Another configuration for the layers whose name matches `pattern`: `*` stands for any characters,
+    /// `?` for one, `[0-3]` for one of a range, `[!0-3]` for one of the others.
     pub fn with(mut self, pattern: &str, config: QConfig) -> Self {
         self.names.push((pattern.into(), Some(config)));
         self
@@ -98,6 +196,16 @@ impl QConfigMap {
         self.first_last.filter(|_| self.rule(name, operator).is_none())
     }
 
+    /// The operators of rules that no layer can have: most likely misspelt.
+    pub fn unknown_operators(&self) -> Vec<&str> {
+        let names = self.operators.iter().map(|(operator, _)| operator.as_str());
+        names.filter(|name| !Self::OPERATORS.contains(name)).collect()
+    }
+
+    /// The operators that have a configuration.
+    pub const OPERATORS: [&'static str; 5] =
+        ["conv2d", "linear", "add", "global_avg_pool", "avg_pool2d"];
+
     /// The patterns that match none of `names`: most likely misspelt.
     pub fn unmatched<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
         let misses = |pattern: &&str| !names.iter().any(|name| matches(pattern, name));
@@ -105,26 +213,9 @@ impl QConfigMap {
     }
 }
 
-/// Whether `name` fits `pattern`, in which `*` stands for any characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(name) = name.strip_prefix(head) else { return false };
-    (0..=name.len()).any(|i| name.is_char_boundary(i) && matches(rest, &name[i..]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stars_stand_for_anything() {
-        assert!(
-            matches("layer1.*.conv?", "layer1.0.conv?")
-                && matches("*", "")
-                && matches("a*c", "abc")
-        );
-        assert!(!matches("layer1.*", "layer10.0") && !matches("a*c", "abd"));
-    }
 
     #[test]
     fn the_last_rule_wins() {

@@ -48,6 +48,10 @@ impl Writer<'_> {
         let (instr, operands) = match op {
             Op::Quantize(quantize) => (Instr::Quantize(self.grid_of(&quantize.output, inputs)?), 1),
             Op::QuantLayer(layer) => {
+                let quant = layer.output.as_ref().ok_or_else(|| Error::Op {
+                    op: op.name(),
+                    reason: "rounds its weights alone and computes in float, and a program has no float instructions yet; choose levels that have integer codes".into(),
+                })?;
                 let leaves: Vec<Tensor<f32>> = inputs[1..inputs.len() - 1]
                     .iter()
                     .map(|&id| self.leaf(id))
@@ -57,7 +61,7 @@ impl Writer<'_> {
                     op: op.name(),
                     reason: "reads floats; put a quantize in front of it".into(),
                 })?;
-                let (output, relu) = (self.grid_of(&layer.output, inputs)?, layer.relu);
+                let (output, relu) = (self.grid_of(quant, inputs)?, layer.relu);
                 let folded = layer.fold(&leaves, x)?;
                 let instr = match layer.kind {
                     LayerKind::Conv(attrs) => Instr::Conv { layer: folded, attrs, output, relu },

@@ -18,9 +18,9 @@ impl Chain {
     }
 }
 
-/// Finds conv (+ BatchNorm) (+ ReLU), linear (+ ReLU), add (+ ReLU) and average pooling. A node is
-/// fused only if nobody else reads what comes before it.
-pub(super) fn fuse(graph: &Graph) -> Vec<Chain> {
+/// Finds conv (+ BatchNorm) (+ ReLU), linear (+ ReLU), add (+ ReLU) and average pooling; a ReLU only if
+/// `with_relu`. A node is fused only if nobody else reads what comes before it.
+pub(super) fn fuse(graph: &Graph, with_relu: bool) -> Vec<Chain> {
     let readers = graph.readers();
     let only_reader = |node: NodeId| match readers[node][..] {
         [reader] if node != graph.output() => op(graph, reader).map(|op| (reader, op)),
@@ -58,7 +58,8 @@ pub(super) fn fuse(graph: &Graph) -> Vec<Chain> {
                 | Op::QuantAdd(_)
                 | Op::QuantAvgPool(_) => return None,
             };
-            let relu = may_rectify.then(|| relu_behind(norm.unwrap_or(head))).flatten();
+            let relu =
+                (may_rectify && with_relu).then(|| relu_behind(norm.unwrap_or(head))).flatten();
             Some(Chain { head, norm, relu })
         })
         .collect()

@@ -6,17 +6,23 @@
 //!
 //! [`prepare`] fuses conv + BatchNorm + ReLU and puts an observer and a rounding where the integer
 //! network rounds; [`Milestones`] says when observers, rounding and statistics move during
+//! training; [`diagnose`] says which layers deserve a second look; [`reestimate_batch_norm`] may follow
 //! training; [`convert`] writes the integer program; [`verify`] compares the two, node by node.
 
 mod config;
 mod convert;
+mod diagnose;
 mod fuse;
+mod glob;
 mod milestones;
 mod prepare;
+mod reestimate;
 mod verify;
 
 pub use config::{QConfig, QConfigMap};
 pub use convert::convert;
+pub use diagnose::{Finding, Problem, diagnose};
 pub use milestones::Milestones;
 pub use prepare::{FloatNode, Prepared, prepare};
+pub use reestimate::reestimate_batch_norm;
 pub use verify::{NodeDifference, verify};

@@ -3,9 +3,7 @@ use std::collections::HashMap;
 use ottava_autograd::ops::{
     ActivationQuant, LayerKind, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
 };
-use ottava_autograd::{
-    Error, Graph, GraphNode, Leaf, Mode, NodeId, NodeKind, Observer, Op, Result, Tape,
-};
+use ottava_autograd::{Error, Graph, GraphNode, Leaf, Mode, NodeId, NodeKind, Op, Result, Tape};
 use ottava_quant::{QParams, WeightSpec};
 use ottava_tensor::Tensor;
 
@@ -39,12 +37,19 @@ pub struct FloatNode {
 /// integer network rounds: the input, each layer, each residual sum, each average.
 ///
 /// What only moves values (max-pooling, slicing, padding, flattening, a ReLU of its own) passes codes
-/// through on their grid. Anything else stays in float, and is listed.
+/// through on their grid. A layer whose weights have levels without integer codes computes in float, with
+/// rounded weights. Anything else stays in float. Both are listed.
 ///
 /// # Errors
-/// [`Error::Trace`] if a rule of `config` matches no layer, or if the graph is quantized already.
+/// [`Error::Trace`] if a rule of `config` matches no layer, or if the graph is quantized already;
+/// [`Error::Node`] naming a layer that cannot be quantized as `config` says, why, and what to do.
 pub fn prepare(graph: &Graph, config: &QConfigMap) -> Result<Prepared> {
-    let chains = fuse(graph);
+    let chains = fuse(graph, config.fuses_relu());
+    if let Some(unknown) = config.unknown_operators().first() {
+        let known = QConfigMap::OPERATORS.join(", ");
+        let reason = format!("a rule is for the operator `{unknown}`; there are {known}");
+        return Err(Error::Trace { reason });
+    }
     let names: Vec<&str> = chains.iter().map(|c| graph.nodes()[c.head].name.as_str()).collect();
     if let Some(pattern) = config.unmatched(&names).first() {
         return Err(Error::Trace {
@@ -110,7 +115,7 @@ fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<
         let name = &graph.nodes()[chain.head].name;
         let config = map.get(name, op_name(chain.head)).copied();
         if let Some(config) = &config {
-            check(config).map_err(|error| error.at(name))?;
+            check(config, name)?;
         }
         configs.insert(chain.head, config.map(|config| (config, config.activation)));
     }
@@ -123,6 +128,11 @@ fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<
         return Ok(configs);
     };
     let ends = |id: NodeId| map.of_first_last(&graph.nodes()[id].name, op_name(id));
+    for id in [first, last] {
+        if let Some(end) = ends(id) {
+            check(&end, &graph.nodes()[id].name)?;
+        }
+    }
     if let (Some(end), Some(Some((config, input)))) = (ends(first), configs.get_mut(&first)) {
         (config.weight, config.learn_scales, *input) =
             (end.weight, end.learn_scales, end.activation);
@@ -145,19 +155,12 @@ fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<
     Ok(configs)
 }
 
-/// What no layer can be quantized with.
-fn check(config: &QConfig) -> Result<()> {
-    let reason = if config.learn_scales && !config.weight.per_channel {
-        "learned weight scales are per channel; do without per-tensor weights, or without learning"
-    } else if config.activation.learn.is_some()
-        && matches!(config.activation.observer, Observer::Histogram { .. })
-    {
-        "a learned range starts from an observed one, not from a histogram; choose another observer"
-    } else {
-        config.weight.levels.codes(config.weight.bits)?;
-        return Ok(());
-    };
-    Err(Error::Op { op: "prepare", reason: reason.into() })
+/// Refuses what no layer can be quantized with.
+fn check(config: &QConfig, name: &str) -> Result<()> {
+    match config.refusal() {
+        None => Ok(()),
+        Some(reason) => Err(Error::Op { op: "prepare", reason }.at(name)),
+    }
 }
 
 struct Builder<'a> {
@@ -253,7 +256,11 @@ impl Builder<'_> {
                 if !inputs[1..].iter().all(|&id| self.is_leaf(id)) {
                     return self.keep(chain, "its weight is computed, not a parameter");
                 }
-                let mut placed = vec![self.as_codes(inputs[0], input)];
+                let QConfig { weight, learn_scales, folding, .. } = config;
+                let integer = weight.levels.has_codes(weight.bits);
+                let x =
+                    if integer { self.as_codes(inputs[0], input) } else { self.place[&inputs[0]] };
+                let mut placed = vec![x];
                 placed.extend(self.placed(&inputs[1..]));
                 let mut norm = None;
                 if let Some(id) = chain.norm
@@ -263,13 +270,16 @@ impl Builder<'_> {
                     norm = Some(*attrs);
                     placed.extend(self.placed(&norm_inputs[1..]));
                 }
-                let QConfig { weight, learn_scales, .. } = config;
                 if learn_scales {
                     placed.push(self.scales(&node.name, inputs[1], weight)?);
                 }
                 let bias = inputs.len() > 2;
+                let output = integer.then_some(quant);
                 let layer =
-                    QuantLayer { kind, weight, learn_scales, bias, norm, relu, output: quant };
+                    QuantLayer { kind, weight, learn_scales, bias, norm, folding, relu, output };
+                if !integer {
+                    return self.weights_alone(chain, layer, placed);
+                }
                 (layer.into(), placed)
             }
             Op::Add(_) => {
@@ -297,6 +307,25 @@ impl Builder<'_> {
         let state = self.observer(&name, &quant);
         let inputs = inputs.into_iter().chain([state]).collect();
         self.push(chain.tail(), GraphNode { name, kind: NodeKind::Op(op, inputs) }, true);
+        Ok(())
+    }
+
+    /// A layer with rounded weights that computes in float.
+    fn weights_alone(
+        &mut self,
+        chain: &Chain,
+        layer: QuantLayer,
+        inputs: Vec<NodeId>,
+    ) -> Result<()> {
+        let node = &self.graph.nodes()[chain.head];
+        let (levels, bits) = (layer.weight.levels, layer.weight.bits);
+        let reason = format!(
+            "{levels:?} levels of {bits} bits have no 8-bit codes: its weights are rounded, the rest is float"
+        );
+        let op = if layer.kind == LayerKind::Linear { "linear" } else { "conv2d" };
+        self.float.push(FloatNode { name: node.name.clone(), op, reason });
+        let kind = NodeKind::Op(layer.into(), inputs);
+        self.push(chain.tail(), GraphNode { name: node.name.clone(), kind }, false);
         Ok(())
     }
 

@@ -1,0 +1,133 @@
+//! The way back through a layer: what each form needs of it.
+
+use ottava_quant::{QParams, WeightSpec};
+use ottava_tensor::Tensor;
+use ottava_tensor::conv::{self, ConvGeometry};
+use ottava_tensor::norm::{channel_affine, channel_sums};
+
+use super::super::activation::zip;
+use super::super::conv::vector;
+use super::super::quantizer::Rounding;
+
+/// The way back through the rounding of a weight.
+pub(super) struct WeightRounding {
+    pub spec: WeightSpec,
+    /// Whether a weight may lie beyond its grid.
+    pub clipped: bool,
+    /// The signs of the scales, if they are learned: a scale that descent has pushed below zero is used
+    /// without its sign.
+    pub signs: Option<Vec<f32>>,
+    pub weight: Tensor<f32>,
+    pub grids: Vec<QParams>,
+}
+
+impl WeightRounding {
+    /// Stops the gradient where a weight was clipped. The gradients of the scales, if they are learned:
+    /// `∂s = Σ g·(q − w/s)` inside, `Σ g·q` outside, times `1/√(n·qmax)`, n weights a channel (LSQ).
+    pub(super) fn back(&self, grad: &mut Tensor<f32>) -> Option<Vec<f32>> {
+        if !self.clipped {
+            return None;
+        }
+        *grad = grad.contiguous();
+        let inner = (grad.len() / self.grids.len().max(1)).max(1);
+        let weight = self.weight.to_vec();
+        let channels = grad.data_mut().chunks_mut(inner).zip(weight.chunks(inner));
+        let slopes: Vec<f32> = channels
+            .zip(&self.grids)
+            .map(|((grad, weight), grid)| {
+                let mut sum = 0.0f64;
+                for (g, &w) in grad.iter_mut().zip(weight) {
+                    let code = self.spec.round(grid, w) / grid.scale();
+                    let inside = grid.covers(w);
+                    let slope = if inside { code - w / grid.scale() } else { code };
+                    sum += f64::from(*g * slope);
+                    *g = if inside { *g } else { 0.0 };
+                }
+                (sum / (inner as f64 * f64::from(grid.qmax())).sqrt()) as f32
+            })
+            .collect();
+        let signs = self.signs.as_ref()?;
+        Some(slopes.iter().zip(signs).map(|(slope, sign)| slope * sign).collect())
+    }
+}
+
+/// What every way back of a layer needs.
+pub(super) struct Back {
+    pub geometry: ConvGeometry,
+    pub x_shape: Vec<usize>,
+    pub weight_shape: Vec<usize>,
+    pub bias: bool,
+    pub learn_scales: bool,
+    pub output: bool,
+}
+
+impl Back {
+    /// The gradient in the convolution's shape, zero where the output was clamped; and the range's.
+    pub(super) fn rounded(
+        &self,
+        grad: Tensor<f32>,
+        rounding: &Rounding,
+    ) -> (Tensor<f32>, Option<Tensor<f32>>) {
+        let grad = grad.reshape(&self.geometry.output_shape()).expect("the shape of y");
+        rounding.back(grad.channels_last())
+    }
+
+    pub(super) fn input(&self, grad: &Tensor<f32>, weight: &Tensor<f32>) -> Tensor<f32> {
+        let dx = conv::f32::grad_input(grad, weight, &self.geometry);
+        dx.reshape(&self.x_shape).expect("the shape of x")
+    }
+
+    /// Gradients in the order of the operator's inputs.
+    pub(super) fn collect(
+        &self,
+        dx: Option<Tensor<f32>>,
+        dw: Tensor<f32>,
+        db: Vec<f32>,
+        norm: Vec<Option<Tensor<f32>>>,
+        scales: Option<Vec<f32>>,
+        range: Option<Tensor<f32>>,
+    ) -> Vec<Option<Tensor<f32>>> {
+        let mut grads = vec![dx, Some(dw.reshape(&self.weight_shape).expect("the shape of W"))];
+        grads.extend(self.bias.then(|| Some(vector(db))));
+        grads.extend(norm);
+        grads.extend(self.learn_scales.then(|| scales.map(vector)));
+        grads.extend(self.output.then_some(range));
+        grads
+    }
+}
+
+/// The gradients of `(y₀ − μ)/σ · γ + β` with constant μ and σ.
+pub(super) fn frozen_norm_grad(
+    grad: &Tensor<f32>,
+    y0: &Tensor<f32>,
+    mean: &[f32],
+    inv_std: &[f32],
+    gamma: &[f32],
+) -> (Tensor<f32>, Vec<f32>, Vec<f32>) {
+    let zeros = vec![0.0; gamma.len()];
+    let scale: Vec<f32> = gamma.iter().zip(inv_std).map(|(g, i)| g * i).collect();
+    let shift: Vec<f32> = mean.iter().zip(inv_std).map(|(m, i)| -m * i).collect();
+    let normalised = channel_affine(y0, inv_std, &shift, false);
+    let dgamma = channel_sums(&zip(grad, &normalised, |g, n| g * n));
+    (channel_affine(grad, &scale, &zeros, false), dgamma, channel_sums(grad))
+}
+
+/// `Σ a·b` over each index of axis 0.
+pub(super) fn products(a: &Tensor<f32>, b: &Tensor<f32>) -> Vec<f32> {
+    let (a, b) = (a.contiguous(), b.contiguous());
+    let inner = (a.len() / a.shape()[0].max(1)).max(1);
+    let rows = |t: &Tensor<f32>| t.to_vec().chunks(inner).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    let dot = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+        a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
+    };
+    rows(&a).iter().zip(&rows(&b)).map(dot).collect()
+}
+
+/// Multiplies each index of axis 0 by its factor.
+pub(super) fn scale_rows(x: &mut Tensor<f32>, factors: &[f32]) {
+    *x = x.contiguous();
+    let inner = (x.len() / factors.len().max(1)).max(1);
+    for (row, factor) in x.data_mut().chunks_mut(inner).zip(factors) {
+        row.iter_mut().for_each(|x| *x *= factor);
+    }
+}

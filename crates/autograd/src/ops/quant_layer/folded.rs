@@ -1,0 +1,138 @@
+//! The layer with a frozen BatchNorm: what is deployed.
+
+use ottava_quant::{QTensor, quantize_layer_on};
+use ottava_tensor::conv;
+use ottava_tensor::conv::int8::Output as Sink;
+use ottava_tensor::norm::channel_sums;
+use ottava_tensor::{Tensor, elementwise};
+
+use super::super::conv::vector;
+use super::super::quantizer::{ActivationQuant, Rounding};
+use super::back::{products, scale_rows};
+use super::{Folded, Input, Run, per_channel};
+use crate::mask::Mask;
+use crate::op::{Context, Output};
+use crate::{Result, Value};
+
+/// What the forward pass leaves to the way back.
+struct Forward {
+    value: Value,
+    x: Input,
+    /// The rounded weight.
+    rounded: Tensor<f32>,
+    rounding: Option<Rounding>,
+}
+
+impl Run<'_> {
+    /// The integer network's own arithmetic, rounded once.
+    pub(super) fn folded(self, context: &mut Context) -> Result<Output> {
+        let folded = self.layer.folded(&self.leaves)?;
+        let Forward { value, x, rounded, rounding } = match self.output {
+            None => self.in_float(&folded, context)?,
+            Some((output, state)) => {
+                let state = state.float();
+                if !context.mode.observe && !context.backward() {
+                    return self.at_once(&folded, &output, &state);
+                }
+                self.in_integers(&folded, &output, context)?
+            }
+        };
+        let Some(rounding) = rounding else { return Ok(Output::constant(value)) };
+
+        // ∂x = ∂y ⋆ flipped s·q_W', ∂W = f · (x ⋆ ∂y), ∂b = f · Σ∂y; with BatchNorm also
+        // ∂γ = (Σ_k W·∂W' + (b − μ) Σ∂y) / σ, ∂β = Σ∂y
+        let Folded { weight: folded, grids, .. } = folded;
+        let weight_rounding = self.layer.weight_rounding(&self.leaves, &folded, grids);
+        let rounded = rounded.reshape(&self.geometry.weight_shape())?;
+        let back = self.back();
+        let norm = self.layer.norm.as_ref().map(|norm| {
+            let inv_std = norm.inv_std(&self.norm_leaf(3));
+            (self.norm_leaf(0), self.norm_leaf(2), inv_std)
+        });
+        let (weight, bias) = (self.weight()?, self.bias());
+        Ok(Output::new(value, move |grad, wanted| {
+            let (grad, range) = back.rounded(grad, &rounding);
+            let dx = wanted[0].then(|| back.input(&grad, &rounded));
+            let mut dw = conv::f32::grad_weight(&grad, &x.float(), &back.geometry);
+            let mut scales = weight_rounding.back(&mut dw);
+            let mut db = channel_sums(&grad);
+            let mut norm_grads = Vec::new();
+            if let Some((gamma, mean, inv_std)) = norm {
+                let of_weight = products(&dw, &weight);
+                let dgamma = (0..db.len())
+                    .map(|c| (of_weight[c] + (bias[c] - mean[c]) * db[c]) * inv_std[c]);
+                norm_grads.push(Some(vector(dgamma.collect())));
+                norm_grads.push(Some(vector(db.clone())));
+                norm_grads.extend([None, None]);
+                let factors: Vec<f32> = gamma.iter().zip(&inv_std).map(|(g, i)| g * i).collect();
+                scale_rows(&mut dw, &factors);
+                db.iter_mut().zip(&factors).for_each(|(db, f)| *db *= f);
+                // The folded scale is the learned one times |f|.
+                if let Some(scales) = &mut scales {
+                    scales.iter_mut().zip(&factors).for_each(|(ds, f)| *ds *= f.abs());
+                }
+            }
+            back.collect(dx, dw, db, norm_grads, scales, range)
+        }))
+    }
+
+    /// Nobody looks at the sums: the deployed kernel, straight to codes.
+    fn at_once(
+        &self,
+        folded: &Folded,
+        output: &ActivationQuant,
+        state: &Tensor<f32>,
+    ) -> Result<Output> {
+        let x = self.codes()?;
+        let x_scale = x.params().scale();
+        let Folded { weight, bias, grids } = folded;
+        let layer = quantize_layer_on(grids.clone(), weight, bias, x_scale, self.layer.weight)?;
+        let params = output.params(state)?;
+        let requantize = layer.requantize(x_scale, params, self.layer.relu);
+        let mut y = Tensor::zeros_channels_last(&self.geometry.output_shape());
+        let sink = Sink::Requantize(&requantize, y.data_mut());
+        self.run(&self.kernel(&layer.codes)?, &x, sink);
+        Ok(Output::constant(QTensor::new(self.shaped(y)?, params)))
+    }
+
+    /// The same integers, by way of the sums: observers and the clip mask look at them.
+    fn in_integers(
+        &self,
+        folded: &Folded,
+        output: &ActivationQuant,
+        context: &mut Context,
+    ) -> Result<Forward> {
+        let x = self.codes()?;
+        let x_scale = x.params().scale();
+        let Folded { weight, bias, grids } = folded;
+        let layer = quantize_layer_on(grids.clone(), weight, bias, x_scale, self.layer.weight)?;
+        let relu = self.layer.relu;
+        let sums = self.accumulate(&x, &layer.codes)?;
+        let steps: Vec<f32> = layer.scales.iter().map(|s| x_scale * s).collect();
+        let float = per_channel(&sums, |c, sum| {
+            let y = sum.wrapping_add(layer.bias[c]) as f32 * steps[c];
+            if relu { y.max(0.0) } else { y }
+        });
+        let state = self.output.map(|(_, state)| state).expect("the layer rounds its result");
+        let params = output.observe(|| float.clone(), state, self.state_index(), context)?;
+        let requantize = layer.requantize(x_scale, params, relu);
+        let codes = per_channel(&sums, |c, sum| requantize.apply(c, sum));
+        let rounding = context.backward().then(|| output.rounding(&float, params, relu));
+        let value = QTensor::new(self.shaped(codes)?, params).into();
+        Ok(Forward { value, x: Input::Codes(x), rounded: layer.dequantize(), rounding })
+    }
+
+    /// Rounded weights, everything else in float: `y = relu(x ⋆ round(W') + b')`.
+    fn in_float(&self, folded: &Folded, context: &Context) -> Result<Forward> {
+        let x = self.float()?;
+        let rounded = self.layer.weight.fake_quantize(&folded.weight, &folded.grids)?;
+        let rounded = rounded.reshape(&self.geometry.weight_shape())?;
+        let bias = vector(folded.bias.clone());
+        let y = conv::f32::forward(&x, &rounded, Some(&bias), &self.geometry);
+        let relu = self.layer.relu;
+        let y = if relu { elementwise::relu(&y) } else { y };
+        let open = || Rounding::none(Mask::of(&y, move |y| !relu || y > 0.0));
+        let rounding = context.backward().then(open);
+        Ok(Forward { value: self.shaped(y)?.into(), x: Input::Float(x), rounded, rounding })
+    }
+}
