@@ -84,6 +84,15 @@ macro_rules! operators {
                 }
             }
 
+            /// The operator's value in evaluation, with no tape.
+            ///
+            /// # Errors
+            /// What the operator refuses.
+            pub fn evaluate(&self, inputs: &[Value]) -> Result<Value> {
+                let mut context = Context::new(Mode::EVAL, vec![false; inputs.len()]);
+                Ok(self.rule().forward(inputs, &mut context)?.value)
+            }
+
             /// The operator's mathematics.
             pub fn rule(&self) -> &dyn Rule {
                 match self {

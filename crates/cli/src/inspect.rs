@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ottava::autograd::{Mode, NodeKind, Op, Tape};
-use ottava::quant::{Elements, Instr, Program};
+use ottava::quant::{Elements, FloatOp, Instr, Program};
 use ottava::tensor::Tensor;
 use serde_json::{Value, json};
 
@@ -22,6 +22,8 @@ struct Layer {
     macs: u64,
     dtype: String,
     scale: Option<(f32, i32)>,
+    /// Why it computes in floats among integers.
+    why: String,
 }
 
 /// `ottava inspect`.
@@ -39,8 +41,9 @@ pub fn run(args: &args::Inspect) -> Result<()> {
     let header =
         ["layer", "op", "kernel", "in", "out", "params", "bytes", "MMAC", "dtype", "scale", "zero"];
     let text = format!(
-        "{}total: {} parameters, {} bytes, {:.2} MMAC",
+        "{}{}total: {} parameters, {} bytes, {:.2} MMAC",
         table(&header, &rows),
+        layers.iter().filter(|layer| !layer.why.is_empty()).map(Layer::reason).collect::<String>(),
         total["params"],
         total["bytes"],
         layers.iter().map(|layer| layer.macs).sum::<u64>() as f64 / 1e6
@@ -55,11 +58,18 @@ impl Layer {
             "name": self.name, "op": self.op, "kernel": self.kernel, "in": self.input, "out": self.output,
             "params": self.params, "bytes": self.bytes, "macs": self.macs, "dtype": self.dtype,
         });
+        if !self.why.is_empty() {
+            json["why"] = json!(self.why);
+        }
         if let Some((scale, zero_point)) = self.scale {
             json["scale"] = json!(scale);
             json["zero_point"] = json!(zero_point);
         }
         json
+    }
+
+    fn reason(&self) -> String {
+        format!("`{}` ({}) computes in float: {}\n", self.name, self.op, self.why)
     }
 
     fn row(&self) -> Vec<String> {
@@ -90,10 +100,12 @@ fn integer(program: &Program) -> Vec<Layer> {
         };
         let kernel = match &node.instr {
             Instr::Conv { layer, .. } => layer.codes.shape()[2..].to_vec(),
+            Instr::Float(FloatOp::Conv { weight, .. }) => weight.shape()[2..].to_vec(),
             _ => Vec::new(),
         };
         Layer {
             kernel,
+            why: line.why.clone(),
             dtype: line.dtype().into(),
             name: line.name,
             op: line.op.into(),
@@ -154,6 +166,7 @@ fn float(model: &FloatModel, size: Option<usize>) -> Result<Vec<Layer>> {
             macs,
             dtype: "f32".into(),
             scale: None,
+            why: String::new(),
         })
     });
     Ok(layers.collect())

@@ -7,7 +7,7 @@ use crate::args;
 use crate::classifier::{Evaluating, Integer, judge};
 use crate::model::load_float;
 use crate::output::{bytes, result, table};
-use crate::qat::{adopt, calibrate, convert_to, prepare_model, size};
+use crate::qat::{adopt, calibrate, convert_to, float_nodes, prepare_model, size};
 use crate::task::Task;
 
 /// `ottava ptq`.
@@ -40,6 +40,7 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     let text = table(&["network", "top-1 %", "loss", "file"], &rows);
     let mut json = json!({"float": float.json(), "ptq_int8": integer.json(), "agreement": float.agreement(&integer)});
     json["ptq_int8"]["bytes"] = json!(written);
+    json["float_nodes"] = float_nodes(&program);
     json["file"] = json!(file.display().to_string());
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }

@@ -126,6 +126,12 @@ pub fn size(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len())
 }
 
+/// What of a program computes in floats, and why: for reports.
+pub fn float_nodes(program: &Program) -> Value {
+    let nodes = program.nodes().iter().filter(|node| !node.why.is_empty());
+    nodes.map(|node| json!({"name": node.name, "op": node.instr.op(), "why": node.why})).collect()
+}
+
 /// What `qat` and `demo` report of one network.
 pub struct Row {
     pub name: &'static str,
@@ -260,7 +266,9 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("qat_int8", &program, &file, &test, global)?);
     let agreement = rows[2].judged.agreement(&rows[3].judged);
-    let (json, text) = report(&rows, agreement, start.elapsed().as_secs_f64(), args.training.seed);
+    let (mut json, text) =
+        report(&rows, agreement, start.elapsed().as_secs_f64(), args.training.seed);
+    json["float_nodes"] = float_nodes(&program);
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }
 

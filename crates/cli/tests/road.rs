@@ -206,9 +206,17 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
         &format!("ptq run {DATA} --skip layer9.conv1 --out int8.ottava"),
         &["layer9.conv1", "layer1.0.conv1"],
     );
-    says(&format!("ptq run {DATA} --skip fc --out int8.ottava"), &["`fc`", "float"]);
     says("verify run", &["qat.ottava"]);
     assert!(!dir.join("int8.ottava").exists());
+
+    // A layer left in float is named, with the reason.
+    let report = json(dir, &format!("ptq run {DATA} --skip fc --out int8.ottava"));
+    assert_eq!(report["float_nodes"][0]["name"], "fc");
+    let layers = json(dir, "inspect int8.ottava");
+    let layers = layers["layers"].as_array().unwrap();
+    let fc = layers.iter().find(|layer| layer["name"] == "fc").unwrap();
+    assert_eq!((&fc["op"], &fc["dtype"]), (&"float_linear".into(), &"f32".into()));
+    assert_eq!(fc["why"], "the configuration leaves it in float");
     let leftovers: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

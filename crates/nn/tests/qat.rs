@@ -5,6 +5,7 @@ use ottava_autograd::{Degenerate, Graph, Mode, Observer, Tape};
 use ottava_nn::models::{ModelConfig, build};
 use ottava_nn::qat::{
     Finding, Problem, QConfig, QConfigMap, convert, diagnose, prepare, reestimate_batch_norm,
+    verify,
 };
 use ottava_nn::{Network as _, trace};
 use ottava_quant::{Levels, Scheme, WeightSpec};
@@ -84,7 +85,7 @@ fn a_rule_that_can_match_nothing_is_refused() {
     assert!(misspelt.contains("`conv`") && misspelt.contains("conv2d"), "{misspelt}");
 }
 
-/// Wide powers of two have no integer codes: the layer is listed, trains, and does not convert.
+/// Wide powers of two have no integer codes: the layer is listed, trains, and converts to float.
 #[test]
 fn levels_without_codes_leave_a_layer_in_float() {
     let wide = WeightSpec { bits: 6, levels: Levels::PowerOfTwo, ..WeightSpec::default() };
@@ -99,7 +100,12 @@ fn levels_without_codes_leave_a_layer_in_float() {
     let gradients = loss.unwrap().backward().unwrap();
     let weight = graph.leaves().into_iter().find(|(name, _)| name == "fc.weight").unwrap().1;
     assert!(gradients.get(&weight).unwrap().iter().any(|g| g != 0.0));
-    assert!(convert(&graph).unwrap_err().to_string().contains("layer `fc`"));
+    let program = convert(&graph).unwrap();
+    let fc = program.nodes().iter().find(|node| node.name == "fc").unwrap();
+    assert!(fc.instr.op() == "float_linear" && fc.why.contains("8-bit codes"), "{}", fc.why);
+    let rows = verify(&graph, &program, &images(4, 2)).unwrap();
+    assert!(rows.iter().any(|row| row.name == "fc"));
+    assert!(rows.iter().all(|row| row.differing == 0), "{rows:?}");
 }
 
 /// Layers with a problem are named; without one, nothing is said.

@@ -43,7 +43,6 @@ fn float(model: &str, seed: u64, images: &Tensor<f32>) -> Graph {
 /// The network prepared, its observers shown some images.
 fn quantized(graph: &Graph, config: &QConfigMap, images: &Tensor<f32>) -> Graph {
     let prepared = prepare(&graph.detach(), config).unwrap();
-    assert!(prepared.float.is_empty(), "{:?}", prepared.float);
     prepared.graph.run(Tape::no_grad(Mode::CALIBRATE).input(images.clone())).unwrap();
     prepared.graph
 }
@@ -157,6 +156,55 @@ fn the_rule_holds_after_training() {
         .unwrap();
     assert!(losses[8] < losses[0], "training does not learn: {losses:?}");
     assert_equal(&graph, &convert(&graph).unwrap(), &images);
+}
+
+/// Layers left in float compute in float, between integers, and as the graph does.
+#[test]
+fn what_stays_in_float_is_the_graphs_own_too() {
+    let (images, _) = photos(4);
+    let operators = QConfigMap::default().with_operator("add", None);
+    let maps = [
+        (QConfigMap::default().skip("conv1"), 2),
+        (QConfigMap::default().skip("fc").skip("layer2.*"), 5),
+        (operators.with_operator("global_avg_pool", None), 4),
+        (QConfigMap::default().skip("*"), 20),
+    ];
+    for (map, least) in maps {
+        let graph = calibrated("resnet8", 4, &map, &images);
+        let program = convert(&graph).unwrap();
+        assert_equal(&graph, &program, &images);
+        let float = program.nodes().iter().filter(|node| !node.why.is_empty()).count();
+        assert!(float >= least, "{float} nodes in float");
+        let file = program.to_container().unwrap().to_bytes();
+        let file = ottava::quant::Container::read(file).unwrap();
+        assert_eq!(Program::from_container(&file).unwrap(), program);
+        let engine = ottava::quant::Engine::new(&program).unwrap();
+        let expected = engine.run(&images, &mut Default::default()).unwrap();
+        let small = ottava::quant::Options::small();
+        let engine = ottava::quant::Engine::with_options(&program, small).unwrap();
+        assert_eq!(engine.run(&images, &mut Default::default()).unwrap(), expected);
+    }
+}
+
+/// A whole network in float with dynamic linear layers: near the float network, and smaller.
+#[test]
+fn linear_layers_are_quantized_at_run_time() {
+    let (images, _) = photos(4);
+    let settings = ModelConfig { classes: 10, in_channels: 1, ..ModelConfig::default() };
+    let model = build("resnet8", &settings).unwrap();
+    let graph = nn::trace(&*model, &images).unwrap();
+    let run = |program: &Program| {
+        let engine = ottava::quant::Engine::new(program).unwrap();
+        engine.run(&images, &mut Default::default()).unwrap().to_vec()
+    };
+    let float = convert(&graph).unwrap();
+    let logits = nn::predict(&graph, Mode::EVAL, images.clone()).unwrap().to_vec();
+    assert_eq!(run(&float), logits);
+    let dynamic = nn::qat::convert_dynamic(&graph, WeightSpec::default()).unwrap();
+    let most = logits.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let near = run(&dynamic).iter().zip(&logits).all(|(a, b)| (a - b).abs() < 0.03 * most);
+    assert!(near && run(&dynamic) != logits);
+    assert!(dynamic.summary().bytes < float.summary().bytes);
 }
 
 /// One step of gradient descent, ranges and scales included.

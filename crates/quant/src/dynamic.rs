@@ -41,7 +41,7 @@ impl DynamicLinear {
     /// another length, [`Error::Tensor`] if the weight is no matrix or `k` is beyond what the kernels
     /// sum exactly.
     pub fn new(level: Level, weight: &Tensor<f32>, bias: &[f32], spec: WeightSpec) -> Result<Self> {
-        let [o, k] = weight.dims("dynamic linear")?;
+        let [o, _] = weight.dims("dynamic linear")?;
         let bias = if bias.is_empty() { vec![0.0; o] } else { bias.to_vec() };
         if bias.len() != o {
             let shape = weight.shape().to_vec();
@@ -49,10 +49,25 @@ impl DynamicLinear {
         }
         // The bias stays in `f32`: the layer's integers are its weights alone.
         let layer = quantize_layer(weight, &vec![0.0; o], 1.0, spec)?;
-        let codes = contiguous(&layer.codes);
-        let attrs = ConvAttrs::default();
+        Self::from_codes(level, &layer.codes, layer.scales, bias)
+    }
+
+    /// A layer of weight codes `[o, k]` and as many scales and biases as it has outputs.
+    pub(crate) fn from_codes(
+        level: Level,
+        codes: &Tensor<i8>,
+        scales: Vec<f32>,
+        bias: Vec<f32>,
+    ) -> Result<Self> {
+        let [o, k] = codes.dims("dynamic linear")?;
+        let (codes, attrs) = (contiguous(codes), ConvAttrs::default());
         let packed = Int8Conv::new(level, &codes, [o, k, 1, 1], attrs, Algorithm::Auto)?;
-        Ok(Self { packed, features: [o, k], scales: layer.scales, bias })
+        Ok(Self { packed, features: [o, k], scales, bias })
+    }
+
+    /// The features it makes.
+    pub(crate) fn outputs(&self) -> usize {
+        self.features[0]
     }
 
     /// `[…, k]` to `[…, o]`.

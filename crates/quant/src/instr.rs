@@ -1,12 +1,13 @@
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 
-use crate::{QParams, QuantizedLayer, add_codes, average};
+use crate::{FloatOp, QParams, QuantizedLayer, add_codes, average};
 
 /// One step of a [`Program`](crate::Program): attributes and constants, no inputs.
 ///
 /// Codes are `u8` on the grid that their producer names. A variant says what it computes for the
-/// codes `q` of its input on the grid `x` (scale `sx`, zero-point `zx`) and its output's grid `y`.
+/// codes `q` of its input on the grid `x` (scale `sx`, zero-point `zx`) and its output's grid `y`. What
+/// keeps the grid of its input only moves values, and moves floats as well.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Instr {
     /// `f32` to codes on this grid: [`QParams::quantize`].
@@ -75,6 +76,10 @@ pub enum Instr {
     },
     /// `[c, h, w]` to `[c·h·w]` in that order; same grid.
     Flatten,
+    /// Another shape for as many elements, in logical order; same grid.
+    Reshape(Vec<usize>),
+    /// An operator in `f32`, where there is no integer form or none is wanted.
+    Float(FloatOp),
 }
 
 /// A pooling window.
@@ -94,6 +99,12 @@ impl Window {
         Self { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 4] }
     }
 
+    /// The window as large as the image.
+    pub(crate) fn whole(x: &ValueType) -> Self {
+        let [_, h, w] = x.image();
+        Self { kernel: [h, w], stride: [1, 1], padding: [0; 4] }
+    }
+
     pub(crate) fn geometry(self, [c, h, w]: [usize; 3]) -> ottava_tensor::Result<PoolGeometry> {
         PoolGeometry::new([1, c, h, w], self.kernel, self.stride, self.padding)
     }
@@ -111,7 +122,8 @@ pub enum Elements {
 /// What is known of a value before the program runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValueType {
-    /// The shape for one image, without the batch: `[c, h, w]` or `[k]`.
+    /// The shape for one image, without the batch: `[c, h, w]`, which lies in memory channels-last, or
+    /// `[k]` (or, behind a reshape, another), which lies in logical order.
     pub shape: Vec<usize>,
     /// What its elements are.
     pub elements: Elements,
@@ -128,11 +140,15 @@ impl ValueType {
 
     /// Bytes of the value for one image.
     pub fn bytes(&self) -> usize {
-        let size = match self.elements {
+        self.shape.iter().product::<usize>() * self.element_bytes()
+    }
+
+    /// Bytes of an element.
+    pub(crate) fn element_bytes(&self) -> usize {
+        match self.elements {
             Elements::Float => size_of::<f32>(),
             Elements::Codes(_) => 1,
-        };
-        self.shape.iter().product::<usize>() * size
+        }
     }
 
     /// Channels, height, width; a vector is an image of one pixel.
@@ -152,7 +168,7 @@ const MAX_ELEMENTS: usize = 1 << 28;
 const MAX_MEAN: usize = 1 << 22;
 
 /// What is wrong with an instruction, in words.
-type Check<T> = Result<T, String>;
+pub(crate) type Check<T> = Result<T, String>;
 
 impl Instr {
     /// The operation's name in files and reports.
@@ -169,6 +185,8 @@ impl Instr {
             Self::Slice { .. } => "slice",
             Self::Pad { .. } => "pad",
             Self::Flatten => "flatten",
+            Self::Reshape(_) => "reshape",
+            Self::Float(op) => op.name(),
         }
     }
 
@@ -176,6 +194,7 @@ impl Instr {
     pub(crate) fn arity(&self) -> usize {
         match self {
             Self::Add { .. } => 2,
+            Self::Float(op) => op.arity(),
             Self::Quantize(_)
             | Self::Dequantize
             | Self::Conv { .. }
@@ -185,7 +204,8 @@ impl Instr {
             | Self::Relu
             | Self::Slice { .. }
             | Self::Pad { .. }
-            | Self::Flatten => 1,
+            | Self::Flatten
+            | Self::Reshape(_) => 1,
         }
     }
 
@@ -201,7 +221,9 @@ impl Instr {
             | Self::Relu
             | Self::Slice { .. }
             | Self::Pad { .. }
-            | Self::Flatten => None,
+            | Self::Flatten
+            | Self::Reshape(_)
+            | Self::Float(_) => None,
         }
     }
 
@@ -222,7 +244,8 @@ impl Instr {
             }
             Self::Conv { layer, attrs, output, relu } => {
                 let grid = codes_of(x)?;
-                let geometry = conv_geometry(layer, *attrs, x)?;
+                let weight = layer.codes.dims("conv").map_err(|error| error.to_string())?;
+                let geometry = conv_geometry(weight, *attrs, x)?;
                 check_layer(layer, grid, *output, *relu)?;
                 let [_, c, h, w] = geometry.output_shape();
                 (vec![c, h, w], Elements::Codes(byte_grid(*output)?))
@@ -254,10 +277,7 @@ impl Instr {
                 }
                 (x.shape.clone(), Elements::Codes(y))
             }
-            Self::MaxPool(window) => {
-                codes_of(x)?;
-                (pooled(*window, x)?, x.elements)
-            }
+            Self::MaxPool(window) => (pooled(*window, x)?, x.elements),
             Self::AvgPool { window, output, .. } => {
                 let (grid, y) = (codes_of(x)?, byte_grid(*output)?);
                 let [c, h, w] = image_of(x)?;
@@ -277,12 +297,8 @@ impl Instr {
                 }
                 (shape, Elements::Codes(y))
             }
-            Self::Relu => {
-                codes_of(x)?;
-                (x.shape.clone(), x.elements)
-            }
+            Self::Relu => (x.shape.clone(), x.elements),
             Self::Slice { axis, start, end, step } => {
-                codes_of(x)?;
                 let mut shape = x.shape.clone();
                 let size = axis_of(&mut shape, *axis)?;
                 if start >= end || *end > *size || *step == 0 {
@@ -294,7 +310,6 @@ impl Instr {
                 (shape, x.elements)
             }
             Self::Pad { axis, before, after } => {
-                codes_of(x)?;
                 let mut shape = x.shape.clone();
                 let size = axis_of(&mut shape, *axis)?;
                 *size = size
@@ -303,37 +318,56 @@ impl Instr {
                     .ok_or_else(|| format!("{before} + {size} + {after} overflows"))?;
                 (shape, x.elements)
             }
-            Self::Flatten => {
-                codes_of(x)?;
-                (vec![x.shape.iter().product()], x.elements)
+            Self::Flatten => (vec![x.shape.iter().product()], x.elements),
+            Self::Reshape(shape) => {
+                check_shape(shape)?;
+                let elements = |shape: &[usize]| shape.iter().product::<usize>();
+                if elements(shape) != elements(&x.shape) {
+                    return Err(format!(
+                        "{:?} has another number of elements than {shape:?}",
+                        x.shape
+                    ));
+                }
+                (shape.clone(), x.elements)
             }
+            Self::Float(op) => (op.check(inputs)?, Elements::Float),
         };
         check_shape(&shape)?;
         Ok(ValueType { shape, elements })
     }
 }
 
+/// Axes that a value may have for one image.
+const MAX_RANK: usize = 6;
+
 /// A shape that no product of a program can overflow with.
 pub(crate) fn check_shape(shape: &[usize]) -> Check<()> {
     let elements = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
     match (shape.len(), elements) {
-        (1 | 3, Some(1..=MAX_ELEMENTS)) => Ok(()),
-        (1 | 3, _) => Err(format!(
+        (1..=MAX_RANK, Some(1..=MAX_ELEMENTS)) => Ok(()),
+        (1..=MAX_RANK, _) => Err(format!(
             "a value of shape {shape:?} is empty, or larger than the {MAX_ELEMENTS} elements allowed"
         )),
-        _ => Err(format!("values have shape [c, h, w] or [k] for one image, not {shape:?}")),
+        _ => Err(format!("a value has 1 to {MAX_RANK} axes for one image, not {shape:?}")),
+    }
+}
+
+/// The shape of a program's input.
+pub(crate) fn check_input(shape: &[usize]) -> Check<()> {
+    match shape.len() {
+        1 | 3 => check_shape(shape),
+        _ => Err(format!("a program takes [c, h, w] or [k] for one image, not {shape:?}")),
     }
 }
 
 /// The geometry of a convolution for one image, whose padded image is of a size that kernels can
 /// write down.
 pub(crate) fn conv_geometry(
-    layer: &QuantizedLayer,
+    weight: [usize; 4],
     attrs: ConvAttrs,
     x: &ValueType,
 ) -> Check<ConvGeometry> {
     let [c, h, w] = image_of(x)?;
-    let weight = layer.codes.dims("conv").map_err(|error| error.to_string())?;
     let geometry =
         ConvGeometry::new([1, c, h, w], weight, attrs).map_err(|error| error.to_string())?;
     // The geometry's own check keeps each of these sums below 2³¹.
@@ -342,7 +376,7 @@ pub(crate) fn conv_geometry(
     Ok(geometry)
 }
 
-fn pooled(window: Window, x: &ValueType) -> Check<Vec<usize>> {
+pub(crate) fn pooled(window: Window, x: &ValueType) -> Check<Vec<usize>> {
     let geometry = window.geometry(image_of(x)?).map_err(|error| error.to_string())?;
     Ok(geometry.output_shape()[1..].to_vec())
 }
@@ -351,7 +385,7 @@ fn codes_of(x: &ValueType) -> Check<QParams> {
     x.grid().ok_or_else(|| "its input is f32; quantize it first".into())
 }
 
-fn image_of(x: &ValueType) -> Check<[usize; 3]> {
+pub(crate) fn image_of(x: &ValueType) -> Check<[usize; 3]> {
     match x.shape[..] {
         [c, h, w] => Ok([c, h, w]),
         _ => Err(format!("takes an image, but its input has shape {:?}", x.shape)),

@@ -1,12 +1,14 @@
-//! How programs move codes, and how they enter and leave them: channels-last slices in, channels-last
+//! How programs move values, and how they enter and leave them: channels-last slices in, channels-last
 //! slices out, split by shape over threads. What computes (convolution, pooling, addition) is in
 //! `ottava-tensor`. Lengths are the caller's promise; nothing here can fail.
 //!
 //! A value of logical shape `[n, c, h, w]` lies in memory as `[n, h, w, c]`.
 
+use bytemuck::AnyBitPattern;
 use ottava_tensor::parallel::{CHUNK, for_each_chunk};
+use ottava_tensor::{Element, Tensor};
 
-use crate::QParams;
+use crate::{QParams, ValueType};
 
 /// Images as a caller has them.
 #[derive(Clone, Copy)]
@@ -17,8 +19,13 @@ pub(crate) enum Images<'a> {
     ChannelsLast(&'a [f32]),
 }
 
-/// Quantizes images of shape `[c, h, w]` to channels-last codes.
-pub(crate) fn quantize(x: Images<'_>, [c, h, w]: [usize; 3], grid: QParams, y: &mut [u8]) {
+/// `f` of each element of images of shape `[c, h, w]`, channels-last.
+pub(crate) fn to_channels_last<T: Send>(
+    x: Images<'_>,
+    [c, h, w]: [usize; 3],
+    y: &mut [T],
+    f: impl Fn(f32) -> T + Sync + Send,
+) {
     let pixels = h * w;
     match x {
         Images::ChannelsFirst(x) if c > 1 && pixels > 1 => {
@@ -28,7 +35,7 @@ pub(crate) fn quantize(x: Images<'_>, [c, h, w]: [usize; 3], grid: QParams, y: &
                 let x = &x[image * c * pixels..][..c * pixels];
                 for (channel, x) in x.chunks_exact(pixels).enumerate() {
                     for (y, &x) in y[channel..].iter_mut().step_by(c).zip(&x[at * run..]) {
-                        *y = grid.quantize(x) as u8;
+                        *y = f(x);
                     }
                 }
             });
@@ -36,18 +43,23 @@ pub(crate) fn quantize(x: Images<'_>, [c, h, w]: [usize; 3], grid: QParams, y: &
         // One channel or one pixel: both layouts are the same.
         Images::ChannelsFirst(x) | Images::ChannelsLast(x) => for_each_chunk(y, CHUNK, |i, y| {
             for (y, &x) in y.iter_mut().zip(&x[i * CHUNK..]) {
-                *y = grid.quantize(x) as u8;
+                *y = f(x);
             }
         }),
     }
 }
 
+/// Images to channels-last codes.
+pub(crate) fn quantize(x: Images<'_>, shape: [usize; 3], grid: QParams, y: &mut [u8]) {
+    to_channels_last(x, shape, y, |x| grid.quantize(x) as u8);
+}
+
 /// Calls `f(image, run, chunk)` for each `run`-element piece of each `image`-element piece of `y`.
-fn for_each_image_run(
-    y: &mut [u8],
+fn for_each_image_run<T: Send>(
+    y: &mut [T],
     image: usize,
     run: usize,
-    f: impl Fn(usize, usize, &mut [u8]) + Sync + Send,
+    f: impl Fn(usize, usize, &mut [T]) + Sync + Send,
 ) {
     if image <= run {
         return for_each_chunk(y, image, |i, y| f(i, 0, y));
@@ -90,12 +102,48 @@ pub(crate) fn to_logical_order<T: Copy + Sync, U: Send>(
     });
 }
 
+/// The elements of values of the shape `from`, in the order in which a value of the shape `to` lies:
+/// channels-last if it is an image.
+pub(crate) fn reshape<T: Copy + Sync + Send>(
+    x: &[T],
+    from: [usize; 3],
+    to: [usize; 3],
+    y: &mut [T],
+) {
+    // Logical order is channels-last with channels and pixels exchanged.
+    let [c, h, w] = to;
+    let turned = [h * w, c, 1];
+    if turned[0] == 1 || c == 1 {
+        to_logical_order(x, from, y, |x| x);
+    } else if from[0] == 1 || from[1..] == [1, 1] {
+        to_logical_order(x, turned, y, |x| x);
+    } else {
+        let mut logical = x.to_vec();
+        to_logical_order(x, from, &mut logical, |x| x);
+        to_logical_order(&logical, turned, y, |x| x);
+    }
+}
+
+/// The bytes of a value as a tensor, batch first.
+pub(crate) fn tensor<T: Element + AnyBitPattern>(
+    bytes: &[u8],
+    batch: usize,
+    shape: &[usize],
+) -> Tensor<T> {
+    let data: &[T] = bytemuck::cast_slice(bytes);
+    let tensor = match *shape {
+        [c, h, w] => Tensor::from_nhwc([batch, c, h, w], data),
+        _ => Tensor::new(&[&[batch], shape].concat(), data),
+    };
+    tensor.expect("as many elements as planned")
+}
+
 /// Codes below the code of zero become it.
 pub(crate) fn relu_in_place(zero_point: u8, y: &mut [u8]) {
     for_each_chunk(y, CHUNK, |_, y| y.iter_mut().for_each(|y| *y = (*y).max(zero_point)));
 }
 
-/// An axis of channels-last memory: its size, and the elements behind each of its indices.
+/// An axis of a value in memory: its size, and the bytes behind each of its indices.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Axis {
     size: usize,
@@ -103,13 +151,16 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// Logical axis 1 (channels), 2 (rows) or 3 (columns) of images of a shape.
-    pub(crate) fn new([c, h, w]: [usize; 3], axis: usize) -> Self {
-        match axis {
-            1 => Self { size: c, inner: 1 },
-            2 => Self { size: h, inner: w * c },
-            _ => Self { size: w, inner: c },
-        }
+    /// A logical axis, the batch being axis 0: of images (which lie channels-last) axis 1 is channels, 2
+    /// rows, 3 columns.
+    pub(crate) fn new(value: &ValueType, axis: usize) -> Self {
+        let inner = match (&value.shape[..], axis) {
+            (&[_, _, _], 1) => 1,
+            (&[c, _, w], 2) => w * c,
+            (&[c, _, _], _) => c,
+            (shape, axis) => shape[axis..].iter().product(),
+        };
+        Self { size: value.shape[axis - 1], inner: inner * value.element_bytes() }
     }
 }
 

@@ -10,6 +10,7 @@ mod combine;
 mod dynamic;
 mod error;
 mod file;
+mod float;
 mod instr;
 mod kernels;
 mod layer;
@@ -29,6 +30,7 @@ pub use combine::{add_codes, average};
 pub use dynamic::DynamicLinear;
 pub use error::{Error, Result};
 pub use file::{Container, Dtype, Entry, Stored, write_atomic};
+pub use float::{FloatOp, clip, linear};
 pub use instr::{Elements, Instr, ValueType, Window};
 pub use layer::{
     BatchNormStats, QuantizedLayer, WeightRange, WeightSpec, fold_batch_norm, quantize_layer,

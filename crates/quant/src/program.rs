@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashSet};
 
-use crate::instr::check_shape;
+use crate::instr::check_input;
 use crate::{Elements, Error, Instr, Result, ValueType};
 
 /// Names a value of a program: its input, or what a node made.
@@ -31,6 +31,8 @@ pub struct Node {
     pub instr: Instr,
     /// What it does it to.
     pub inputs: Vec<ValueId>,
+    /// Why it computes in floats; empty if it does not, or nobody said.
+    pub why: String,
 }
 
 /// An integer network: data only, checked once, so that running it cannot fail.
@@ -70,7 +72,7 @@ impl Program {
     /// # Errors
     /// [`Error::Node`] if the shape is empty, of another rank, or unreasonably large.
     pub fn builder(input: &[usize]) -> Result<Builder> {
-        check_shape(input).map_err(|reason| Error::Node {
+        check_input(input).map_err(|reason| Error::Node {
             node: "input".into(),
             op: "input",
             reason,
@@ -171,8 +173,15 @@ impl Builder {
         let value = instr.check(&types).map_err(refuse)?;
         self.names.insert(name.clone());
         self.values.push(value);
-        self.nodes.push(Node { name, instr, inputs: inputs.to_vec() });
+        self.nodes.push(Node { name, instr, inputs: inputs.to_vec(), why: String::new() });
         Ok(ValueId(self.nodes.len()))
+    }
+
+    /// Says why the node that made `value` computes in floats: for reports.
+    pub fn explain(&mut self, value: ValueId, why: impl Into<String>) {
+        if let Some(node) = value.node().and_then(|node| self.nodes.get_mut(node)) {
+            node.why = why.into();
+        }
     }
 
     /// The program that returns `output`.
@@ -228,7 +237,7 @@ mod tests {
             let error = b.push("x", instr, inputs).unwrap_err().to_string();
             assert!(error.contains("\"x\"") && error.contains(words), "{error}");
         };
-        refused(Instr::Relu, &[input], "quantize it first");
+        refused(Instr::Add { output: grid(), relu: false }, &[input, q], "quantize it first");
         refused(Instr::Quantize(grid()), &[q], "already");
         refused(Instr::Relu, &[ValueId(9)], "value 9");
         refused(Instr::Add { output: grid(), relu: false }, &[q], "takes 2 inputs");

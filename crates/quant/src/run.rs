@@ -133,6 +133,12 @@ impl Engine {
             }
         });
         let steps = steps.into_iter().collect::<Result<Vec<Step>>>()?;
+        // What is quantized at once is read where the caller has it.
+        let computes_on_input = program.nodes().iter().any(|node| {
+            node.inputs.contains(&ValueId::INPUT) && !matches!(node.instr, Instr::Quantize(_))
+        });
+        let input = computes_on_input.then(|| Step::input(program));
+        let steps: Vec<Step> = input.into_iter().chain(steps).collect();
         let uses = steps
             .iter()
             .map(|step| Use {
@@ -153,6 +159,10 @@ impl Engine {
         };
         // By shape alone: the same on every machine, at any number of threads.
         engine.part = (PART / engine.workspace_bytes(1)?.max(1)).max(1);
+        let joins = |node: &Node| matches!(&node.instr, Instr::Float(op) if op.joins_images());
+        if program.nodes().iter().any(joins) {
+            engine.part = usize::MAX;
+        }
         Ok(engine)
     }
 
@@ -163,7 +173,7 @@ impl Engine {
 
     /// How the layer of the program's node at `index` is computed; `None` for a node without weights.
     pub fn algorithm(&self, index: usize) -> Option<Algorithm> {
-        self.steps.iter().find(|step| step.node == index).and_then(Step::algorithm)
+        self.steps.iter().find(|step| step.node == Some(index)).and_then(Step::algorithm)
     }
 
     /// Bytes the packed weights of all layers take.
@@ -298,9 +308,9 @@ impl Engine {
             let count = end - start;
             for step in &self.steps {
                 step.run(self.level, images, count, plan, arena, scratch);
-                if let Some(see) = &mut see {
+                if let (Some(see), Some(node)) = (&mut see, step.output.checked_sub(1)) {
                     let bytes = &arena[plan.place(step.output, count)];
-                    see(step.output - 1, &self.show(step.output, count, bytes));
+                    see(node, &self.show(step.output, count, bytes));
                 }
             }
             let bytes = &arena[plan.place(self.output, count)];
@@ -334,20 +344,12 @@ impl Engine {
     }
 
     fn show(&self, value: usize, batch: usize, bytes: &[u8]) -> Value {
-        let shape = self.batched(value, batch);
-        match (self.values[value].elements, shape[..].try_into()) {
-            (Elements::Codes(grid), image) => {
-                let codes = match image {
-                    Ok(image) => Tensor::from_nhwc(image, bytes),
-                    Err(_) => Tensor::new(&shape, bytes),
-                };
-                Value::Codes(QTensor::new(codes.expect("as many codes as planned"), grid))
+        let ValueType { shape, elements } = &self.values[value];
+        match elements {
+            Elements::Codes(grid) => {
+                Value::Codes(QTensor::new(kernels::tensor(bytes, batch, shape), *grid))
             }
-            (Elements::Float, _) => {
-                let mut floats = Tensor::zeros(&shape);
-                self.read(value, bytes, floats.data_mut());
-                Value::Float(floats)
-            }
+            Elements::Float => Value::Float(kernels::tensor(bytes, batch, shape)),
         }
     }
 }

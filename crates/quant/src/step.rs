@@ -2,25 +2,26 @@
 
 use std::ops::Range;
 
-use ottava_tensor::Level;
 use ottava_tensor::conv::int8::{AddCodes, Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
-use ottava_tensor::pool::int8 as pool;
-use ottava_tensor::pool::int8::Average;
+use ottava_tensor::pool::int8::{self, Average};
+use ottava_tensor::{Level, Tensor, elementwise, pool};
 
-use crate::instr::{ValueType, contiguous};
+use crate::float::FloatKernel;
+use crate::instr::{Elements, ValueType, contiguous};
 use crate::kernels::{self, Axis, Images};
 use crate::plan::{ALIGN, Plan, Sharing};
 use crate::workspace::aligned;
 use crate::{
-    Error, Instr, Options, Program, QParams, QuantizedLayer, Result, ValueId, Window, add_codes,
-    average,
+    DynamicLinear, Error, FloatOp, Instr, Options, Program, QParams, QuantizedLayer, Result,
+    ValueId, Window, add_codes, average,
 };
 
 /// What a step does, to which values.
 pub(crate) struct Step {
-    /// The program's node; of a layer and the addition behind it, the layer's.
-    pub node: usize,
+    /// The program's node; of a layer and the addition behind it, the layer's. `None` for the step
+    /// that puts the program's input in its place.
+    pub node: Option<usize>,
     kernel: Kernel,
     pub inputs: Vec<usize>,
     pub output: usize,
@@ -28,6 +29,7 @@ pub(crate) struct Step {
 
 /// Geometries are for one image; a run puts its batch in.
 enum Kernel {
+    Input([usize; 3]),
     Quantize([usize; 3], QParams),
     Dequantize(QParams),
     Conv(Box<Conv>),
@@ -35,10 +37,26 @@ enum Kernel {
     MaxPool(PoolGeometry),
     AvgPool(PoolGeometry, Average),
     Relu(u8),
-    Slice { axis: Axis, start: usize, step: usize, size: usize },
-    Pad { axis: Axis, before: usize, after: usize, zero_point: u8 },
-    Flatten([usize; 3]),
+    Slice {
+        axis: Axis,
+        start: usize,
+        step: usize,
+        size: usize,
+    },
+    Pad {
+        axis: Axis,
+        before: usize,
+        after: usize,
+        zero_point: u8,
+    },
+    Reshape {
+        from: [usize; 3],
+        to: [usize; 3],
+        elements: Elements,
+    },
     View,
+    /// A computation on tensors, given the shape of each input; its memory is its own.
+    Float(FloatKernel, Vec<Vec<usize>>),
 }
 
 struct Conv {
@@ -51,6 +69,12 @@ struct Conv {
 }
 
 impl Step {
+    /// The step that puts the program's input in its place, for a program that computes on it.
+    pub(crate) fn input(program: &Program) -> Self {
+        let kernel = Kernel::Input(program.value(ValueId::INPUT).image());
+        Self { node: None, kernel, inputs: vec![], output: ValueId::INPUT.0 }
+    }
+
     /// The step of the node at `index`.
     pub(crate) fn new(program: &Program, index: usize, options: &Options) -> Result<Self> {
         let node = &program.nodes()[index];
@@ -78,6 +102,11 @@ impl Step {
             })))
         };
         let windows = |window: Window| window.geometry(x.image()).map_err(refuse);
+        let float = |kernel: FloatKernel| {
+            let shapes = node.inputs.iter().map(|&id| program.value(id).shape.clone());
+            Kernel::Float(kernel, shapes.collect())
+        };
+        let of_floats = x.elements == Elements::Float;
         let kernel = match &node.instr {
             Instr::Quantize(grid) => Kernel::Quantize(x.image(), grid.to_unsigned()),
             Instr::Dequantize => Kernel::Dequantize(grid(x)),
@@ -89,34 +118,58 @@ impl Step {
                 let b = program.value(node.inputs[1]);
                 Kernel::Add(add_codes(grid(x), grid(b), *output, *relu))
             }
+            Instr::MaxPool(window) if of_floats => {
+                let geometry = windows(*window)?;
+                float(Box::new(move |x| {
+                    pool::max_pool(&x[0], &PoolGeometry { batch: x[0].shape()[0], ..geometry }).0
+                }))
+            }
             Instr::MaxPool(window) => Kernel::MaxPool(windows(*window)?),
             Instr::AvgPool { window, count_padding, output } => {
-                let [_, h, w] = x.image();
-                let whole = Window { kernel: [h, w], stride: [1, 1], padding: [0; 4] };
-                let geometry = windows(window.unwrap_or(whole))?;
+                let geometry = windows(window.unwrap_or_else(|| Window::whole(x)))?;
                 Kernel::AvgPool(geometry, average(grid(x), *output, *count_padding))
             }
+            Instr::Relu if of_floats => float(Box::new(|x| elementwise::relu(&x[0]))),
             Instr::Relu => Kernel::Relu(zero_point(x)),
             Instr::Slice { axis, start, end, step } => Kernel::Slice {
-                axis: Axis::new(x.image(), *axis),
+                axis: Axis::new(x, *axis),
                 start: *start,
                 step: *step,
                 size: (end - start).div_ceil(*step),
             },
             Instr::Pad { axis, before, after } => Kernel::Pad {
-                axis: Axis::new(x.image(), *axis),
+                axis: Axis::new(x, *axis),
                 before: *before,
                 after: *after,
-                zero_point: zero_point(x),
+                // Every byte of a float's zero is zero.
+                zero_point: if of_floats { 0 } else { zero_point(x) },
             },
-            Instr::Flatten => match x.image() {
-                // Channels-last and logical order agree.
-                [1, _, _] | [_, 1, 1] => Kernel::View,
-                shape => Kernel::Flatten(shape),
-            },
+            Instr::Flatten | Instr::Reshape(_) => {
+                let (from, to) = (x.image(), program.value(ValueId::of_node(index)).image());
+                match (from, to) {
+                    // Channels-last and logical order agree.
+                    ([1, _, _] | [_, 1, 1], [1, _, _] | [_, 1, 1]) => Kernel::View,
+                    _ => Kernel::Reshape { from, to, elements: x.elements },
+                }
+            }
+            Instr::Float(FloatOp::DynamicLinear { codes, scales, bias }) => {
+                let (scales, bias) = (scales.clone(), bias.clone());
+                let linear = DynamicLinear::from_codes(options.level, codes, scales, bias);
+                let linear = linear.map_err(|error| Error::Node {
+                    node: node.name.clone(),
+                    op: node.instr.op(),
+                    reason: error.to_string(),
+                })?;
+                float(Box::new(move |x| {
+                    // Floats that have no range have no codes.
+                    let shape = [x[0].shape()[0], linear.outputs()];
+                    linear.run(&x[0]).unwrap_or_else(|_| Tensor::full(&shape, f32::NAN))
+                }))
+            }
+            Instr::Float(op) => float(op.kernel(x)),
         };
         let inputs = node.inputs.iter().map(|id| id.0).collect();
-        Ok(Self { node: index, kernel, inputs, output: ValueId::of_node(index).0 })
+        Ok(Self { node: Some(index), kernel, inputs, output: ValueId::of_node(index).0 })
     }
 
     /// This layer's step and the addition behind it, in one.
@@ -134,7 +187,8 @@ impl Step {
         match &self.kernel {
             Kernel::View => Sharing::View,
             Kernel::Relu(_) => Sharing::InPlace,
-            Kernel::Quantize(..)
+            Kernel::Input(_)
+            | Kernel::Quantize(..)
             | Kernel::Dequantize(_)
             | Kernel::Conv(_)
             | Kernel::Add(_)
@@ -142,7 +196,8 @@ impl Step {
             | Kernel::AvgPool(..)
             | Kernel::Slice { .. }
             | Kernel::Pad { .. }
-            | Kernel::Flatten(_) => Sharing::None,
+            | Kernel::Reshape { .. }
+            | Kernel::Float(..) => Sharing::None,
         }
     }
 
@@ -178,7 +233,8 @@ impl Step {
     fn conv(&self) -> Option<&Conv> {
         match &self.kernel {
             Kernel::Conv(conv) => Some(conv),
-            Kernel::Quantize(..)
+            Kernel::Input(_)
+            | Kernel::Quantize(..)
             | Kernel::Dequantize(_)
             | Kernel::Add(_)
             | Kernel::MaxPool(_)
@@ -186,8 +242,9 @@ impl Step {
             | Kernel::Relu(_)
             | Kernel::Slice { .. }
             | Kernel::Pad { .. }
-            | Kernel::Flatten(_)
-            | Kernel::View => None,
+            | Kernel::Reshape { .. }
+            | Kernel::View
+            | Kernel::Float(..) => None,
         }
     }
 
@@ -198,7 +255,7 @@ impl Step {
     }
 
     /// Computes the output from the inputs for `batch` images. All values have their place in the
-    /// arena, but for the program's `input`.
+    /// arena, but for the program's `input`, which has one only if something computes on it.
     pub(crate) fn run<'a>(
         &self,
         level: Level,
@@ -216,8 +273,16 @@ impl Step {
         };
         match &self.kernel {
             Kernel::View => {}
-            Kernel::Quantize(shape, grid) => {
+            Kernel::Input(shape) => {
+                let y = bytemuck::cast_slice_mut(&mut arena[output]);
+                kernels::to_channels_last(input, *shape, y, |x| x);
+            }
+            Kernel::Quantize(shape, grid) if self.inputs[0] == ValueId::INPUT.0 => {
                 kernels::quantize(input, *shape, *grid, &mut arena[output]);
+            }
+            Kernel::Quantize(shape, grid) => {
+                let (x, y) = unary(arena);
+                kernels::quantize(Images::ChannelsLast(bytemuck::cast_slice(x)), *shape, *grid, y);
             }
             Kernel::Dequantize(grid) => {
                 let (x, y) = unary(arena);
@@ -241,15 +306,15 @@ impl Step {
             }
             Kernel::Add(add) => {
                 let (y, [a, b]) = carve(arena, output, [place(0), place(1)]);
-                pool::add_codes(level, a, b, add, y);
+                int8::add_codes(level, a, b, add, y);
             }
             Kernel::MaxPool(geometry) => {
                 let (x, y) = unary(arena);
-                pool::max_pool(level, &PoolGeometry { batch, ..*geometry }, x, y);
+                int8::max_pool(level, &PoolGeometry { batch, ..*geometry }, x, y);
             }
             Kernel::AvgPool(geometry, average) => {
                 let (x, y) = unary(arena);
-                pool::average_pool(level, &PoolGeometry { batch, ..*geometry }, x, average, y);
+                int8::average_pool(level, &PoolGeometry { batch, ..*geometry }, x, average, y);
             }
             Kernel::Relu(zero_point) => {
                 if output != place(0) {
@@ -265,9 +330,29 @@ impl Step {
                 let (x, y) = unary(arena);
                 kernels::pad(*axis, *before, *after, *zero_point, x, y);
             }
-            Kernel::Flatten(shape) => {
+            Kernel::Reshape { from, to, elements } => {
                 let (x, y) = unary(arena);
-                kernels::to_logical_order(x, *shape, y, |code| code);
+                match elements {
+                    Elements::Codes(_) => kernels::reshape(x, *from, *to, y),
+                    Elements::Float => {
+                        let (x, y): (&[f32], _) =
+                            (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(y));
+                        kernels::reshape(x, *from, *to, y);
+                    }
+                }
+            }
+            Kernel::Float(kernel, shapes) => {
+                let inputs: Vec<Tensor<f32>> = shapes
+                    .iter()
+                    .enumerate()
+                    .map(|(i, shape)| kernels::tensor(&arena[place(i)], batch, shape))
+                    .collect();
+                let y = kernel(&inputs).channels_last();
+                // Images lie channels-last, everything else in logical order.
+                let y = if y.rank() == 4 { y } else { y.contiguous() };
+                let y =
+                    y.as_nhwc().filter(|_| y.rank() == 4).or(y.as_slice()).expect("one of the two");
+                arena[output].copy_from_slice(bytemuck::cast_slice(y));
             }
         }
     }

@@ -1,5 +1,7 @@
+use ottava_tensor::conv::ConvAttrs;
+
 use crate::instr::conv_geometry;
-use crate::{Elements, Instr, Program, ValueId};
+use crate::{Elements, FloatOp, Instr, Program, ValueId, ValueType};
 
 /// What a program consists of, node by node: for reports.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,8 @@ pub struct NodeSummary {
     pub weight_bits: u8,
     /// Multiply-accumulates for one image.
     pub macs: u64,
+    /// Why it computes in floats; empty if it does not.
+    pub why: String,
 }
 
 impl NodeSummary {
@@ -71,11 +75,24 @@ impl Program {
             let weight_bytes = if weight_bits == 4 { weights.div_ceil(2) } else { weights };
             bytes = weight_bytes + 4 * (layer.scales.len() + layer.bias.len());
         }
-        let macs = match &node.instr {
-            Instr::Conv { layer, attrs, .. } => {
-                conv_geometry(layer, *attrs, x).map_or(0, |geometry| geometry.macs())
+        if let Instr::Float(op) = &node.instr {
+            let floats: usize = op.constants().iter().map(|(_, constant)| constant.len()).sum();
+            (params, bytes) = (floats, 4 * floats);
+            if let FloatOp::DynamicLinear { codes, scales, .. } = op {
+                (params, bytes) = (floats - scales.len() + codes.len(), bytes + codes.len());
+                weight_bits = 8;
             }
+        }
+        let macs = match &node.instr {
+            Instr::Conv { layer, attrs, .. } => conv_macs(layer.codes.shape(), *attrs, x),
             Instr::Linear { layer, .. } => layer.codes.len() as u64,
+            Instr::Float(FloatOp::Conv { weight, attrs, .. }) => {
+                conv_macs(weight.shape(), *attrs, x)
+            }
+            Instr::Float(FloatOp::Linear { weight, .. } | FloatOp::MatMul(weight)) => {
+                weight.len() as u64
+            }
+            Instr::Float(FloatOp::DynamicLinear { codes, .. }) => codes.len() as u64,
             Instr::Quantize(_)
             | Instr::Dequantize
             | Instr::Add { .. }
@@ -84,7 +101,9 @@ impl Program {
             | Instr::Relu
             | Instr::Slice { .. }
             | Instr::Pad { .. }
-            | Instr::Flatten => 0,
+            | Instr::Flatten
+            | Instr::Reshape(_)
+            | Instr::Float(_) => 0,
         };
         NodeSummary {
             name: node.name.clone(),
@@ -96,6 +115,14 @@ impl Program {
             bytes,
             weight_bits,
             macs,
+            why: node.why.clone(),
         }
     }
+}
+
+/// Multiply-accumulates of a convolution by a weight of that shape.
+fn conv_macs(weight: &[usize], attrs: ConvAttrs, x: &ValueType) -> u64 {
+    let weight: Result<[usize; 4], _> = weight.try_into();
+    let geometry = weight.ok().and_then(|weight| conv_geometry(weight, attrs, x).ok());
+    geometry.map_or(0, |geometry| geometry.macs())
 }

@@ -6,7 +6,7 @@ mod oracle;
 
 use networks::{Dice, random, resnet};
 use oracle::{Naive, evaluate};
-use ottava_quant::{Engine, Error, Options, Program, Tuning, Value, Workspace};
+use ottava_quant::{Engine, Error, FloatOp, Instr, Options, Program, Tuning, Workspace};
 use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::{Level, Tensor};
 use proptest::prelude::*;
@@ -23,45 +23,73 @@ fn run(program: &Program, x: &Tensor<f32>) -> Tensor<f32> {
     Engine::new(program).unwrap().run(x, &mut Workspace::new()).unwrap()
 }
 
-fn assert_equals(value: &Value, naive: &Naive, what: &str) {
-    match value {
-        Value::Codes(codes) => {
-            let ours: Vec<i64> = codes.codes().iter().map(i64::from).collect();
-            assert_eq!(ours, naive.codes, "{what}");
-            assert_eq!(Some(codes.params()), naive.grid, "{what}");
-        }
-        Value::Float(floats) => assert_eq!(floats.to_vec(), naive.floats, "{what}"),
+/// Codes are equal; floats are sums in another order.
+fn assert_equals(value: &Naive, expected: &Naive, what: &str) {
+    assert_eq!(
+        (value.shape, &value.codes, value.grid),
+        (expected.shape, &expected.codes, expected.grid),
+        "{what}"
+    );
+    assert_eq!(value.floats.len(), expected.floats.len(), "{what}");
+    let most =
+        expected.floats.iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(1.0, f32::max);
+    for (x, y) in value.floats.iter().zip(&expected.floats) {
+        // What has left the floats' range did so here and there.
+        let wild = |x: f32| x.is_nan() || x.abs() > 1e25;
+        assert!((x - y).abs() <= 1e-4 * most || wild(*x) && wild(*y), "{x} and {y}: {what}");
     }
 }
 
-/// Every value of an unfused run equals the naive one; the results of all engines are equal.
+/// Every value of an unfused run is what the definition makes of those before it; the results of all
+/// engines are equal.
 fn check(program: &Program, x: &Tensor<f32>, levels: &[Level]) {
-    let naive = evaluate(program, x);
-    let last = &naive[program.output().node().unwrap() + 1];
-    let expected = match last.grid {
-        Some(grid) => last.codes.iter().map(|&q| grid.dequantize(q as i32)).collect(),
-        None => last.floats.clone(),
-    };
+    let mut results = vec![];
     let mut workspace = Workspace::new();
     for &level in levels {
-        let mut seen = 0;
+        let mut values = vec![Naive::from(x)];
         let traced = engine(program, level, false)
             .run_traced(x, &mut workspace, |node, value| {
-                let what = format!("{level:?}: {:?}", program.nodes()[node]);
-                assert_equals(value, &naive[node + 1], &what);
-                seen += 1;
+                assert_eq!(node + 1, values.len());
+                values.push(value.into());
             })
             .unwrap();
-        assert_eq!(seen, program.nodes().len());
-        assert_eq!(traced.to_vec(), expected);
+        for (node, value) in program.nodes().iter().zip(&values[1..]) {
+            let inputs: Vec<&Naive> = node
+                .inputs
+                .iter()
+                .map(|id| &values[id.node().map_or(0, |node| node + 1)])
+                .collect();
+            assert_equals(value, &evaluate(&node.instr, &inputs), &format!("{level:?}: {node:?}"));
+        }
+        let last = &values[program.output().node().unwrap() + 1];
+        let expected = match last.grid {
+            Some(grid) => last.codes.iter().map(|&q| grid.dequantize(q as i32)).collect(),
+            None => last.floats.clone(),
+        };
+        assert!(same(&traced.to_vec(), &expected));
         let fused = engine(program, level, true);
-        assert_eq!(fused.run(x, &mut workspace).unwrap(), traced, "{level:?} fused");
+        let result = fused.run(x, &mut workspace).unwrap();
+        assert!(same(&result.to_vec(), &expected), "{level:?} fused");
         fused
             .run_traced(x, &mut workspace, |node, value| {
-                assert_equals(value, &naive[node + 1], "fused");
+                let (ours, theirs) = (Naive::from(value), &values[node + 1]);
+                assert!(ours.codes == theirs.codes && same(&ours.floats, &theirs.floats), "fused");
             })
             .unwrap();
+        results.push(expected);
     }
+    assert!(results.windows(2).all(|pair| same(&pair[0], &pair[1])), "levels differ");
+}
+
+/// Equal, a NaN being equal to a NaN.
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || a.is_nan() && b.is_nan())
+}
+
+/// Whether the range of a batch shapes each image's result.
+fn joins_images(program: &Program) -> bool {
+    let joins = |instr: &Instr| matches!(instr, Instr::Float(FloatOp::DynamicLinear { .. }));
+    program.nodes().iter().any(|node| joins(&node.instr))
 }
 
 /// Tuning changes how a program is computed, not what; a choice made elsewhere is not followed.
@@ -101,12 +129,13 @@ proptest! {
         prop_assert_eq!(&loaded, &program);
         prop_assert_eq!(loaded.to_container().unwrap().to_bytes(), bytes);
         let x = images(&program, 2, seed);
-        prop_assert_eq!(run(&loaded, &x), run(&program, &x));
+        prop_assert!(same(&run(&loaded, &x).to_vec(), &run(&program, &x).to_vec()));
     }
 
     #[test]
     fn a_batch_is_its_images_one_by_one(seed: u64, nodes in 1usize..14, batch in 1usize..5) {
         let program = random(seed, nodes);
+        prop_assume!(!joins_images(&program));
         let engine = Engine::new(&program).unwrap();
         let mut workspace = Workspace::new();
         let x = images(&program, batch, seed);
@@ -114,7 +143,8 @@ proptest! {
         for i in 0..batch {
             let image = x.slice(0, i..i + 1, 1).unwrap();
             let alone = engine.run(&image, &mut workspace).unwrap();
-            prop_assert_eq!(alone, whole.slice(0, i..i + 1, 1).unwrap());
+            let expected = whole.slice(0, i..i + 1, 1).unwrap().to_vec();
+            prop_assert!(same(&alone.to_vec(), &expected));
         }
     }
 
@@ -123,13 +153,13 @@ proptest! {
         let program = random(seed, 4);
         let x = images(&program, 2, seed);
         let y = run(&program, &x);
-        prop_assert_eq!(&run(&program, &x.channels_last()), &y);
+        prop_assert!(same(&run(&program, &x.channels_last()).to_vec(), &y.to_vec()));
         let gaps = x.broadcast_to(&[&[3], x.shape()].concat()).unwrap();
         let gaps = gaps.slice(0, 1..2, 1).unwrap().reshape(x.shape()).unwrap();
-        prop_assert_eq!(&run(&program, &gaps), &y);
+        prop_assert!(same(&run(&program, &gaps).to_vec(), &y.to_vec()));
         let last = x.rank() - 1;
         let turned = x.transpose(0, last).unwrap().contiguous().transpose(0, last).unwrap();
-        prop_assert_eq!(&run(&program, &turned), &y);
+        prop_assert!(same(&run(&program, &turned).to_vec(), &y.to_vec()));
     }
 }
 
@@ -208,7 +238,7 @@ fn workspaces_serve_any_engine_and_batch() {
         for program in &programs {
             let x = images(program, 1 + round * 2 % 3, 11);
             let again = Engine::new(program).unwrap().run(&x, &mut workspace).unwrap();
-            assert_eq!(again, run(program, &x));
+            assert!(same(&again.to_vec(), &run(program, &x).to_vec()));
         }
     }
 }

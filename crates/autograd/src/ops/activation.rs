@@ -1,4 +1,4 @@
-use ottava_quant::QTensor;
+use ottava_quant::{QTensor, clip};
 use ottava_tensor::Tensor;
 use ottava_tensor::elementwise;
 
@@ -56,7 +56,7 @@ impl Rule for Clip {
         let (x, Self { min, max }) = (x.float(), *self);
 
         // y = min(max(x, low), high)
-        let y = x.map(move |x| x.max(min).min(max));
+        let y = clip(&x, min, max);
         if !context.backward() {
             return Ok(Output::constant(y));
         }

@@ -59,12 +59,22 @@ pub struct LearnedFakeQuant {
     pub grad_factor: f32,
 }
 
+impl LearnedFakeQuant {
+    /// The grid it rounds to.
+    ///
+    /// # Errors
+    /// A scale that is not above zero.
+    pub fn grid(&self, scale: f32, zero_point: f32) -> Result<QParams> {
+        let zero_point = (zero_point.round_ties_even() as i32).clamp(self.qmin, self.qmax);
+        Ok(QParams::new(scale, zero_point, self.qmin..=self.qmax)?)
+    }
+}
+
 impl Rule for LearnedFakeQuant {
     fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
         let [x, scale, zero_point] = op::inputs("learned_fake_quant", inputs)?;
         let (x, scale, zero_point) = (x.float(), scale.float().item()?, zero_point.float().item()?);
-        let zero_point = (zero_point.round_ties_even() as i32).clamp(self.qmin, self.qmax);
-        let grid = QParams::new(scale, zero_point, self.qmin..=self.qmax)?;
+        let grid = self.grid(scale, zero_point)?;
 
         // y = s·(clamp(round(x/s) + z) − z)
         let y = x.map(move |x| grid.fake_quantize(x));

@@ -1,3 +1,4 @@
+use ottava_quant::linear;
 use ottava_tensor::Tensor;
 use ottava_tensor::gemm::matmul;
 
@@ -35,17 +36,15 @@ impl Rule for Linear {
             });
         }
 
-        // y = x·Wᵀ + b
-        let mut y = matmul(&x, &weight.transpose(0, 1)?)?;
-        if let Some(bias) = &bias {
-            if bias.shape() != [out] {
-                return Err(Error::Op {
-                    op: "linear",
-                    reason: format!("the bias must have {out} elements"),
-                });
-            }
-            y = y.zip_map("linear", bias, |y, b| y + b)?;
+        if bias.as_ref().is_some_and(|bias| bias.shape() != [out]) {
+            return Err(Error::Op {
+                op: "linear",
+                reason: format!("the bias must have {out} elements"),
+            });
         }
+
+        // y = x·Wᵀ + b
+        let y = linear(&x, &weight, bias.as_ref())?;
         if !context.backward() {
             return Ok(Output::constant(y));
         }

@@ -66,6 +66,18 @@ impl BatchNorm2d {
         Ok(BatchStatistics { mean, inv_std, running_mean, running_var })
     }
 
+    /// `scale` and `shift` of `y = scale·x + shift`, each `[c]`: what normalising by the running
+    /// statistics comes to.
+    pub fn affine(
+        &self,
+        weight: &[f32],
+        bias: &[f32],
+        running_mean: &[f32],
+        running_var: &[f32],
+    ) -> (Vec<f32>, Vec<f32>) {
+        affine(weight, bias, running_mean, &self.inv_std(running_var))
+    }
+
     /// `1 / √(var + eps)`.
     pub(crate) fn inv_std(&self, var: &[f32]) -> Vec<f32> {
         var.iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect()

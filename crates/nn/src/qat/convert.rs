@@ -1,9 +1,12 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use ottava_autograd::ops::LayerKind;
+use ottava_autograd::ops::{LayerKind, QuantLayer};
 use ottava_autograd::{Error, Graph, GraphNode, NodeId, NodeKind, Op, Result};
-use ottava_quant::{Builder, Instr, Program, QParams, ValueId, Window};
+use ottava_quant::{Builder, FloatOp, Instr, Program, QParams, ValueId, WeightSpec, Window};
+use ottava_quant::{Elements, quantize_layer};
 use ottava_tensor::Tensor;
+
+use super::float::{WEIGHTS_ALONE, float_op, left_in_float, no_integer_form};
 
 /// Writes the integer program of a prepared graph: scales from the observers, weights folded and
 /// rounded, biases in `i32`. Node names are the graph's.
@@ -12,18 +15,44 @@ use ottava_tensor::Tensor;
 /// function that the graph itself evaluates with, so the two agree by construction. Converting twice
 /// gives the same bytes.
 ///
+/// What stayed in float becomes a float instruction, between a dequantize and a quantize where it meets
+/// integers, computed by the graph's own kernels; each says why
+/// ([`Node::why`](ottava_quant::Node::why)). What depends on parameters alone is computed now.
+///
 /// # Errors
-/// [`Error::Node`] naming the layer: an observer that saw no data, a weight that is not finite, an
-/// operator without an integer form.
+/// [`Error::Node`] naming the layer: an observer that saw no data, a weight that is not finite, a loss.
 pub fn convert(graph: &Graph) -> Result<Program> {
-    let mut writer =
-        Writer { graph, program: Program::builder(graph.input_shape())?, values: HashMap::new() };
+    write(graph, None)
+}
+
+/// [`convert`] with the linear layers that stayed in float quantized at run time: weights to integers
+/// now, by `weight`, activations at each call ([`DynamicLinear`](ottava_quant::DynamicLinear)). Of a graph
+/// that is not prepared at all, this is PyTorch's `quantize_dynamic`.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_dynamic(graph: &Graph, weight: WeightSpec) -> Result<Program> {
+    write(graph, Some(weight))
+}
+
+fn write(graph: &Graph, dynamic: Option<WeightSpec>) -> Result<Program> {
+    let mut writer = Writer {
+        graph,
+        dynamic,
+        program: Program::builder(graph.input_shape())?,
+        values: HashMap::new(),
+        constants: HashMap::new(),
+        floats: HashMap::new(),
+        names: graph.nodes().iter().map(|node| node.name.clone()).collect(),
+    };
     for (id, node) in graph.nodes().iter().enumerate() {
         match &node.kind {
             NodeKind::Input(_) => {
                 writer.values.insert(id, writer.program.input());
             }
-            NodeKind::Leaf(_) => {}
+            NodeKind::Leaf(leaf) => {
+                writer.constants.insert(id, leaf.get());
+            }
             NodeKind::Op(op, inputs) => {
                 writer.node(id, node, op, inputs).map_err(|error| error.at(&node.name))?;
             }
@@ -39,25 +68,38 @@ pub fn convert(graph: &Graph) -> Result<Program> {
 
 struct Writer<'a> {
     graph: &'a Graph,
+    /// How linear layers in float are quantized, if they are.
+    dynamic: Option<WeightSpec>,
     program: Builder,
     values: HashMap<NodeId, ValueId>,
+    /// Parameters, and what is computed from them alone.
+    constants: HashMap<NodeId, Tensor<f32>>,
+    /// The dequantized value of codes.
+    floats: HashMap<ValueId, ValueId>,
+    names: HashSet<String>,
 }
 
 impl Writer<'_> {
     fn node(&mut self, id: NodeId, node: &GraphNode, op: &Op, inputs: &[NodeId]) -> Result<()> {
+        if let Some(constant) = self.folded(op, inputs)? {
+            self.constants.insert(id, constant);
+            return Ok(());
+        }
         let (instr, operands) = match op {
-            Op::Quantize(quantize) => (Instr::Quantize(self.grid_of(&quantize.output, inputs)?), 1),
+            Op::Quantize(quantize) => {
+                let x = self.float(inputs[0])?;
+                (Instr::Quantize(self.grid_of(&quantize.output, inputs)?), vec![x])
+            }
             Op::QuantLayer(layer) => {
-                let quant = layer.output.as_ref().ok_or_else(|| Error::Op {
-                    op: op.name(),
-                    reason: "rounds its weights alone and computes in float, and a program has no float instructions yet; choose levels that have integer codes".into(),
-                })?;
+                let Some(quant) = &layer.output else {
+                    return self.weights_alone(id, layer, inputs);
+                };
                 let leaves: Vec<Tensor<f32>> = inputs[1..inputs.len() - 1]
                     .iter()
                     .map(|&id| self.leaf(id))
                     .collect::<Result<_>>()?;
-                let x = self.values.get(&inputs[0]).and_then(|&x| self.program.value(x).grid());
-                let x = x.ok_or_else(|| Error::Op {
+                let input = self.value(inputs[0])?;
+                let x = self.program.value(input).grid().ok_or_else(|| Error::Op {
                     op: op.name(),
                     reason: "reads floats; put a quantize in front of it".into(),
                 })?;
@@ -67,34 +109,43 @@ impl Writer<'_> {
                     LayerKind::Conv(attrs) => Instr::Conv { layer: folded, attrs, output, relu },
                     LayerKind::Linear => Instr::Linear { layer: folded, output, relu },
                 };
-                (instr, 1)
+                (instr, vec![input])
             }
             Op::QuantAdd(add) => {
-                (Instr::Add { output: self.grid_of(&add.output, inputs)?, relu: add.relu }, 2)
+                let instr =
+                    Instr::Add { output: self.grid_of(&add.output, inputs)?, relu: add.relu };
+                (instr, vec![self.value(inputs[0])?, self.value(inputs[1])?])
             }
             Op::QuantAvgPool(pool) => {
                 let output = self.grid_of(&pool.output, inputs)?;
                 let window =
                     pool.window.map(|(kernel, stride)| Window { kernel, stride, padding: [0; 4] });
-                (Instr::AvgPool { window, count_padding: false, output }, 1)
+                let instr = Instr::AvgPool { window, count_padding: false, output };
+                (instr, vec![self.value(inputs[0])?])
             }
             Op::MaxPool2d(pool) => {
                 let window =
                     Window { kernel: pool.kernel, stride: pool.stride, padding: pool.padding };
-                (Instr::MaxPool(window), 1)
+                (Instr::MaxPool(window), vec![self.value(inputs[0])?])
             }
-            Op::Relu(_) => (Instr::Relu, 1),
+            Op::Relu(_) => (Instr::Relu, vec![self.value(inputs[0])?]),
             Op::Slice(slice) => {
-                let x = self.values.get(&inputs[0]).map(|&x| &self.program.value(x).shape);
+                let x = self.value(inputs[0])?;
                 // A program's shapes leave out the batch.
-                let size = x.and_then(|shape| shape.get(slice.axis.wrapping_sub(1))).copied();
+                let size = self.program.value(x).shape.get(slice.axis.wrapping_sub(1)).copied();
                 let end = slice.end.min(size.unwrap_or(slice.end));
-                (Instr::Slice { axis: slice.axis, start: slice.start, end, step: slice.step }, 1)
+                let instr =
+                    Instr::Slice { axis: slice.axis, start: slice.start, end, step: slice.step };
+                (instr, vec![x])
             }
             Op::Pad(pad) => {
-                (Instr::Pad { axis: pad.axis, before: pad.before, after: pad.after }, 1)
+                let instr = Instr::Pad { axis: pad.axis, before: pad.before, after: pad.after };
+                (instr, vec![self.value(inputs[0])?])
             }
-            Op::Flatten(_) => (Instr::Flatten, 1),
+            Op::Flatten(_) => (Instr::Flatten, vec![self.value(inputs[0])?]),
+            Op::Reshape(reshape) => {
+                (Instr::Reshape(reshape.shape.clone()), vec![self.value(inputs[0])?])
+            }
             Op::Conv2d(_)
             | Op::Linear(_)
             | Op::MatMul(_)
@@ -104,31 +155,115 @@ impl Writer<'_> {
             | Op::Mul(_)
             | Op::AvgPool2d(_)
             | Op::GlobalAvgPool(_)
-            | Op::Reshape(_)
             | Op::LogSoftmax(_)
             | Op::Softmax(_)
             | Op::CrossEntropy(_)
             | Op::Sum(_)
             | Op::FakeQuant(_)
             | Op::LearnedFakeQuant(_) => {
-                return Err(Error::Op {
-                    op: op.name(),
-                    reason: "stays in float, and a program has no float instructions yet; prepare the graph, and skip no layer".into(),
-                });
+                let constant = |i: usize| self.constants.get(&inputs[i]).cloned();
+                let (float, operands) = float_op(op, inputs.len(), constant)?;
+                let operands = operands.into_iter().map(|i| self.float(inputs[i]));
+                let operands = operands.collect::<Result<Vec<_>>>()?;
+                (Instr::Float(self.perhaps_dynamic(float)?), operands)
             }
         };
-        let operands: Vec<ValueId> = inputs[..operands]
-            .iter()
-            .map(|input| {
-                self.values.get(input).copied().ok_or_else(|| Error::Op {
-                    op: op.name(),
-                    reason: "reads a parameter where a program has a value".into(),
-                })
-            })
-            .collect::<Result<_>>()?;
+        let dynamic = matches!(instr, Instr::Float(FloatOp::DynamicLinear { .. }));
         let value = self.program.push(&node.name, instr, &operands)?;
         self.values.insert(id, value);
+        if self.program.value(value).elements == Elements::Float {
+            let why =
+                no_integer_form(op, &self.shapes(inputs)).unwrap_or_else(|| left_in_float(op));
+            let why = if dynamic { "its activations are quantized at run time" } else { why };
+            self.program.explain(value, why);
+        }
         Ok(())
+    }
+
+    /// A layer whose weights are rounded and which computes in float.
+    fn weights_alone(&mut self, id: NodeId, layer: &QuantLayer, inputs: &[NodeId]) -> Result<()> {
+        let leaves = inputs[1..].iter().map(|&id| self.leaf(id)).collect::<Result<Vec<_>>>()?;
+        let (weight, bias) = layer.fold_float(&leaves)?;
+        let bias = Some(Tensor::new(&[bias.len()], bias)?);
+        let x = self.float(inputs[0])?;
+        let op = match layer.kind {
+            LayerKind::Conv(attrs) => FloatOp::Conv { weight, bias, attrs },
+            LayerKind::Linear => FloatOp::Linear { weight, bias },
+        };
+        // The value has the graph's name, so that the two can be compared.
+        let name = self.graph.nodes()[id].name.clone();
+        let value = if layer.relu {
+            let sum = self.unique(format!("{name}.sum"));
+            let sum = self.program.push(sum, Instr::Float(op), &[x])?;
+            self.program.explain(sum, WEIGHTS_ALONE);
+            self.program.push(name, Instr::Relu, &[sum])?
+        } else {
+            self.program.push(name, Instr::Float(op), &[x])?
+        };
+        self.program.explain(value, WEIGHTS_ALONE);
+        self.values.insert(id, value);
+        Ok(())
+    }
+
+    /// A name that no node has.
+    fn unique(&mut self, mut name: String) -> String {
+        while !self.names.insert(name.clone()) {
+            name.push('_');
+        }
+        name
+    }
+
+    /// What an operator makes of parameters alone.
+    fn folded(&self, op: &Op, inputs: &[NodeId]) -> Result<Option<Tensor<f32>>> {
+        let constants = inputs.iter().map(|id| self.constants.get(id).cloned().map(Into::into));
+        let Some(constants) = constants.collect::<Option<Vec<_>>>() else { return Ok(None) };
+        Ok(Some(op.evaluate(&constants)?.float()))
+    }
+
+    fn perhaps_dynamic(&self, op: FloatOp) -> Result<FloatOp> {
+        let (FloatOp::Linear { weight, bias }, Some(spec)) = (&op, self.dynamic) else {
+            return Ok(op);
+        };
+        // The bias stays in `f32`: the layer's integers are its weights alone.
+        let zeros = vec![0.0; weight.shape()[0]];
+        let layer = quantize_layer(weight, &zeros, 1.0, spec)?;
+        let bias = bias.as_ref().map_or(zeros, Tensor::to_vec);
+        Ok(FloatOp::DynamicLinear { codes: layer.codes, scales: layer.scales, bias })
+    }
+
+    fn value(&self, id: NodeId) -> Result<ValueId> {
+        self.values.get(&id).copied().ok_or_else(|| Error::Op {
+            op: "convert",
+            reason: format!(
+                "reads the parameter `{}` where a program has a value",
+                self.graph.nodes()[id].name
+            ),
+        })
+    }
+
+    /// The value of a node as floats.
+    fn float(&mut self, id: NodeId) -> Result<ValueId> {
+        let value = self.value(id)?;
+        if self.program.value(value).grid().is_none() {
+            return Ok(value);
+        }
+        if let Some(&float) = self.floats.get(&value) {
+            return Ok(float);
+        }
+        let name = self.unique(format!("{}.dequantize", self.graph.nodes()[id].name));
+        let float = self.program.push(name, Instr::Dequantize, &[value])?;
+        self.floats.insert(value, float);
+        Ok(float)
+    }
+
+    /// The shapes of values for one image; parameters have none.
+    fn shapes(&self, inputs: &[NodeId]) -> Vec<Option<Vec<usize>>> {
+        let shape = |id| match (self.values.get(id), &self.graph.nodes()[*id].kind) {
+            (Some(&value), _) => Some(self.program.value(value).shape.clone()),
+            (None, NodeKind::Leaf(_)) => None,
+            (None, _) => self.constants.get(id).map(|constant| constant.shape().to_vec()),
+        };
+        inputs.iter().map(shape).collect()
     }
 
     /// The grid of an operator's result: its observer's state is its last input.

@@ -7,11 +7,13 @@
 //! [`prepare`] fuses conv + BatchNorm + ReLU and puts an observer and a rounding where the integer
 //! network rounds; [`Milestones`] says when observers, rounding and statistics move during
 //! training; [`diagnose`] says which layers deserve a second look; [`reestimate_batch_norm`] may follow
-//! training; [`convert`] writes the integer program; [`verify`] compares the two, node by node.
+//! training; [`convert`] writes the integer program, in which whatever stayed in float computes in
+//! `f32`; [`verify`] compares the two, node by node.
 
 mod config;
 mod convert;
 mod diagnose;
+mod float;
 mod fuse;
 mod glob;
 mod milestones;
@@ -20,7 +22,7 @@ mod reestimate;
 mod verify;
 
 pub use config::{QConfig, QConfigMap};
-pub use convert::convert;
+pub use convert::{convert, convert_dynamic};
 pub use diagnose::{Finding, Problem, diagnose};
 pub use milestones::Milestones;
 pub use prepare::{FloatNode, Prepared, prepare};

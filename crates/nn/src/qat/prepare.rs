@@ -8,6 +8,7 @@ use ottava_quant::{QParams, WeightSpec};
 use ottava_tensor::Tensor;
 
 use super::config::{QConfig, QConfigMap};
+use super::float::{WEIGHTS_ALONE, left_in_float, no_integer_form};
 use super::fuse::{Chain, fuse};
 
 /// A graph made quantization-aware.
@@ -94,7 +95,7 @@ pub fn prepare(graph: &Graph, config: &QConfigMap) -> Result<Prepared> {
 fn shapes(graph: &Graph) -> Result<HashMap<String, Vec<usize>>> {
     let shape: Vec<usize> = std::iter::once(1).chain(graph.input_shape().iter().copied()).collect();
     let tape = Tape::no_grad(Mode::EVAL);
-    let mut shapes = HashMap::new();
+    let mut shapes = HashMap::from([(graph.nodes()[graph.input()].name.clone(), shape.clone())]);
     graph.run_with(tape.input(Tensor::zeros(&shape)), |node, var| {
         shapes.insert(node.name.clone(), var.shape());
     })?;
@@ -242,20 +243,21 @@ impl Builder<'_> {
     fn chain(&mut self, chain: &Chain) -> Result<()> {
         let node = &self.graph.nodes()[chain.head];
         let NodeKind::Op(op, inputs) = &node.kind else { return Ok(()) };
+        let shapes =
+            inputs.iter().map(|&id| self.shapes.get(&self.graph.nodes()[id].name).cloned());
+        if let Some(reason) = no_integer_form(op, &shapes.collect::<Vec<_>>()) {
+            return self.keep(chain, reason);
+        }
         let Some((config, input)) = self.configs[&chain.head] else {
-            return self.keep(chain, "the configuration leaves it in float");
+            return self.keep(chain, left_in_float(op));
         };
         let (relu, quant) = (chain.relu.is_some(), config.activation);
-        let shape = |id: NodeId| self.shapes.get(&self.graph.nodes()[id].name);
         let (op, inputs): (Op, Vec<NodeId>) = match op {
             Op::Conv2d(_) | Op::Linear(_) => {
                 let kind = match op {
                     Op::Conv2d(conv) => LayerKind::Conv(conv.attrs),
                     _ => LayerKind::Linear,
                 };
-                if !inputs[1..].iter().all(|&id| self.is_leaf(id)) {
-                    return self.keep(chain, "its weight is computed, not a parameter");
-                }
                 let QConfig { weight, learn_scales, folding, .. } = config;
                 let integer = weight.levels.has_codes(weight.bits);
                 let x =
@@ -283,25 +285,19 @@ impl Builder<'_> {
                 (layer.into(), placed)
             }
             Op::Add(_) => {
-                let [a, b] = inputs[..] else {
-                    return self.keep(chain, "it does not add two values");
-                };
-                if shape(a).is_none() || shape(a) != shape(b) {
-                    return self.keep(chain, "its operands are broadcast, or one is a constant");
-                }
-                let placed = vec![self.as_codes(a, input), self.as_codes(b, input)];
+                let placed = vec![self.as_codes(inputs[0], input), self.as_codes(inputs[1], input)];
                 (QuantAdd { relu, output: quant }.into(), placed)
             }
             Op::GlobalAvgPool(_) => {
                 let placed = vec![self.as_codes(inputs[0], input)];
                 (QuantAvgPool { window: None, output: quant }.into(), placed)
             }
-            Op::AvgPool2d(pool) if pool.padding == [0; 4] => {
+            Op::AvgPool2d(pool) => {
                 let placed = vec![self.as_codes(inputs[0], input)];
                 let window = Some((pool.kernel, pool.stride));
                 (QuantAvgPool { window, output: quant }.into(), placed)
             }
-            _ => return self.keep(chain, "averages over padding have no integer form here"),
+            _ => unreachable!("no chain begins with it"),
         };
         let name = node.name.clone();
         let state = self.observer(&name, &quant);
@@ -318,19 +314,11 @@ impl Builder<'_> {
         inputs: Vec<NodeId>,
     ) -> Result<()> {
         let node = &self.graph.nodes()[chain.head];
-        let (levels, bits) = (layer.weight.levels, layer.weight.bits);
-        let reason = format!(
-            "{levels:?} levels of {bits} bits have no 8-bit codes: its weights are rounded, the rest is float"
-        );
         let op = if layer.kind == LayerKind::Linear { "linear" } else { "conv2d" };
-        self.float.push(FloatNode { name: node.name.clone(), op, reason });
+        self.float.push(FloatNode { name: node.name.clone(), op, reason: WEIGHTS_ALONE.into() });
         let kind = NodeKind::Op(layer.into(), inputs);
         self.push(chain.tail(), GraphNode { name: node.name.clone(), kind }, false);
         Ok(())
-    }
-
-    fn is_leaf(&self, old: NodeId) -> bool {
-        matches!(self.graph.nodes()[old].kind, NodeKind::Leaf(_))
     }
 
     fn keep(&mut self, chain: &Chain, reason: &str) -> Result<()> {
@@ -384,7 +372,10 @@ impl Builder<'_> {
             | Op::LogSoftmax(_)
             | Op::Softmax(_)
             | Op::CrossEntropy(_)
-            | Op::Sum(_) => self.keep_one(id, "it has no integer form here"),
+            | Op::Sum(_) => {
+                let reason = no_integer_form(op, &vec![None; inputs.len()]);
+                self.keep_one(id, reason.unwrap_or_else(|| left_in_float(op)));
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use ottava_autograd::{Error, Graph, Mode, Result, Tape};
-use ottava_quant::{Engine, Options, Program, QTensor, Value, Workspace};
+use ottava_autograd::{self as autograd, Error, Graph, Mode, Result, Tape};
+use ottava_quant::{Engine, Node, Options, Program, Value, Workspace};
 use ottava_tensor::Tensor;
 
 /// How one node of a quantization-aware graph and of its program compare.
@@ -15,33 +15,49 @@ pub struct NodeDifference {
     pub elements: usize,
     /// How many of them differ.
     pub differing: usize,
-    /// The largest difference, in steps of the grid (LSB).
+    /// The largest difference, in steps of the grid (LSB); of floats, in units of the last place.
     pub max_lsb: u32,
 }
 
 /// Runs a prepared graph in evaluation mode beside its program and compares every element of every
-/// node. The integer rule says that nothing differs.
+/// node, codes and floats. The integer rule says that nothing differs.
 ///
 /// # Errors
 /// What either refuses; [`Error::Op`] if they do not have the same nodes or shapes.
 pub fn verify(graph: &Graph, program: &Program, x: &Tensor<f32>) -> Result<Vec<NodeDifference>> {
     let tape = Tape::no_grad(Mode::EVAL);
-    let mut simulated: HashMap<String, QTensor> = HashMap::new();
+    let mut simulated: HashMap<String, autograd::Value> = HashMap::new();
     graph.run_with(tape.input(x.clone()), |node, var| {
-        if let Some(codes) = var.value().codes() {
-            simulated.insert(node.name.clone(), codes.clone());
-        }
+        simulated.insert(node.name.clone(), var.value());
     })?;
     let mut rows = Vec::new();
     let mut failure = None;
     // Unfused: a convolution whose addition is fused has no codes to compare.
     let engine = Engine::with_options(program, Options { fuse: false, ..Options::default() })?;
-    engine.run_traced(x, &mut Workspace::default(), |index, value| {
-        let (node, Value::Codes(codes)) = (&program.nodes()[index], value) else { return };
-        let same_shape = |ours: &&QTensor| ours.codes().shape() == codes.codes().shape();
-        match simulated.get(&node.name).filter(same_shape) {
-            Some(ours) => rows.push(difference(&node.name, node.instr.op(), ours, codes)),
-            None => failure = failure.take().or_else(|| Some(node.name.clone())),
+    engine.run_traced(x, &mut Workspace::default(), |index, theirs| {
+        let node = &program.nodes()[index];
+        match (simulated.get(&node.name), theirs) {
+            (Some(autograd::Value::Codes(ours)), Value::Codes(theirs))
+                if ours.codes().shape() == theirs.codes().shape() =>
+            {
+                let row = if ours.params() == theirs.params() {
+                    let pairs = ours.codes().iter().zip(theirs.codes().iter());
+                    difference(node, pairs.map(|(a, b)| u32::from(a.abs_diff(b))))
+                } else {
+                    // Codes on different grids are not comparable: every element counts as different.
+                    difference(node, ours.codes().iter().map(|_| u32::MAX))
+                };
+                rows.push(row);
+            }
+            (Some(autograd::Value::Float(ours)), Value::Float(theirs))
+                if ours.shape() == theirs.shape() =>
+            {
+                let pairs = ours.iter().zip(theirs.iter());
+                rows.push(difference(node, pairs.map(|(a, b)| place(a).abs_diff(place(b)))));
+            }
+            // What the graph's operators do in passing: dequantizing, a sum before its ReLU.
+            (None, Value::Float(_)) => {}
+            _ => failure = failure.take().or_else(|| Some(node.name.clone())),
         }
     })?;
     match failure {
@@ -49,27 +65,25 @@ pub fn verify(graph: &Graph, program: &Program, x: &Tensor<f32>) -> Result<Vec<N
         Some(name) => Err(Error::Op {
             op: "verify",
             reason: format!(
-                "the graph has no integer node `{name}` of the program's shape; was the program converted from it?"
+                "the graph has no node `{name}` of the program's shape; was the program converted from it?"
             ),
         }),
     }
 }
 
-fn difference(name: &str, op: &'static str, ours: &QTensor, theirs: &QTensor) -> NodeDifference {
-    let mut row = NodeDifference {
-        name: name.into(),
-        op,
-        elements: ours.codes().len(),
-        differing: 0,
-        max_lsb: 0,
-    };
-    // Codes on different grids are not comparable: every element counts as different.
-    if ours.params() != theirs.params() {
-        return NodeDifference { differing: row.elements, max_lsb: u32::MAX, ..row };
-    }
-    for (a, b) in ours.codes().iter().zip(theirs.codes().iter()) {
-        row.differing += usize::from(a != b);
-        row.max_lsb = row.max_lsb.max(u32::from(a.abs_diff(b)));
+fn difference(node: &Node, steps: impl Iterator<Item = u32>) -> NodeDifference {
+    let (name, op) = (node.name.clone(), node.instr.op());
+    let mut row = NodeDifference { name, op, elements: 0, differing: 0, max_lsb: 0 };
+    for steps in steps {
+        row.elements += 1;
+        row.differing += usize::from(steps > 0);
+        row.max_lsb = row.max_lsb.max(steps);
     }
     row
+}
+
+/// The place of a float among all floats in order.
+fn place(x: f32) -> i32 {
+    let bits = x.to_bits().cast_signed();
+    if bits < 0 { bits ^ i32::MAX } else { bits }
 }

@@ -3,6 +3,7 @@
 
 mod atomic;
 mod container;
+mod float;
 mod json;
 mod program;
 

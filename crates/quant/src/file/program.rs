@@ -9,14 +9,17 @@
 //! `L.bias` (`I32`).
 
 use std::path::Path;
+use std::str::FromStr;
 
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
-use super::Container;
 use super::json::{Reader, quote};
+use super::{Container, float};
 use crate::instr::contiguous;
-use crate::{Error, Instr, Node, Program, QParams, QuantizedLayer, Result, ValueId, Window};
+use crate::{
+    Error, FloatOp, Instr, Node, Program, QParams, QuantizedLayer, Result, ValueId, Window,
+};
 
 /// The metadata entry that holds the graph.
 const KEY: &str = "program";
@@ -45,6 +48,9 @@ impl Program {
             if let Some(layer) = node.instr.layer() {
                 put_layer(&mut container, &mut graph, &node.name, layer)?;
             }
+            if let Instr::Float(op) = &node.instr {
+                float::put(&mut container, &node.name, op)?;
+            }
             graph.push('}');
         }
         graph.push_str(&format!("],\"output\":{}}}", self.output().0));
@@ -68,8 +74,10 @@ impl Program {
             let name = std::mem::take(&mut fields.name);
             let inputs = fields.inputs.take().unwrap_or_else(|| vec![index]);
             let inputs: Vec<ValueId> = inputs.into_iter().map(ValueId).collect();
+            let why = std::mem::take(&mut fields.why);
             let instr = fields.instr(&name, container)?;
-            builder.push(name, instr, &inputs)?;
+            let value = builder.push(name, instr, &inputs)?;
+            builder.explain(value, why);
         }
         let mut program = builder.finish(ValueId(graph.output))?;
         program.metadata_mut().clone_from(container.metadata());
@@ -146,13 +154,14 @@ fn put_node(out: &mut String, index: usize, node: &Node) {
         put(out, "in", "");
         put_list(out, &Vec::from_iter(node.inputs.iter().map(|id| id.0)));
     }
+    if !node.why.is_empty() {
+        put(out, "why", "");
+        quote(out, &node.why);
+    }
     match &node.instr {
         Instr::Quantize(grid) => put_grid(out, *grid),
         Instr::Conv { attrs, output, relu, .. } => {
-            put_sizes(out, "stride", &attrs.stride, 1);
-            put_sizes(out, "pad", &attrs.padding, 0);
-            put_sizes(out, "dilation", &attrs.dilation, 1);
-            put_sizes(out, "groups", &[attrs.groups], 1);
+            put_attrs(out, attrs);
             put_grid(out, *output);
             put_flag(out, "relu", *relu);
         }
@@ -176,8 +185,48 @@ fn put_node(out: &mut String, index: usize, node: &Node) {
             put(out, "axis", axis);
             put(out, "by", format_args!("[{before},{after}]"));
         }
+        Instr::Reshape(shape) => {
+            put(out, "shape", "");
+            put_list(out, shape);
+        }
+        Instr::Float(op) => put_float(out, op),
         Instr::Dequantize | Instr::Relu | Instr::Flatten => {}
     }
+}
+
+/// The attributes of a float operator; its constants are tensors.
+fn put_float(out: &mut String, op: &FloatOp) {
+    match op {
+        FloatOp::Conv { attrs, .. } => put_attrs(out, attrs),
+        FloatOp::AvgPool { window, count_padding } => {
+            if let Some(window) = window {
+                put_window(out, window);
+            }
+            put_flag(out, "count_padding", *count_padding);
+        }
+        FloatOp::FakeQuant { grids, axis } => {
+            put(out, "axis", axis);
+            if let Some(grid) = grids.first() {
+                put(out, "codes", format_args!("[{},{}]", grid.qmin(), grid.qmax()));
+            }
+        }
+        FloatOp::Linear { .. }
+        | FloatOp::MatMul(_)
+        | FloatOp::Affine { .. }
+        | FloatOp::Clip { .. }
+        | FloatOp::Add(_)
+        | FloatOp::Mul(_)
+        | FloatOp::Softmax
+        | FloatOp::LogSoftmax
+        | FloatOp::DynamicLinear { .. } => {}
+    }
+}
+
+fn put_attrs(out: &mut String, attrs: &ConvAttrs) {
+    put_sizes(out, "stride", &attrs.stride, 1);
+    put_sizes(out, "pad", &attrs.padding, 0);
+    put_sizes(out, "dilation", &attrs.dilation, 1);
+    put_sizes(out, "groups", &[attrs.groups], 1);
 }
 
 fn put_layer(
@@ -235,6 +284,9 @@ struct Fields {
     range: Option<[usize; 3]>,
     by: Option<[usize; 2]>,
     int4: Option<Vec<usize>>,
+    shape: Option<Vec<usize>>,
+    codes: Option<[i32; 2]>,
+    why: String,
 }
 
 impl Graph {
@@ -283,6 +335,9 @@ impl Fields {
                 "range" => fields.range = Some(exactly(reader)?),
                 "by" => fields.by = Some(exactly(reader)?),
                 "int4" => fields.int4 = Some(list(reader)?),
+                "shape" => fields.shape = Some(list(reader)?),
+                "codes" => fields.codes = Some(exactly(reader)?),
+                "why" => fields.why = reader.string()?.into(),
                 _ => return Err(unknown(reader, key)),
             }
             Ok(())
@@ -303,18 +358,16 @@ impl Fields {
         });
         let layer = || get_layer(container, name, self.int4.as_deref());
         let relu = self.relu;
+        let attrs = ConvAttrs {
+            stride: self.stride.unwrap_or([1; 2]),
+            padding: self.pad.unwrap_or([0; 4]),
+            dilation: self.dilation.unwrap_or([1; 2]),
+            groups: self.groups.unwrap_or(1),
+        };
         Ok(match self.op.as_str() {
             "quantize" => Instr::Quantize(grid()?),
             "dequantize" => Instr::Dequantize,
-            "conv" => {
-                let attrs = ConvAttrs {
-                    stride: self.stride.unwrap_or([1; 2]),
-                    padding: self.pad.unwrap_or([0; 4]),
-                    dilation: self.dilation.unwrap_or([1; 2]),
-                    groups: self.groups.unwrap_or(1),
-                };
-                Instr::Conv { layer: layer()?, attrs, output: grid()?, relu }
-            }
+            "conv" => Instr::Conv { layer: layer()?, attrs, output: grid()?, relu },
             "linear" => Instr::Linear { layer: layer()?, output: grid()?, relu },
             "add" => Instr::Add { output: grid()?, relu },
             "max_pool" => Instr::MaxPool(window.ok_or_else(|| needs("kernel"))?),
@@ -331,7 +384,23 @@ impl Fields {
                 Instr::Pad { axis: axis()?, before, after }
             }
             "flatten" => Instr::Flatten,
-            op => return Err(refuse(format!("this build does not know the operation {op:?}"))),
+            "reshape" => Instr::Reshape(self.shape.clone().ok_or_else(|| needs("shape"))?),
+            op => {
+                let attributes = float::Attributes {
+                    attrs,
+                    window,
+                    count_padding: self.count_padding,
+                    axis: self.axis.unwrap_or(0),
+                    codes: self.codes.unwrap_or([0, 255]),
+                };
+                match float::get(container, name, op, &attributes)? {
+                    Some(op) => Instr::Float(op),
+                    None => {
+                        let reason = format!("this build does not know the operation {op:?}");
+                        return Err(refuse(reason));
+                    }
+                }
+            }
         })
     }
 }
@@ -370,8 +439,8 @@ fn list(reader: &mut Reader<'_>) -> Result<Vec<usize>> {
 }
 
 /// Exactly `N` numbers.
-fn exactly<const N: usize>(reader: &mut Reader<'_>) -> Result<[usize; N]> {
-    match reader.numbers::<usize, N>()? {
+fn exactly<T: Default + Copy + FromStr, const N: usize>(reader: &mut Reader<'_>) -> Result<[T; N]> {
+    match reader.numbers::<T, N>()? {
         (numbers, count) if count == N => Ok(numbers),
         (_, count) => Err(reader.error(format!("{count} numbers where {N} are needed"))),
     }
@@ -408,7 +477,7 @@ struct Number {
     double: f64,
 }
 
-impl std::str::FromStr for Number {
+impl FromStr for Number {
     type Err = std::num::ParseFloatError;
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {

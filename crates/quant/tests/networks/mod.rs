@@ -1,7 +1,11 @@
 //! Programs to test with: random ones, and CIFAR ResNets with the option-A shortcut.
 #![allow(dead_code)] // each test file uses a part
 
-use ottava_quant::{Builder, Instr, Program, QParams, QuantizedLayer, ValueId, Window};
+mod float;
+
+use ottava_quant::{
+    Builder, Elements, FloatOp, Instr, Program, QParams, QuantizedLayer, ValueId, ValueType, Window,
+};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -57,23 +61,41 @@ pub fn random(seed: u64, nodes: usize) -> Program {
         _ => vec![1 + dice.roll(20), 1 + dice.roll(9), 1 + dice.roll(9)],
     };
     let mut draft = Draft::new(&input);
-    let mut codes = vec![draft.push(Instr::Quantize(dice.grid()), &[ValueId::INPUT])];
-    while codes.len() < nodes {
+    let mut values = match dice.roll(5) {
+        0 => vec![ValueId::INPUT],
+        _ => vec![draft.push(Instr::Quantize(dice.grid()), &[ValueId::INPUT])],
+    };
+    while values.len() < nodes || values == [ValueId::INPUT] {
         // Recent values more often than old ones: chains, with an occasional shortcut.
-        let back = dice.roll(3) * dice.roll(codes.len().min(4));
-        let x = codes[codes.len() - 1 - back.min(codes.len() - 1)];
-        let shape = draft.builder.value(x).shape.clone();
-        let instr = match (<[usize; 3]>::try_from(&shape[..]), dice.roll(10)) {
-            (Ok(shape), 0..3) => conv(&mut dice, shape),
+        let back = dice.roll(3) * dice.roll(values.len().min(4));
+        let x = values[values.len() - 1 - back.min(values.len() - 1)];
+        let ValueType { shape, elements } = draft.builder.value(x).clone();
+        if elements == Elements::Float && dice.roll(3) > 0 {
+            let others: Vec<ValueId> = values
+                .iter()
+                .copied()
+                .filter(|&v| {
+                    *draft.builder.value(v) == ValueType { shape: shape.clone(), elements }
+                })
+                .collect();
+            let instr = float::instr(&mut dice, &shape);
+            let inputs = match &instr {
+                Instr::Float(FloatOp::Add(None) | FloatOp::Mul(None)) => {
+                    vec![x, others[dice.roll(others.len())]]
+                }
+                _ => vec![x],
+            };
+            values.push(draft.push(instr, &inputs));
+            continue;
+        }
+        let of_codes = elements != Elements::Float;
+        let instr = match (<[usize; 3]>::try_from(&shape[..]), dice.roll(12)) {
+            (_, 10) if of_codes => Instr::Dequantize,
+            (_, 11) => float::reshape(&mut dice, &shape),
+            (Ok(shape), 0..3) if of_codes => conv(&mut dice, shape),
             (Ok([_, h, w]), 3) => {
-                let kernel = [1 + dice.roll(h), 1 + dice.roll(w)];
-                let pad = [dice.roll(kernel[0] / 2 + 1), dice.roll(kernel[1] / 2 + 1)];
-                let window = Window {
-                    kernel,
-                    stride: [1 + dice.roll(3), 1 + dice.roll(3)],
-                    padding: [pad[0], pad[1], dice.roll(pad[0] + 1), dice.roll(pad[1] + 1)],
-                };
-                match dice.roll(3) {
+                let window = window(&mut dice, h, w);
+                match if of_codes { dice.roll(3) } else { 0 } {
                     0 => Instr::MaxPool(window),
                     1 => Instr::AvgPool { window: None, count_padding: true, output: dice.grid() },
                     _ => Instr::AvgPool {
@@ -96,33 +118,47 @@ pub fn random(seed: u64, nodes: usize) -> Program {
                 after: dice.roll(3),
             },
             (Ok(_), 7) if dice.roll(3) == 0 => Instr::Flatten,
-            (Err(_), 7) => Instr::Linear {
+            (Err(_), 7) if of_codes => Instr::Linear {
                 layer: linear(&mut dice, shape[0]),
                 output: dice.grid(),
                 relu: dice.roll(2) == 0,
             },
+            _ if !of_codes => Instr::Quantize(dice.grid()),
             _ => {
-                let others: Vec<ValueId> = codes
+                let others: Vec<ValueId> = values
                     .iter()
                     .copied()
                     .filter(|&v| draft.builder.value(v).shape == shape)
+                    .filter(|&v| draft.builder.value(v).elements != Elements::Float)
                     .collect();
                 let other = others[dice.roll(others.len())];
                 let add = Instr::Add { output: dice.grid(), relu: dice.roll(2) == 0 };
-                codes.push(draft.push(add, &[x, other]));
+                values.push(draft.push(add, &[x, other]));
                 continue;
             }
         };
-        codes.push(draft.push(instr, &[x]));
+        values.push(draft.push(instr, &[x]));
     }
-    let last = codes[codes.len() - 1];
+    let last = values[values.len() - 1];
+    let of_codes = draft.builder.value(last).elements != Elements::Float;
     let output = match dice.roll(2) {
-        0 => draft.push(Instr::Dequantize, &[last]),
+        0 if of_codes => draft.push(Instr::Dequantize, &[last]),
         _ => last,
     };
+    draft.builder.explain(output, ["", "it is the \"last\" one"][dice.roll(2)]);
     let mut program = draft.builder.finish(output).unwrap();
     program.metadata_mut().insert("classes".into(), "[\"cat\",\"dög\"]".into());
     program
+}
+
+fn window(dice: &mut Dice, h: usize, w: usize) -> Window {
+    let kernel = [1 + dice.roll(h), 1 + dice.roll(w)];
+    let pad = [dice.roll(kernel[0] / 2 + 1), dice.roll(kernel[1] / 2 + 1)];
+    Window {
+        kernel,
+        stride: [1 + dice.roll(3), 1 + dice.roll(3)],
+        padding: [pad[0], pad[1], dice.roll(pad[0] + 1), dice.roll(pad[1] + 1)],
+    }
 }
 
 fn linear(dice: &mut Dice, features: usize) -> QuantizedLayer {
@@ -130,7 +166,14 @@ fn linear(dice: &mut Dice, features: usize) -> QuantizedLayer {
     dice.layer(&[out, features], 127)
 }
 
-fn conv(dice: &mut Dice, [c, h, w]: [usize; 3]) -> Instr {
+fn conv(dice: &mut Dice, image: [usize; 3]) -> Instr {
+    let (shape, attrs) = conv_shape(dice, image);
+    let top = [127, 127, 7, 1][dice.roll(4)];
+    let layer = dice.layer(&shape, top);
+    Instr::Conv { layer, attrs, output: dice.grid(), relu: dice.roll(2) == 0 }
+}
+
+fn conv_shape(dice: &mut Dice, [c, h, w]: [usize; 3]) -> ([usize; 4], ConvAttrs) {
     let groups = (1..=c).filter(|g| c % g == 0).collect::<Vec<_>>();
     let groups = if dice.roll(3) == 0 { groups[dice.roll(groups.len())] } else { 1 };
     let padding = [dice.roll(3), dice.roll(3), dice.roll(3), dice.roll(3)];
@@ -141,9 +184,7 @@ fn conv(dice: &mut Dice, [c, h, w]: [usize; 3]) -> Instr {
     let dilation = if fits(h, kh) && fits(w, kw) { 1 + dice.roll(2) } else { 1 };
     let attrs = ConvAttrs { stride, padding, dilation: [dilation; 2], groups };
     let out = groups * (1 + dice.roll(20 / groups.min(20)).min(20));
-    let top = [127, 127, 7, 1][dice.roll(4)];
-    let layer = dice.layer(&[out, c / groups, kh, kw], top);
-    Instr::Conv { layer, attrs, output: dice.grid(), relu: dice.roll(2) == 0 }
+    ([out, c / groups, kh, kw], attrs)
 }
 
 /// A builder that names nodes by their operation and number.

@@ -2,7 +2,9 @@
 //! wide integers. Slow, obvious, and sharing no kernel with the library.
 #![allow(dead_code)] // each test file uses a part
 
-use ottava_quant::{Instr, Program, QParams, QuantizedLayer, Window};
+mod float;
+
+use ottava_quant::{Instr, QParams, QuantizedLayer, Value, Window};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -36,24 +38,65 @@ impl Naive {
     }
 }
 
-/// Every value of the program: the input, then each node's.
-pub fn evaluate(program: &Program, input: &Tensor<f32>) -> Vec<Naive> {
-    let shape = match *input.shape() {
+/// `[n, c, h, w]` of a tensor's shape; a vector is an image of one pixel.
+fn image(shape: &[usize]) -> [usize; 4] {
+    match *shape {
         [n, c, h, w] => [n, c, h, w],
-        [n, k] => [n, k, 1, 1],
-        _ => panic!("an input of rank 2 or 4"),
-    };
-    let input = Naive { shape, codes: vec![], floats: input.to_vec(), grid: None };
-    let mut values = vec![input];
-    for node in program.nodes() {
-        let input = |i: usize| &values[node.inputs[i].node().map_or(0, |node| node + 1)];
-        let value = match &node.instr {
-            Instr::Add { output, relu } => add(input(0), input(1), *output, *relu),
-            instr => unary(instr, input(0)),
-        };
-        values.push(value);
+        ref shape => [shape[0], shape[1..].iter().product(), 1, 1],
     }
-    values
+}
+
+impl From<&Tensor<f32>> for Naive {
+    fn from(x: &Tensor<f32>) -> Self {
+        Self { shape: image(x.shape()), codes: vec![], floats: x.to_vec(), grid: None }
+    }
+}
+
+impl From<&Value> for Naive {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Float(x) => x.into(),
+            Value::Codes(x) => Self {
+                shape: image(x.codes().shape()),
+                codes: x.codes().iter().map(i64::from).collect(),
+                floats: vec![],
+                grid: Some(x.params()),
+            },
+        }
+    }
+}
+
+/// What the instruction makes of its inputs.
+pub fn evaluate(instr: &Instr, inputs: &[&Naive]) -> Naive {
+    match instr {
+        Instr::Add { output, relu } => add(inputs[0], inputs[1], *output, *relu),
+        Instr::Float(op) => float::evaluate(op, inputs),
+        instr if inputs[0].grid.is_some() || matches!(instr, Instr::Quantize(_)) => {
+            unary(instr, inputs[0])
+        }
+        instr => moved(instr, inputs[0]),
+    }
+}
+
+/// Floats move as codes do: their places are moved as codes, 0 standing for the padding's zero.
+fn moved(instr: &Instr, x: &Naive) -> Naive {
+    match instr {
+        Instr::Relu => {
+            let floats = x.floats.iter().map(|&v| if v < 0.0 { 0.0 } else { v }).collect();
+            Naive { floats, ..x.clone() }
+        }
+        Instr::MaxPool(window) => float::windows(x, *window, |taps, _| {
+            taps.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+        }),
+        instr => {
+            let grid = QParams::new(1.0, 0, 0..=65535).unwrap();
+            let codes = (1..=x.floats.len() as i64).collect();
+            let places = unary(instr, &Naive { codes, grid: Some(grid), ..x.clone() });
+            let floats =
+                places.codes.iter().map(|&p| if p == 0 { 0.0 } else { x.floats[p as usize - 1] });
+            Naive { shape: places.shape, codes: vec![], floats: floats.collect(), grid: None }
+        }
+    }
 }
 
 fn unary(instr: &Instr, x: &Naive) -> Naive {
@@ -81,7 +124,7 @@ fn unary(instr: &Instr, x: &Naive) -> Naive {
             let layer = QuantizedLayer { codes, ..layer.clone() };
             conv(x, &layer, ConvAttrs::default(), *output, *relu)
         }
-        Instr::Add { .. } => unreachable!("not unary"),
+        Instr::Add { .. } | Instr::Float(_) => unreachable!("not unary, or not of codes"),
         Instr::MaxPool(window) => pool(x, *window, same(), |taps, _| *taps.iter().max().unwrap()),
         Instr::AvgPool { window, count_padding, output } => {
             let whole = Window { kernel: [h, w], stride: [1, 1], padding: [0; 4] };
@@ -122,6 +165,7 @@ fn unary(instr: &Instr, x: &Naive) -> Naive {
         }
         // Logical order is what the elements are in already.
         Instr::Flatten => Naive { shape: [n, c * h * w, 1, 1], ..x.clone() },
+        Instr::Reshape(shape) => Naive { shape: image(&[&[n], &shape[..]].concat()), ..x.clone() },
     }
 }
 

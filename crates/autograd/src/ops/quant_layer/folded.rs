@@ -1,6 +1,6 @@
 //! The layer with a frozen BatchNorm: what is deployed.
 
-use ottava_quant::{QTensor, quantize_layer_on};
+use ottava_quant::{QTensor, linear, quantize_layer_on};
 use ottava_tensor::conv;
 use ottava_tensor::conv::int8::Output as Sink;
 use ottava_tensor::norm::channel_sums;
@@ -9,7 +9,7 @@ use ottava_tensor::{Tensor, elementwise};
 use super::super::conv::vector;
 use super::super::quantizer::{ActivationQuant, Rounding};
 use super::back::{products, scale_rows};
-use super::{Folded, Input, Run, per_channel};
+use super::{Folded, Input, LayerKind, Run, per_channel};
 use crate::mask::Mask;
 use crate::op::{Context, Output};
 use crate::{Result, Value};
@@ -126,9 +126,14 @@ impl Run<'_> {
     fn in_float(&self, folded: &Folded, context: &Context) -> Result<Forward> {
         let x = self.float()?;
         let rounded = self.layer.weight.fake_quantize(&folded.weight, &folded.grids)?;
-        let rounded = rounded.reshape(&self.geometry.weight_shape())?;
         let bias = vector(folded.bias.clone());
-        let y = conv::f32::forward(&x, &rounded, Some(&bias), &self.geometry);
+        let y = match self.layer.kind {
+            LayerKind::Conv(_) => conv::f32::forward(&x, &rounded, Some(&bias), &self.geometry),
+            LayerKind::Linear => {
+                let y = linear(&self.x.float(), &rounded, Some(&bias))?;
+                y.reshape(&self.geometry.output_shape())?
+            }
+        };
         let relu = self.layer.relu;
         let y = if relu { elementwise::relu(&y) } else { y };
         let open = || Rounding::none(Mask::of(&y, move |y| !relu || y > 0.0));

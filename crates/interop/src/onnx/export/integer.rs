@@ -1,10 +1,10 @@
 //! Integer programs, in both formats.
 
 use ottava_quant::{Instr, Node, Program, QParams, QuantizedLayer, ValueId};
-use ottava_tensor::conv::ConvAttrs;
 
 use super::super::proto::Attribute;
-use super::writer::{INPUT, MICROSOFT, Writer, int, ints};
+use super::float_op::{self, average_attributes, conv_attributes, window_attributes};
+use super::writer::{INPUT, MICROSOFT, Writer, int};
 use super::{OnnxFormat, OnnxOptions};
 
 pub(super) fn write(program: &Program, options: &OnnxOptions) -> Vec<u8> {
@@ -65,7 +65,7 @@ impl Export<'_> {
     }
 
     fn node(&mut self, node: &Node) -> String {
-        let Node { name, instr, inputs } = node;
+        let Node { name, instr, inputs, why: _ } = node;
         let x = inputs[0];
         match instr {
             Instr::Quantize(grid) => {
@@ -74,7 +74,7 @@ impl Export<'_> {
             }
             Instr::Dequantize => self.float(x, name),
             Instr::Conv { layer, attrs, output, relu } => {
-                let attributes = conv_attributes(*attrs, layer);
+                let attributes = conv_attributes(*attrs, &layer.codes.shape()[2..]);
                 self.layer(node, layer, "Conv", attributes, *output, *relu)
             }
             Instr::Linear { layer, output, relu } => {
@@ -96,15 +96,7 @@ impl Export<'_> {
             }
             Instr::AvgPool { window, count_padding, output } => {
                 let (op, mut attributes) = match window {
-                    Some(window) => (
-                        "AveragePool",
-                        vec![
-                            ints("kernel_shape", &window.kernel),
-                            ints("strides", &window.stride),
-                            ints("pads", &window.padding),
-                            int("count_include_pad", (*count_padding).into()),
-                        ],
-                    ),
+                    Some(window) => ("AveragePool", average_attributes(window, *count_padding)),
                     None => ("GlobalAveragePool", vec![]),
                 };
                 let value = self.name(x);
@@ -122,14 +114,11 @@ impl Export<'_> {
                 self.clamped(name, codes, *output, false)
             }
             Instr::MaxPool(window) => {
-                let attributes = vec![
-                    ints("kernel_shape", &window.kernel),
-                    ints("strides", &window.stride),
-                    ints("pads", &window.padding),
-                ];
-                self.moved(node, "MaxPool", vec![], attributes)
+                self.moved(node, "MaxPool", vec![], window_attributes(window))
             }
-            Instr::Relu if self.qdq() => self.moved(node, "Relu", vec![], vec![]),
+            Instr::Relu if self.qdq() || self.program.value(x).grid().is_none() => {
+                self.moved(node, "Relu", vec![], vec![])
+            }
             Instr::Relu => {
                 let (codes, grid) = (self.name(x), self.grid_of(x));
                 self.clamped(name, codes, grid, true)
@@ -147,19 +136,33 @@ impl Export<'_> {
                 (pads[*axis], pads[rank + axis]) = (*before as i64, *after as i64);
                 let pads = self.writer.ints(&format!("{name}.pads"), &pads);
                 // Zero is the zero-point among codes.
-                let zero = self.grid_of(x).to_unsigned().zero_point() as u8;
                 let value = format!("{name}.value");
-                let value = match self.qdq() {
-                    true => self.writer.floats(&value, &[], &[0.0]),
-                    false => self.writer.u8s(&value, &[], vec![zero]),
+                let value = match self.program.value(x).grid() {
+                    Some(grid) if !self.qdq() => {
+                        let zero = grid.to_unsigned().zero_point() as u8;
+                        self.writer.u8s(&value, &[], vec![zero])
+                    }
+                    _ => self.writer.floats(&value, &[], &[0.0]),
                 };
                 self.moved(node, "Pad", vec![pads, value], vec![])
             }
             Instr::Flatten => self.moved(node, "Flatten", vec![], vec![int("axis", 1)]),
+            Instr::Reshape(shape) => {
+                // Zero keeps the batch.
+                let sizes = std::iter::once(0).chain(shape.iter().map(|&size| size as i64));
+                let sizes = Vec::from_iter(sizes);
+                let sizes = self.writer.ints(&format!("{name}.shape"), &sizes);
+                self.moved(node, "Reshape", vec![sizes], vec![])
+            }
+            Instr::Float(op) => {
+                let rank = self.program.value(x).shape.len() + 1;
+                let inputs = inputs.iter().map(|&id| self.name(id)).collect();
+                float_op::write(&mut self.writer, name, op, rank, inputs)
+            }
         }
     }
 
-    /// An operator whose output is on the grid of its input.
+    /// An operator whose output is on the grid of its input, or as float as that.
     fn moved(
         &mut self,
         node: &Node,
@@ -167,10 +170,12 @@ impl Export<'_> {
         constants: Vec<String>,
         attributes: Vec<Attribute>,
     ) -> String {
-        let (value, grid) = (self.name(node.inputs[0]), self.grid_of(node.inputs[0]));
-        let inputs = std::iter::once(value).chain(constants);
+        let inputs = std::iter::once(self.name(node.inputs[0])).chain(constants);
         let result = self.writer.node(op, &node.name, inputs, attributes);
-        if self.qdq() { self.quantized(&node.name, result, grid) } else { result }
+        match self.program.value(node.inputs[0]).grid() {
+            Some(grid) if self.qdq() => self.quantized(&node.name, result, grid),
+            _ => result,
+        }
     }
 
     /// Floats to codes on a grid (with QDQ, and back).
@@ -301,19 +306,11 @@ fn bounds(grid: QParams, relu: bool) -> (u8, u8) {
     (grid.qmin() as u8, grid.qmax() as u8)
 }
 
-fn conv_attributes(attrs: ConvAttrs, layer: &QuantizedLayer) -> Vec<Attribute> {
-    vec![
-        ints("kernel_shape", &layer.codes.shape()[2..]),
-        ints("strides", &attrs.stride),
-        ints("pads", &attrs.padding),
-        ints("dilations", &attrs.dilation),
-        int("group", attrs.groups as i64),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
+    use ottava_quant::FloatOp;
     use ottava_tensor::Tensor;
+    use ottava_tensor::conv::ConvAttrs;
     use prost::Message;
 
     use super::super::super::proto::Model;
@@ -384,6 +381,51 @@ mod tests {
         ];
         assert_eq!(ops, integer);
         assert_eq!(model.opset_import[1].domain, MICROSOFT);
+    }
+
+    #[test]
+    fn float_operators_stand_between_integer_ones() {
+        let grid = QParams::new(0.5, 9, 0..=255).unwrap();
+        let channels = || Tensor::full(&[2], 0.5);
+        let mut b = Program::builder(&[2, 4, 4]).unwrap();
+        let affine = FloatOp::Affine { scale: channels(), shift: channels() };
+        let x = b.push("affine", Instr::Float(affine), &[b.input()]).unwrap();
+        let x = b.push("relu", Instr::Relu, &[x]).unwrap();
+        let x = b.push("q", Instr::Quantize(grid), &[x]).unwrap();
+        let x = b.push("pool", Instr::MaxPool(ottava_quant::Window::new(2, 2, 0)), &[x]).unwrap();
+        let x = b.push("floats", Instr::Dequantize, &[x]).unwrap();
+        let fake = FloatOp::FakeQuant { grids: vec![grid; 2], axis: 1 };
+        let x = b.push("fake", Instr::Float(fake), &[x]).unwrap();
+        let x = b.push("flat", Instr::Reshape(vec![8]), &[x]).unwrap();
+        let dynamic = FloatOp::DynamicLinear {
+            codes: Tensor::full(&[3, 8], 5),
+            scales: vec![0.1; 3],
+            bias: vec![1.0; 3],
+        };
+        let x = b.push("fc", Instr::Float(dynamic), &[x]).unwrap();
+        let x = b.push("softmax", Instr::Float(FloatOp::Softmax), &[x]).unwrap();
+        let program = b.finish(x).unwrap();
+        for format in [OnnxFormat::Qdq, OnnxFormat::QOperator] {
+            let options = OnnxOptions { format, ..Default::default() };
+            let model = Model::decode(&*program_to_onnx(&program, &options).unwrap()).unwrap();
+            let nodes = model.graph.unwrap().node;
+            let ops: Vec<&str> = nodes.iter().map(|node| &*node.op_type).collect();
+            let pool: &[&str] = match format {
+                OnnxFormat::Qdq => &[
+                    "QuantizeLinear",
+                    "DequantizeLinear",
+                    "MaxPool",
+                    "QuantizeLinear",
+                    "DequantizeLinear",
+                ],
+                OnnxFormat::QOperator => &["QuantizeLinear", "MaxPool", "DequantizeLinear"],
+            };
+            let fake = ["Mul", "Round", "Max", "Min", "Mul", "Reshape"];
+            let dynamic =
+                ["DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul", "Mul", "Add", "Softmax"];
+            let expected = [&["Mul", "Add", "Relu"], pool, &fake, &dynamic, &["Identity"]].concat();
+            assert_eq!(ops, expected);
+        }
     }
 
     #[test]

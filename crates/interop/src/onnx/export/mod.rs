@@ -1,6 +1,7 @@
 //! From networks to ONNX files.
 
 mod float;
+mod float_op;
 mod integer;
 mod writer;
 

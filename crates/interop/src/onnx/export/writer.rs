@@ -65,17 +65,39 @@ impl Writer {
         attribute: Vec<Attribute>,
     ) -> String {
         self.microsoft |= domain == MICROSOFT;
+        let [output] = self.push(domain, op, name, inputs, attribute);
+        output
+    }
+
+    /// Appends a node with several outputs; their names.
+    pub(super) fn nodes<I: AsRef<str>, const N: usize>(
+        &mut self,
+        op: &str,
+        name: &str,
+        inputs: impl IntoIterator<Item = I>,
+    ) -> [String; N] {
+        self.push("", op, name, inputs, vec![])
+    }
+
+    fn push<I: AsRef<str>, const N: usize>(
+        &mut self,
+        domain: &str,
+        op: &str,
+        name: &str,
+        inputs: impl IntoIterator<Item = I>,
+        attribute: Vec<Attribute>,
+    ) -> [String; N] {
         let name = self.unique(name);
-        let output = self.unique(&format!("{name}.out"));
+        let outputs = std::array::from_fn(|_| self.unique(&format!("{name}.out")));
         self.graph.node.push(Node {
             input: inputs.into_iter().map(|input| input.as_ref().to_string()).collect(),
-            output: vec![output.clone()],
+            output: outputs.to_vec(),
             name,
             op_type: op.into(),
             attribute,
             domain: domain.into(),
         });
-        output
+        outputs
     }
 
     fn constant(

@@ -1,0 +1,329 @@
+//! Operators that compute in `f32` inside a program: what has no integer form, or was told to stay as
+//! it is. The kernels are those of training, so that a program and its graph agree bit for bit.
+
+use ottava_tensor::conv::{self, ConvAttrs, ConvGeometry, PoolGeometry};
+use ottava_tensor::gemm::matmul;
+use ottava_tensor::norm::channel_affine;
+use ottava_tensor::{Tensor, elementwise, pool, shape};
+
+use crate::instr::{Check, conv_geometry, image_of, pooled};
+use crate::{QParams, Result, ValueType, Window, fake_quantize_per_channel};
+
+/// An operator in `f32`: attributes and constants. It reads floats and makes floats.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FloatOp {
+    /// 2-D convolution.
+    Conv {
+        /// `[o, c / groups, kh, kw]`.
+        weight: Tensor<f32>,
+        /// `[o]`.
+        bias: Option<Tensor<f32>>,
+        /// Stride, padding, dilation, groups.
+        attrs: ConvAttrs,
+    },
+    /// Fully connected layer: `x·weightᵀ + bias`.
+    Linear {
+        /// `[o, k]`.
+        weight: Tensor<f32>,
+        /// `[o]`.
+        bias: Option<Tensor<f32>>,
+    },
+    /// Matrix product with a constant `[k, o]`.
+    MatMul(Tensor<f32>),
+    /// `scale[c]·x + shift[c]`: batch normalization with known statistics.
+    Affine {
+        /// `[c]`.
+        scale: Tensor<f32>,
+        /// `[c]`.
+        shift: Tensor<f32>,
+    },
+    /// `min(max(x, min), max)`.
+    Clip {
+        /// The lower bound.
+        min: f32,
+        /// The upper bound.
+        max: f32,
+    },
+    /// The sum of two values, or of one and a constant, broadcast.
+    Add(Option<Tensor<f32>>),
+    /// The product of two values, or of one and a constant, broadcast.
+    Mul(Option<Tensor<f32>>),
+    /// The mean of each window, or of the whole image.
+    AvgPool {
+        /// The window; `None` for the whole image.
+        window: Option<Window>,
+        /// Whether padding counts, as zeros, or is left out.
+        count_padding: bool,
+    },
+    /// `eˣ / Σ eˣ` of a vector.
+    Softmax,
+    /// `x − log Σ eˣ` of a vector.
+    LogSoftmax,
+    /// Rounding to a grid and back; one grid, or one for each index of an axis.
+    FakeQuant {
+        /// The grids.
+        grids: Vec<QParams>,
+        /// Their axis, the batch being axis 0.
+        axis: usize,
+    },
+    /// Fully connected layer on codes of its input that are chosen at each run:
+    /// [`DynamicLinear`](crate::DynamicLinear). A batch with a NaN or an infinity in it becomes NaN.
+    DynamicLinear {
+        /// Weight codes `[o, k]`.
+        codes: Tensor<i8>,
+        /// A scale for each output, `[o]`.
+        scales: Vec<f32>,
+        /// `[o]`.
+        bias: Vec<f32>,
+    },
+}
+
+/// Computes the result of a batch from its inputs.
+pub(crate) type FloatKernel = Box<dyn Fn(&[Tensor<f32>]) -> Tensor<f32> + Send + Sync>;
+
+/// Why nothing fails while a program runs.
+const CHECKED: &str = "shapes that the builder has checked";
+
+impl FloatOp {
+    /// The operation's name in files and reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Conv { .. } => "float_conv",
+            Self::Linear { .. } => "float_linear",
+            Self::MatMul(_) => "float_matmul",
+            Self::Affine { .. } => "float_affine",
+            Self::Clip { .. } => "float_clip",
+            Self::Add(_) => "float_add",
+            Self::Mul(_) => "float_mul",
+            Self::AvgPool { .. } => "float_avg_pool",
+            Self::Softmax => "softmax",
+            Self::LogSoftmax => "log_softmax",
+            Self::FakeQuant { .. } => "fake_quant",
+            Self::DynamicLinear { .. } => "dynamic_linear",
+        }
+    }
+
+    /// How many values it takes.
+    pub(crate) fn arity(&self) -> usize {
+        match self {
+            Self::Add(None) | Self::Mul(None) => 2,
+            Self::Conv { .. }
+            | Self::Linear { .. }
+            | Self::MatMul(_)
+            | Self::Affine { .. }
+            | Self::Clip { .. }
+            | Self::Add(Some(_))
+            | Self::Mul(Some(_))
+            | Self::AvgPool { .. }
+            | Self::Softmax
+            | Self::LogSoftmax
+            | Self::FakeQuant { .. }
+            | Self::DynamicLinear { .. } => 1,
+        }
+    }
+
+    /// Whether the images of a batch change each other's results, so that a batch cannot run in parts.
+    pub(crate) fn joins_images(&self) -> bool {
+        matches!(self, Self::DynamicLinear { .. })
+    }
+
+    /// Its constants in `f32` and the names that files give them.
+    pub(crate) fn constants(&self) -> Vec<(&'static str, Tensor<f32>)> {
+        let vector = |values: Vec<f32>| Tensor::new(&[values.len()], values).expect("a vector");
+        match self {
+            Self::Conv { weight, bias, .. } | Self::Linear { weight, bias } => {
+                let bias = bias.clone().map(|bias| ("bias", bias));
+                std::iter::once(("weight", weight.clone())).chain(bias).collect()
+            }
+            Self::MatMul(weight) => vec![("weight", weight.clone())],
+            Self::Affine { scale, shift } => {
+                vec![("scale", scale.clone()), ("shift", shift.clone())]
+            }
+            Self::Clip { min, max } => vec![("bounds", vector(vec![*min, *max]))],
+            Self::Add(Some(constant)) | Self::Mul(Some(constant)) => {
+                vec![("constant", constant.clone())]
+            }
+            Self::FakeQuant { grids, .. } => vec![
+                ("scale", vector(grids.iter().map(QParams::scale).collect())),
+                // Codes have at most 16 bits, so floats hold them.
+                ("zero_point", vector(grids.iter().map(|g| g.zero_point() as f32).collect())),
+            ],
+            Self::DynamicLinear { scales, bias, .. } => {
+                vec![("scale", vector(scales.clone())), ("bias", vector(bias.clone()))]
+            }
+            Self::Add(None)
+            | Self::Mul(None)
+            | Self::AvgPool { .. }
+            | Self::Softmax
+            | Self::LogSoftmax => vec![],
+        }
+    }
+
+    /// Checks every parameter against the inputs' shapes; the shape of the output if they fit.
+    pub(crate) fn check(&self, inputs: &[&ValueType]) -> Check<Vec<usize>> {
+        let x = inputs[0];
+        if inputs.iter().any(|input| input.grid().is_some()) {
+            return Err("reads codes; put a dequantize in front of it".into());
+        }
+        for (name, constant) in self.constants() {
+            if constant.iter().any(f32::is_nan) {
+                return Err(format!("there is a NaN in its {name}"));
+            }
+        }
+        let text = |error: ottava_tensor::Error| error.to_string();
+        match self {
+            Self::Conv { weight, bias, attrs } => {
+                let geometry = conv_geometry(weight.dims("conv").map_err(text)?, *attrs, x)?;
+                of_length("bias", bias.as_ref(), geometry.out_channels)?;
+                Ok(geometry.output_shape()[1..].to_vec())
+            }
+            Self::Linear { weight, bias } => {
+                let [o, k] = weight.dims("linear").map_err(text)?;
+                of_length("bias", bias.as_ref(), o)?;
+                features(x, k)?;
+                Ok(vec![o])
+            }
+            Self::MatMul(weight) => {
+                let [k, o] = weight.dims("matmul").map_err(text)?;
+                features(x, k)?;
+                Ok(vec![o])
+            }
+            Self::Affine { scale, shift } => {
+                of_length("scale", Some(scale), x.shape[0])?;
+                of_length("shift", Some(shift), x.shape[0])?;
+                Ok(x.shape.clone())
+            }
+            Self::Clip { .. } => Ok(x.shape.clone()),
+            Self::Add(None) | Self::Mul(None) => {
+                let (a, b) = (&x.shape, &inputs[1].shape);
+                if a.len() != b.len() {
+                    return Err(format!("shapes {a:?} and {b:?} have different ranks"));
+                }
+                shape::broadcast(self.name(), a, b).map_err(text)
+            }
+            Self::Add(Some(constant)) | Self::Mul(Some(constant)) => {
+                // A constant may spell out the batch's axis, as one image for all.
+                let of_image = match constant.shape() {
+                    [1, rest @ ..] if rest.len() == x.shape.len() => rest,
+                    shape => shape,
+                };
+                if of_image.len() > x.shape.len() {
+                    return Err(format!(
+                        "a constant of shape {:?} has more axes than {:?}",
+                        constant.shape(),
+                        x.shape
+                    ));
+                }
+                shape::broadcast(self.name(), &x.shape, of_image).map_err(text)
+            }
+            Self::AvgPool { window: Some(window), .. } => pooled(*window, x),
+            Self::AvgPool { window: None, .. } => Ok(vec![image_of(x)?[0], 1, 1]),
+            Self::Softmax | Self::LogSoftmax => match x.shape[..] {
+                [_] => Ok(x.shape.clone()),
+                _ => Err(format!("takes a vector, but its input has shape {:?}", x.shape)),
+            },
+            Self::FakeQuant { grids, axis } => {
+                let size = axis.checked_sub(1).and_then(|axis| x.shape.get(axis));
+                if grids.len() == 1 && *axis == 0 || size == Some(&grids.len()) {
+                    return Ok(x.shape.clone());
+                }
+                Err(format!("{} grids along axis {axis} of shape {:?}", grids.len(), x.shape))
+            }
+            Self::DynamicLinear { codes, scales, bias } => {
+                let [o, k] = codes.dims("dynamic_linear").map_err(text)?;
+                if scales.len() != o || bias.len() != o {
+                    let (scales, biases) = (scales.len(), bias.len());
+                    return Err(format!("{o} outputs with {scales} scales and {biases} biases"));
+                }
+                features(x, k)?;
+                Ok(vec![o])
+            }
+        }
+    }
+
+    /// The operator for batches of inputs like `x`, which [`check`](Self::check) has accepted.
+    pub(crate) fn kernel(&self, x: &ValueType) -> FloatKernel {
+        match self.clone() {
+            Self::Conv { weight, bias, attrs } => {
+                let shape = weight.dims("conv").expect(CHECKED);
+                let geometry = conv_geometry(shape, attrs, x).expect(CHECKED);
+                Box::new(move |x| {
+                    let geometry = ConvGeometry { batch: x[0].shape()[0], ..geometry };
+                    conv::f32::forward(&x[0], &weight, bias.as_ref(), &geometry)
+                })
+            }
+            Self::Linear { weight, bias } => {
+                Box::new(move |x| linear(&x[0], &weight, bias.as_ref()).expect(CHECKED))
+            }
+            Self::MatMul(weight) => Box::new(move |x| matmul(&x[0], &weight).expect(CHECKED)),
+            Self::Affine { scale, shift } => {
+                let (scale, shift) = (scale.to_vec(), shift.to_vec());
+                Box::new(move |x| channel_affine(&x[0], &scale, &shift, false))
+            }
+            Self::Clip { min, max } => Box::new(move |x| clip(&x[0], min, max)),
+            Self::Add(constant) => Box::new(move |x| {
+                let b = constant.as_ref().unwrap_or_else(|| &x[1]);
+                x[0].zip_map("add", b, |a, b| a + b).expect(CHECKED)
+            }),
+            Self::Mul(constant) => Box::new(move |x| {
+                let b = constant.as_ref().unwrap_or_else(|| &x[1]);
+                x[0].zip_map("mul", b, |a, b| a * b).expect(CHECKED)
+            }),
+            Self::AvgPool { window, count_padding } => {
+                let geometry = window.unwrap_or_else(|| Window::whole(x)).geometry(x.image());
+                let geometry = geometry.expect(CHECKED);
+                Box::new(move |x| {
+                    let geometry = PoolGeometry { batch: x[0].shape()[0], ..geometry };
+                    pool::avg_pool(&x[0], &geometry, count_padding)
+                })
+            }
+            Self::Softmax => Box::new(|x| elementwise::softmax_rows(&x[0]).expect(CHECKED)),
+            Self::LogSoftmax => Box::new(|x| elementwise::log_softmax_rows(&x[0]).expect(CHECKED)),
+            Self::FakeQuant { grids, axis } => {
+                Box::new(move |x| fake_quantize_per_channel(&x[0], &grids, axis).expect(CHECKED))
+            }
+            Self::DynamicLinear { .. } => unreachable!("packed for a level by its step"),
+        }
+    }
+}
+
+/// A fully connected layer in `f32`: `x·weightᵀ + bias`, the bias added last.
+///
+/// # Shapes
+/// `x`: `[n, k]`; `weight`: `[o, k]`; `bias`: `[o]`; result: `[n, o]`.
+///
+/// # Errors
+/// [`Error::Tensor`](crate::Error::Tensor) if they do not fit together.
+pub fn linear(
+    x: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    bias: Option<&Tensor<f32>>,
+) -> Result<Tensor<f32>> {
+    let y = matmul(x, &weight.transpose(0, 1)?)?;
+    match bias {
+        None => Ok(y),
+        Some(bias) => Ok(y.zip_map("linear", bias, |y, b| y + b)?),
+    }
+}
+
+/// `min(max(x, low), high)`; a NaN becomes `low`.
+pub fn clip(x: &Tensor<f32>, low: f32, high: f32) -> Tensor<f32> {
+    x.map(move |x| x.max(low).min(high))
+}
+
+/// A vector of `len` numbers, if there is one.
+fn of_length(name: &str, vector: Option<&Tensor<f32>>, len: usize) -> Check<()> {
+    match vector.map(Tensor::shape) {
+        Some(shape) if shape != [len] => {
+            Err(format!("its {name} of shape {shape:?} should have {len} elements"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn features(x: &ValueType, k: usize) -> Check<()> {
+    if x.shape == [k] {
+        return Ok(());
+    }
+    Err(format!("takes a vector of {k} features, but its input has shape {:?}", x.shape))
+}
