@@ -5,12 +5,14 @@ Needs onnx, onnxruntime, numpy, safetensors. Run it from the root of the reposit
     python tools/make_onnx_fixtures.py
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from safetensors.numpy import save_file
 
 OUT = Path(__file__).parent.parent / "crates" / "interop" / "tests" / "fixtures" / "onnx"
@@ -111,8 +113,59 @@ def old():
     n.save(n("Softmax", x), 3)
 
 
+class Noise(CalibrationDataReader):
+    """What quantize_static observes."""
+
+    def __init__(self, shape):
+        self.batches = iter([{"x": RNG.uniform(-2, 2, (4, *shape)).astype(np.float32)} for _ in range(4)])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def int8():
+    """A network of every integer operator, as ONNX Runtime's quantizer writes it, with its answers."""
+    n = Net("int8", (3, 13, 12), opset=17)
+    x = n("Conv", "x", n.const("stem.weight", weight(8, 3, 3, 3)), n.const("stem.bias", weight(8)), pads=[1, 1, 1, 1])
+    x = n("MaxPool", n("Relu", x), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    y = n("Conv", x, n.const("up.weight", weight(12, 8, 1, 1)), n.const("up.bias", weight(12)))
+    y = n("Clip", y, n.const("zero", np.float32(0)), n.const("six", np.float32(6)))
+    y = n("Conv", y, n.const("dw.weight", weight(12, 1, 3, 3)), n.const("dw.bias", weight(12)), group=12, pads=[1, 1, 1, 1])
+    y = n("Clip", y, n.const("zero2", np.float32(0)), n.const("six2", np.float32(6)))
+    y = n("Conv", y, n.const("down.weight", weight(8, 12, 1, 1)))
+    x = n("Relu", n("Add", x, y))
+    x = n("Conv", x, n.const("far.weight", weight(6, 8, 3, 2)), dilations=[2, 1], strides=[1, 2], pads=[1, 0, 2, 1])
+    x = n("Flatten", n("GlobalAveragePool", x))
+    x = n("Gemm", x, n.const("fc.weight", weight(5, 6)), n.const("fc.bias", weight(5)), transB=1)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "float.onnx"
+        graph = helper.make_graph(
+            n.nodes, n.name, [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *n.shape])],
+            [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["n", 5])], n.constants)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+        u8, s8 = QuantType.QUInt8, QuantType.QInt8
+        for name, form, activations, weights, per_channel, options in [
+            ("qdq-u8s8", QuantFormat.QDQ, u8, s8, True, {}),
+            ("qdq-s8s8", QuantFormat.QDQ, s8, s8, False, {"ActivationSymmetric": True}),
+            ("qdq-float-weights", QuantFormat.QDQ, u8, s8, True, {"AddQDQPairToWeight": True}),
+            ("qoperator-u8s8", QuantFormat.QOperator, u8, s8, True, {}),
+            ("qoperator-u8u8", QuantFormat.QOperator, u8, u8, False, {"WeightSymmetric": True}),
+        ]:
+            out = OUT / f"{name}.onnx"
+            quantize_static(source, out, Noise(n.shape), quant_format=form, activation_type=activations,
+                            weight_type=weights, per_channel=per_channel, extra_options=options)
+            settings = onnxruntime.SessionOptions()
+            # On CPUs without VNNI its products of u8 and s8 saturate otherwise.
+            settings.add_session_config_entry("session.x64quantprecision", "1")
+            session = onnxruntime.InferenceSession(out, settings)
+            inputs = RNG.uniform(-2, 2, (4, *n.shape)).astype(np.float32)
+            (y,) = session.run(None, {"x": inputs})
+            save_file({"x": inputs, "y": y}, OUT / f"{name}.safetensors")
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     residual()
     pools()
     old()
+    int8()

@@ -89,6 +89,26 @@ pub struct Data {
     /// Background threads that load images
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub workers: usize,
+    /// What to do about pictures that cannot be decoded
+    #[arg(long, value_enum, default_value_t = BadImages::Refuse)]
+    pub bad_images: BadImages,
+}
+
+impl Data {
+    /// A data set as it is when no flag says more.
+    pub fn of(spec: impl Into<String>) -> Self {
+        let bad_images = BadImages::Refuse;
+        Self { data: spec.into(), preprocess: None, workers: 1, bad_images }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BadImages {
+    /// The job ends with the first one's name
+    Refuse,
+    /// They are left out, and named at the end
+    Skip,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]
@@ -143,7 +163,8 @@ pub struct Training {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Augment {
-    /// Random crops with a border of an eighth of the image, and horizontal flips
+    /// Horizontal flips, and random crops: with a border of an eighth of the image, or, where pictures
+    /// differ in size, of random size and shape
     Standard,
     /// Images as they are
     None,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ottava::quant::{Options, Tuning};
 use ottava::tensor::{Level, Tensor, parallel};
 use serde_json::{Value, json};
@@ -52,6 +52,9 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
     if args.tune
         && let Model::Integer(program) = &mut model
     {
+        if file.extension().is_none_or(|extension| extension != "ottava") {
+            bail!("{}: --tune writes into the file, which must be .ottava", file.display());
+        }
         note(&args.global, "timing every algorithm of every convolution");
         Tuning::measure(program, &options, args.batch)?.store(program);
         program.save(file)?;

@@ -41,7 +41,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
     catch_interrupts()?;
     let start = Instant::now();
     let (global, seed) = (&args.global, args.seed);
-    let data = args::Data { data: "fashion-mini".into(), preprocess: None, workers: 1 };
+    let data = args::Data::of("fashion-mini");
     let task = Task::new(&data, None)?;
     let train = task.training(FLOAT.batch, seed, Augment::None)?;
     let test = task.test(100)?;

@@ -11,7 +11,7 @@ use crate::args;
 use crate::classifier::{Classifier, Evaluating, Integer, judge};
 use crate::model::{Model, load};
 use crate::output::{result, round};
-use crate::task::Task;
+use crate::task::{Task, name_skipped};
 
 /// `ottava eval`.
 pub fn run(args: &args::Eval) -> Result<()> {
@@ -35,6 +35,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
     }
     let metrics = judged.metrics;
     let mut json = judged.json();
+    name_skipped(&[&test], &mut json, &args.global);
     json["n"] = json!(metrics.images);
     json["seconds"] = json!(round(seconds, 3));
     let text = format!(

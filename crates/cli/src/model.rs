@@ -169,17 +169,21 @@ impl FloatModel {
             let sizes: Vec<usize> = text.split('x').filter_map(|size| size.parse().ok()).collect();
             <[usize; 3]>::try_from(sizes).ok()
         };
-        let names =
-            metadata.get("class_names").map(|text| text.lines().map(str::to_owned).collect());
         Ok(Self {
             network,
             class_count,
             in_channels,
             input: metadata.get("input").and_then(sizes),
-            classes: names.unwrap_or_default(),
+            classes: class_names(metadata),
             preprocess: Preprocess::from_metadata(metadata)?,
         })
     }
+}
+
+/// The classes by name, if a file's metadata say them.
+pub fn class_names(metadata: &BTreeMap<String, String>) -> Vec<String> {
+    let names = metadata.get("class_names");
+    names.map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect())
 }
 
 /// Adds named tensors to a file.
@@ -208,7 +212,13 @@ pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
                 }
             }
         }
-        Some("onnx") => Ok(Model::Float(from_onnx(&path)?)),
+        Some("onnx") => {
+            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {shown}"))?;
+            Ok(match interop::onnx_is_quantized(&shown, &bytes)? {
+                true => Model::Integer(interop::onnx_program_from_bytes(&shown, &bytes)?),
+                false => Model::Float(from_onnx(&shown, &bytes)?),
+            })
+        }
         _ => Ok(Model::Float(from_weights(&shown, &interop::read_state_dict(&path)?, named)?)),
     }
 }
@@ -233,19 +243,19 @@ fn in_run(path: &Path, names: &[&str]) -> Result<PathBuf> {
 }
 
 /// The graph of an ONNX file; one run says how many classes it tells apart.
-fn from_onnx(path: &Path) -> Result<FloatModel> {
-    let file = interop::read_onnx(path)?;
+fn from_onnx(shown: &str, bytes: &[u8]) -> Result<FloatModel> {
+    let file = interop::onnx_from_bytes(shown, bytes)?;
     let shape: Vec<usize> =
         std::iter::once(1).chain(file.graph.input_shape().iter().copied()).collect();
     let &[_, channels, height, width] = &shape[..] else {
-        bail!("{}: the input's shape is {shape:?}, but images have [n, c, h, w]", path.display());
+        bail!("{shown}: the input's shape is {shape:?}, but images have [n, c, h, w]");
     };
     let logits = nn::predict(&file.graph, ottava::autograd::Mode::EVAL, Tensor::zeros(&shape))?;
     Ok(FloatModel {
         class_count: logits.shape().last().copied().unwrap_or(1),
         in_channels: channels,
         input: Some([channels, height, width]),
-        classes: Vec::new(),
+        classes: class_names(&file.metadata),
         preprocess: Preprocess::from_metadata(&file.metadata)?,
         network: FloatNetwork::Onnx(file.graph),
     })
@@ -273,7 +283,7 @@ fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<F
         class_count: config.classes,
         in_channels: config.in_channels,
         input: None,
-        classes: Vec::new(),
+        classes: class_names(&state.metadata),
         preprocess: Preprocess::from_metadata(&state.metadata)?,
     })
 }
@@ -285,13 +295,8 @@ fn ours(
     state: &StateDict,
 ) -> Result<FloatNetwork> {
     let network = architecture.build(&config)?;
-    let leaves = network.leaves();
-    let shape = |leaf: &Leaf| leaf.get().shape().to_vec();
-    let expected: Vec<_> = leaves.iter().map(|(name, leaf)| (name.clone(), shape(leaf))).collect();
-    let tensors = interop::match_names(&expected, state)
-        .map_err(|report| anyhow::anyhow!("{shown} is no {architecture}: {report}"))?;
-    for ((_, leaf), tensor) in leaves.iter().zip(tensors) {
-        leaf.set(tensor);
-    }
+    network
+        .load_state_dict(state.clone().into())
+        .with_context(|| format!("{shown} is no {architecture}"))?;
     Ok(FloatNetwork::Ours(architecture, network))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::classifier::{Classifier, Evaluating, Integer};
-use crate::model::{Model, load};
+use crate::model::{Model, class_names, load};
 use crate::output::{result, round};
 
 /// `ottava predict`.
@@ -16,10 +16,8 @@ pub fn run(args: &args::Predict) -> Result<()> {
     let (preprocess, names) = match &model {
         Model::Float(model) => (model.preprocess.clone(), model.classes.clone()),
         Model::Integer(program) => {
-            let names = program.metadata().get("class_names");
-            let names =
-                names.map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect());
-            (Preprocess::from_metadata(program.metadata())?, names)
+            let metadata = program.metadata();
+            (Preprocess::from_metadata(metadata)?, class_names(metadata))
         }
     };
     let preprocess = match (&args.preprocess, preprocess) {

@@ -8,7 +8,7 @@ use crate::classifier::{Evaluating, Integer, judge};
 use crate::model::load_float;
 use crate::output::{bytes, result, table};
 use crate::qat::{adopt, calibrate, convert_to, float_nodes, prepare_model, size};
-use crate::task::Task;
+use crate::task::{Task, name_skipped};
 
 /// `ottava ptq`.
 pub fn run(args: &args::Ptq) -> Result<()> {
@@ -42,5 +42,6 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     json["ptq_int8"]["bytes"] = json!(written);
     json["float_nodes"] = float_nodes(&program);
     json["file"] = json!(file.display().to_string());
+    name_skipped(&[&test], &mut json, global);
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }

@@ -19,7 +19,7 @@ use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
 use crate::scheme::Scheme;
 use crate::setup::catch_interrupts;
-use crate::task::{Task, input_shape};
+use crate::task::{Task, input_shape, name_skipped};
 use crate::train::{Defaults, Job, Recipe};
 
 /// The published recipe's shape: few epochs, a low rate, a cosine.
@@ -269,6 +269,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let (mut json, text) =
         report(&rows, agreement, start.elapsed().as_secs_f64(), args.training.seed);
     json["float_nodes"] = float_nodes(&program);
+    name_skipped(&[&train, &test], &mut json, global);
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }
 

@@ -4,16 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use ottava::data::{Augment, DataSpec, Dataset, Loader, LoaderOptions, Preprocess, Split, Subset};
+use ottava::data::{
+    Augment, DataSpec, Dataset, Loader, LoaderOptions, OnBadImage, Preprocess, Split, Subset,
+};
 use ottava::nn::Batch;
 
 use crate::args;
+use crate::output::note;
 
 /// A data set, ready to load.
 pub struct Task {
     pub spec: DataSpec,
     pub preprocess: Preprocess,
     workers: usize,
+    on_bad_image: OnBadImage,
 }
 
 impl Task {
@@ -25,15 +29,19 @@ impl Task {
             (None, Some(preprocess)) => preprocess,
             (None, None) => spec.preprocess(),
         };
-        Ok(Self { spec, preprocess, workers: args.workers })
+        let on_bad_image = match args.bad_images {
+            args::BadImages::Refuse => OnBadImage::Refuse,
+            args::BadImages::Skip => OnBadImage::Skip,
+        };
+        Ok(Self { spec, preprocess, workers: args.workers, on_bad_image })
     }
 
     /// The training split, shuffled and augmented.
     pub fn training(&self, batch: usize, seed: u64, augment: args::Augment) -> Result<Loader> {
         let data = self.spec.load(Split::Train)?;
-        let augment = match (augment, data.shape()) {
-            (args::Augment::Standard, Some(shape)) => Augment::standard(shape),
-            (args::Augment::Standard, None) | (args::Augment::None, _) => Augment::none(),
+        let augment = match augment {
+            args::Augment::Standard => Augment::suited_to(&*data),
+            args::Augment::None => Augment::none(),
         };
         let options =
             LoaderOptions { shuffle: true, seed, augment, drop_last: true, ..self.options(batch) };
@@ -57,7 +65,8 @@ impl Task {
     }
 
     fn options(&self, batch: usize) -> LoaderOptions {
-        LoaderOptions { batch, workers: self.workers, ..LoaderOptions::default() }
+        let Self { workers, on_bad_image, .. } = *self;
+        LoaderOptions { batch, workers, on_bad_image, ..LoaderOptions::default() }
     }
 
     fn loader(&self, data: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Loader> {
@@ -69,9 +78,15 @@ impl Task {
 pub fn input_shape(loader: &Loader) -> Result<[usize; 3]> {
     let shape = match loader.data().shape() {
         Some(shape) => shape,
+        // The first picture that can be read; all have three channels.
         None => {
-            let image = loader.data().get(0)?.image;
-            image.shape()
+            let data = loader.data();
+            let mut pictures = (0..data.len()).map(|index| data.get(index));
+            let first = match loader.options().on_bad_image {
+                OnBadImage::Refuse => pictures.next(),
+                OnBadImage::Skip => pictures.find(Result::is_ok).or_else(|| Some(data.get(0))),
+            };
+            first.context("no pictures")??.image.shape()
         }
     };
     Ok(loader.preprocess().output_shape(shape)?)
@@ -83,6 +98,20 @@ pub fn batches(
     epoch: usize,
 ) -> impl Iterator<Item = Result<Batch, ottava::data::Error>> {
     loader.epoch(epoch as u64).map(|batch| batch.map(|batch| (batch.images, batch.labels)))
+}
+
+/// Names what the loaders left out, on standard error and in the job's object.
+pub fn name_skipped(loaders: &[&Loader], json: &mut serde_json::Value, global: &args::Global) {
+    let skipped: Vec<String> = loaders
+        .iter()
+        .flat_map(|loader| loader.skipped().into_values())
+        .map(|error| error.to_string())
+        .collect();
+    if !skipped.is_empty() {
+        note(global, format!("{} pictures were left out:", skipped.len()));
+        skipped.iter().for_each(|reason| note(global, reason));
+        json["skipped"] = serde_json::json!(skipped);
+    }
 }
 
 /// A preset by name, or a file of settings.

@@ -17,7 +17,7 @@ use crate::model::{FloatModel, Model, load};
 use crate::output::{bar, note, result, round};
 use crate::run_dir::RunDir;
 use crate::setup::{Interrupted, catch_interrupts, interrupted};
-use crate::task::{Task, batches, input_shape};
+use crate::task::{Task, batches, input_shape, name_skipped};
 
 /// What the flags leave open.
 #[derive(Clone, Copy)]
@@ -222,7 +222,9 @@ pub fn run(args: &args::Train) -> Result<()> {
         judged.metrics.loss(),
         out.join("best.ottava").display()
     );
-    result(&args.global, judged.json(), &text)
+    let mut json = judged.json();
+    name_skipped(&[&train, &test], &mut json, &args.global);
+    result(&args.global, json, &text)
 }
 
 /// Takes over the weights that fit; a classifier for other classes starts anew.

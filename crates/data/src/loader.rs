@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ottava_tensor::Tensor;
@@ -16,7 +16,7 @@ pub enum OnBadImage {
     /// The epoch ends with its error.
     #[default]
     Refuse,
-    /// The batch goes without it, and [`Epoch::skipped`] lists it.
+    /// The batch goes without it; [`Epoch::skipped`] and [`Loader::skipped`] list it.
     Skip,
 }
 
@@ -93,6 +93,8 @@ struct Inner {
     data: Arc<dyn Dataset>,
     preprocess: Preprocess,
     options: LoaderOptions,
+    /// What all epochs so far left out.
+    skipped: Mutex<BTreeMap<usize, Error>>,
 }
 
 /// One batch as it is made: what could be loaded, and what could not.
@@ -128,7 +130,8 @@ impl Loader {
         }
         options.augment.check()?;
         let preprocess = preprocess.fitted_to(&*data)?;
-        Ok(Self { inner: Arc::new(Inner { data, preprocess, options }) })
+        let skipped = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { data, preprocess, options, skipped }) })
     }
 
     /// The data set.
@@ -144,6 +147,11 @@ impl Loader {
     /// How the batches are made.
     pub fn options(&self) -> &LoaderOptions {
         &self.inner.options
+    }
+
+    /// The images that could not be loaded in any epoch so far, by index, and why.
+    pub fn skipped(&self) -> BTreeMap<usize, Error> {
+        self.inner.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many batches an epoch has.
@@ -286,6 +294,11 @@ impl Iterator for Epoch {
             self.next += 1;
             match made {
                 Ok(made) => {
+                    if !made.skipped.is_empty() {
+                        let all = &self.inner.skipped;
+                        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                        all.extend(made.skipped.iter().cloned());
+                    }
                     self.skipped.extend(made.skipped);
                     if let Some(batch) = made.batch {
                         return Some(Ok(batch));
@@ -404,10 +417,12 @@ mod tests {
         assert!(refused[0].as_ref().unwrap_err().to_string().contains("image 0 is torn"));
         // With one image a batch, whole batches vanish.
         for batch in [1, 4] {
-            let mut epoch = loader(OnBadImage::Skip, batch).epoch(0);
+            let loader = loader(OnBadImage::Skip, batch);
+            let mut epoch = loader.epoch(0);
             let shown: usize = epoch.by_ref().map(|batch| batch.unwrap().labels.len()).sum();
             assert_eq!(shown, 6);
             assert_eq!(Vec::from_iter(epoch.skipped().keys().copied()), [0, 3, 6, 9]);
+            assert_eq!(&loader.skipped(), epoch.skipped());
         }
     }
 

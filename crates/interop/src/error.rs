@@ -1,8 +1,6 @@
 use std::path::Path;
 use std::{fmt, io};
 
-use crate::MismatchReport;
-
 /// Everything this crate can refuse.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -28,8 +26,6 @@ pub enum Error {
         /// What it holds, by name, and what to do.
         reason: String,
     },
-    /// Weights that do not fit a model.
-    Mismatch(MismatchReport),
     /// A file that could not be written, as the quantization crate says it.
     Write(ottava_quant::Error),
 }
@@ -58,7 +54,6 @@ impl fmt::Display for Error {
             Self::Io { path, reason }
             | Self::Format { path, reason }
             | Self::Unsupported { path, reason } => write!(f, "{path}: {reason}"),
-            Self::Mismatch(report) => report.fmt(f),
             Self::Write(error) => error.fmt(f),
         }
     }
@@ -69,11 +64,5 @@ impl std::error::Error for Error {}
 impl From<ottava_quant::Error> for Error {
     fn from(error: ottava_quant::Error) -> Self {
         Self::Write(error)
-    }
-}
-
-impl From<MismatchReport> for Error {
-    fn from(report: MismatchReport) -> Self {
-        Self::Mismatch(report)
     }
 }

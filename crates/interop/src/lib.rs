@@ -1,14 +1,13 @@
 //! Other people's files: weights in safetensors and PyTorch state dicts, networks in ONNX.
 //!
-//! Start at [`read_state_dict`] for any file of weights, at [`match_names`] to fit them to a model,
-//! at [`read_onnx`] for a network.
+//! Start at [`read_state_dict`] for any file of weights (`ottava_nn::Network::load_state_dict` fits them
+//! to a network), at [`read_onnx`] for a network, at [`read_onnx_program`] for one of integers.
 //! Not here: Ottava's own files (`ottava-quant`), images (`ottava-data`).
 #![forbid(unsafe_code)]
 
 #[cfg(any(feature = "safetensors", feature = "pth", feature = "onnx"))]
 mod dtype;
 mod error;
-mod names;
 #[cfg(feature = "onnx")]
 mod onnx;
 #[cfg(feature = "pth")]
@@ -18,11 +17,10 @@ mod safetensors;
 mod state_dict;
 
 pub use error::{Error, Result};
-pub use names::{MismatchReport, Missing, Unexpected, WrongShape, match_names};
 #[cfg(feature = "onnx")]
 pub use onnx::{
-    OnnxFormat, OnnxNetwork, OnnxOptions, graph_to_onnx, onnx_from_bytes, program_to_onnx,
-    read_onnx,
+    OnnxFormat, OnnxNetwork, OnnxOptions, graph_to_onnx, onnx_from_bytes, onnx_is_quantized,
+    onnx_program_from_bytes, program_to_onnx, read_onnx, read_onnx_program,
 };
 #[cfg(feature = "pth")]
 pub use pth::{pth_from_bytes, read_pth};

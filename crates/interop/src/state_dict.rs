@@ -9,6 +9,20 @@ use crate::{Error, Result};
 /// Named tensors, in the order of their file, and the file's metadata.
 ///
 /// Every number format becomes `f32`; integers beyond 2²⁴ are rounded.
+///
+/// ```
+/// use ottava_interop::StateDict;
+/// use ottava_nn::models::{ModelConfig, build};
+/// use ottava_nn::Network as _;
+/// use ottava_tensor::Tensor;
+///
+/// // As `read_state_dict` gives it.
+/// let dict: StateDict = [("module.fc.weigth", Tensor::zeros(&[10, 64]))].into_iter().collect();
+/// let network = build("resnet20", &ModelConfig::default())?;
+/// let error = network.load_state_dict(dict.into()).unwrap_err().to_string();
+/// assert!(error.contains("97 missing, 1 unexpected"), "{error}");
+/// # Ok::<(), ottava_nn::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct StateDict {
     entries: Vec<(String, Tensor<f32>)>,
@@ -53,6 +67,13 @@ impl StateDict {
     /// Names and tensors in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor<f32>)> {
         self.entries.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+}
+
+impl From<StateDict> for Vec<(String, Tensor<f32>)> {
+    /// What `ottava_nn::Network::load_state_dict` takes.
+    fn from(dict: StateDict) -> Self {
+        dict.entries
     }
 }
 

@@ -10,6 +10,7 @@ mod error;
 pub mod init;
 pub mod layers;
 mod metrics;
+mod mismatch;
 pub mod models;
 mod module;
 mod network;
@@ -21,10 +22,10 @@ mod train;
 
 pub use error::{Error, Result};
 pub use metrics::Metrics;
+pub use mismatch::{Misshapen, Missing, StateMismatch, Unexpected};
 pub use module::{Module, State};
 pub use network::{Network, trace};
 pub use schedule::{Decay, Schedule, ScheduleKind};
-pub use state_dict::{Misshapen, StateMismatch};
 pub use train::{
     Batch, Checkpoint, Event, Outcome, Position, TrainConfig, Trainer, evaluate, predict,
 };

@@ -1,8 +1,7 @@
 use ottava_autograd::{Graph, Kind, Leaf, Result as TapeResult, Var};
 use ottava_tensor::Tensor;
 
-use crate::state_dict::{self, StateMismatch};
-use crate::{Module, Result};
+use crate::{Module, Result, StateMismatch, state_dict};
 
 /// What can be trained and evaluated: a [`Module`], or the [`Graph`] that a module, a file or a pass
 /// gave. One loop serves float and quantization-aware training.
@@ -31,11 +30,12 @@ pub trait Network {
         self.leaves().into_iter().map(|(name, leaf)| (name, leaf.get())).collect()
     }
 
-    /// Sets every parameter and buffer. PyTorch's `num_batches_tracked` counters are ignored.
+    /// Sets every parameter and buffer. PyTorch's `num_batches_tracked` counters are ignored, and so is
+    /// what a training wrapper put before all names (`module.`, `_orig_mod.`, `model.`).
     ///
     /// # Errors
-    /// [`Error::State`](crate::Error::State), naming everything that is missing, unexpected or of another shape; then
-    /// nothing has changed.
+    /// [`Error::State`](crate::Error::State), naming everything that is missing, unexpected or of another shape, with the
+    /// nearest name on the other side; then nothing has changed.
     fn load_state_dict(&self, state: Vec<(String, Tensor<f32>)>) -> Result<()> {
         state_dict::load("network", self.leaves(), state)
     }

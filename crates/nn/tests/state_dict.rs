@@ -16,6 +16,23 @@ fn a_state_dict_makes_two_networks_equal() {
 }
 
 #[test]
+fn what_training_wrappers_put_before_all_names_is_not_looked_at() {
+    let config = ModelConfig::default();
+    let [a, b] = [1, 2].map(|seed| build("resnet8", &ModelConfig { seed, ..config }).unwrap());
+    for wrapper in ["module.", "_orig_mod.", "model.", "module._orig_mod.", "encoder.net."] {
+        let state = a.state_dict().into_iter().map(|(name, x)| (format!("{wrapper}{name}"), x));
+        b.load_state_dict(build("resnet8", &config).unwrap().state_dict()).unwrap();
+        b.load_state_dict(state.collect()).unwrap();
+        assert_eq!(a.state_dict(), b.state_dict(), "{wrapper}");
+    }
+    // A name that all have is no wrapper if the network has it too.
+    let part: Vec<_> =
+        a.state_dict().into_iter().filter(|(name, _)| name.starts_with("fc.")).collect();
+    let mismatch = b.load_matching(part);
+    assert!(mismatch.unexpected.is_empty() && mismatch.misshapen.is_empty());
+}
+
+#[test]
 fn a_loaded_network_does_not_follow_the_one_it_came_from() {
     let config = ModelConfig::default();
     let [a, b] = [build("resnet8", &config).unwrap(), build("resnet8", &config).unwrap()];
@@ -36,13 +53,16 @@ fn everything_that_does_not_fit_is_named_and_nothing_changes() {
         .collect();
     state.retain(|(name, _)| name != "bn1.bias" && name != "fc.bias");
     state.push(("stem.weight".into(), Tensor::zeros(&[1])));
+    state.push(("norm1.bias".into(), Tensor::zeros(&[16])));
     state.iter_mut().find(|(name, _)| name == "fc.weight").unwrap().1 = Tensor::zeros(&[100, 64]);
 
     let error = model.load_state_dict(state.clone()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the tensors do not fit this network: missing: bn1.bias, fc.bias; unexpected: stem.weight; \
-         of another shape: fc.weight is [100, 64] instead of [10, 64]"
+        "the tensors do not fit this network: 2 missing, 2 unexpected, 1 of another shape; missing \
+         \"bn1.bias\" [16] (is it \"norm1.bias\" in the file?); missing \"fc.bias\" [10]; unexpected \
+         \"stem.weight\" [1]; unexpected \"norm1.bias\" [16] (is it \"bn1.bias\" in the network?); \
+         \"fc.weight\" is [100, 64] in the file and [10, 64] in the network"
     );
     let Error::State { mismatch, .. } = error else { panic!("{error}") };
     let misshapen =

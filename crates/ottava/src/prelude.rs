@@ -7,7 +7,7 @@ pub use ottava_autograd::{Graph, Leaf, Mode, Tape, Var};
 #[cfg(feature = "data")]
 pub use ottava_data::{Augment, DataSpec, Dataset, Loader, LoaderOptions, Preprocess, Split};
 #[cfg(feature = "interop")]
-pub use ottava_interop::{StateDict, match_names, read_state_dict};
+pub use ottava_interop::{StateDict, read_state_dict};
 pub use ottava_nn::models::{self, Architecture, ModelConfig};
 pub use ottava_nn::optim::{self, OptimizerConfig, OptimizerKind};
 pub use ottava_nn::qat::{self, Milestones, QConfig, QConfigMap};

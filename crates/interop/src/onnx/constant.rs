@@ -1,8 +1,11 @@
 //! Numbers in a file, checked.
 
+use std::collections::HashMap;
+
 use ottava_tensor::Tensor;
 
-use super::proto::{TensorProto, data_type};
+use super::attributes::Check;
+use super::proto::{Node, TensorProto, data_type};
 use crate::dtype::Dtype;
 
 /// A constant as integers or floats.
@@ -11,7 +14,18 @@ pub(super) enum Constant {
     /// Any float type.
     Float(Tensor<f32>),
     /// Any integer type.
-    Int(Vec<i64>),
+    Int(Integers),
+}
+
+/// Integers of any type.
+#[derive(Clone, Debug)]
+pub(super) struct Integers {
+    /// As many sizes as axes.
+    pub shape: Vec<usize>,
+    /// In row-major order.
+    pub numbers: Vec<i64>,
+    /// Which type, one of [`data_type`].
+    pub data_type: i32,
 }
 
 impl Constant {
@@ -38,7 +52,7 @@ impl Constant {
         let int = |size: usize, signed: bool, typed: Vec<i64>| -> Result<Self, String> {
             let numbers = if raw.is_empty() { typed } else { integers(size, signed, raw)? };
             fits(numbers.len())?;
-            Ok(Self::Int(numbers))
+            Ok(Self::Int(Integers { shape: shape.clone(), numbers, data_type: proto.data_type }))
         };
         let narrow = || proto.int32_data.iter().map(|&x| i64::from(x)).collect();
         // Half floats lie in the integers' list, as bits.
@@ -62,6 +76,28 @@ impl Constant {
         }
     }
 
+    /// What a `Constant` node holds.
+    pub(super) fn of_node(node: &Node) -> Check<Self> {
+        let ints = |shape: &[usize], numbers: &[i64]| {
+            let (shape, numbers) = (shape.to_vec(), numbers.to_vec());
+            Self::Int(Integers { shape, numbers, data_type: data_type::INT64 })
+        };
+        Ok(if let Some(attribute) = node.raw("value") {
+            Self::new(attribute.t.as_ref().ok_or("its value is no tensor")?)?
+        } else if let Some(attribute) = node.raw("value_float") {
+            Self::Float(Tensor::scalar(attribute.f))
+        } else if let Some(attribute) = node.raw("value_floats") {
+            let values = &attribute.floats;
+            Self::Float(Tensor::new(&[values.len()], values).map_err(|e| e.to_string())?)
+        } else if let Some(attribute) = node.raw("value_int") {
+            ints(&[], &[attribute.i])
+        } else if let Some(attribute) = node.raw("value_ints") {
+            ints(&[attribute.ints.len()], &attribute.ints)
+        } else {
+            return Err("a constant of texts or of a sparse tensor".into());
+        })
+    }
+
     /// The floats.
     pub(super) fn float(&self) -> Option<&Tensor<f32>> {
         match self {
@@ -74,7 +110,78 @@ impl Constant {
     pub(super) fn ints(&self) -> Option<&[i64]> {
         match self {
             Self::Float(_) => None,
-            Self::Int(numbers) => Some(numbers),
+            Self::Int(integers) => Some(&integers.numbers),
+        }
+    }
+}
+
+/// The constants of a file, by name.
+#[derive(Default)]
+pub(super) struct Constants(HashMap<String, Constant>);
+
+impl Constants {
+    /// Those that stand before all nodes.
+    pub(super) fn of_graph(tensors: &[TensorProto]) -> Check<Self> {
+        let mut constants = Self::default();
+        for tensor in tensors {
+            let constant = Constant::new(tensor)
+                .map_err(|reason| format!("constant {:?}: {reason}", tensor.name))?;
+            constants.insert(&tensor.name, constant);
+        }
+        Ok(constants)
+    }
+
+    pub(super) fn insert(&mut self, name: &str, constant: Constant) {
+        self.0.insert(name.to_string(), constant);
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Constant> {
+        self.0.get(name)
+    }
+
+    /// What a node reads at `index`, if that is a constant.
+    pub(super) fn of(&self, node: &Node, index: usize) -> Option<&Constant> {
+        self.named(node.input(index)?)
+    }
+
+    /// The float constant that a node reads at `index`, and its name.
+    pub(super) fn floats(&self, node: &Node, index: usize) -> Check<(String, Tensor<f32>)> {
+        let name = node.input(index).ok_or_else(|| format!("input {index} is missing"))?;
+        match self.named(name).and_then(Constant::float) {
+            Some(tensor) => Ok((name.to_string(), tensor.clone())),
+            None => Err(format!("{name:?} must be a constant of floats")),
+        }
+    }
+
+    /// The one float that a node reads at `index`; `None` where it is left out.
+    pub(super) fn scalar(&self, node: &Node, index: usize, what: &str) -> Check<Option<f32>> {
+        match (node.input(index), self.of(node, index).and_then(Constant::float)) {
+            (None, _) => Ok(None),
+            (_, Some(value)) => value.item().map(Some).map_err(|error| format!("{what}: {error}")),
+            (Some(_), None) => Err(format!("{what} must be a constant")),
+        }
+    }
+
+    /// The integers at input `index`, or in the attribute `name` (older versions of the operators).
+    pub(super) fn integers(
+        &self,
+        node: &Node,
+        index: usize,
+        name: &str,
+    ) -> Check<Option<Vec<i64>>> {
+        if let Some(values) = node.ints(name) {
+            return Ok(Some(values.to_vec()));
+        }
+        match (node.input(index), self.of(node, index).and_then(Constant::ints)) {
+            (None, _) => Ok(None),
+            (_, Some(values)) => Ok(Some(values.to_vec())),
+            (Some(_), None) => {
+                Err(format!("{name} must be constant; export the model with fixed sizes"))
+            }
         }
     }
 }

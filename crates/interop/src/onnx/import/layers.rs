@@ -6,70 +6,20 @@ use ottava_autograd::ops::{
 };
 use ottava_autograd::{Kind, NodeId, NodeKind, Op};
 use ottava_tensor::Tensor;
-use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 
 use super::super::attributes::Check;
-use super::super::constant::Constant;
+use super::super::constant::Constants;
 use super::super::proto::Node;
+use super::window::Window;
 use super::{Importer, owner};
-
-/// The window of a convolution or pooling.
-struct Window {
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 4],
-    dilation: [usize; 2],
-}
-
-impl Window {
-    /// `auto_pad` says where missing rows and columns go: so that the output has `⌈size / stride⌉`.
-    fn new(node: &Node, kernel: [usize; 2], [_, height, width]: [usize; 3]) -> Check<Self> {
-        let stride: [usize; 2] = node.sizes("strides", 1)?;
-        let dilation: [usize; 2] = node.sizes("dilations", 1)?;
-        if kernel.contains(&0) || stride.contains(&0) || dilation.contains(&0) {
-            return Err(format!("kernel {kernel:?}, stride {stride:?}, dilation {dilation:?}"));
-        }
-        let mut padding: [usize; 4] = node.sizes("pads", 0)?;
-        let mode = node.text("auto_pad");
-        match mode {
-            "" | "NOTSET" => {}
-            "VALID" => padding = [0; 4],
-            "SAME_UPPER" | "SAME_LOWER" => {
-                for (axis, size) in [height, width].into_iter().enumerate() {
-                    let window = (kernel[axis] - 1) * dilation[axis] + 1;
-                    let outputs = size.div_ceil(stride[axis]);
-                    let missing = ((outputs - 1) * stride[axis] + window).saturating_sub(size);
-                    let (less, more) = (missing / 2, missing.div_ceil(2));
-                    let upper = mode == "SAME_UPPER";
-                    padding[axis] = if upper { less } else { more };
-                    padding[axis + 2] = if upper { more } else { less };
-                }
-            }
-            other => return Err(format!("auto_pad {other:?}")),
-        }
-        Ok(Self { kernel, stride, padding, dilation })
-    }
-}
 
 impl Importer {
     pub(super) fn conv(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
         let image = self.image(x)?;
-        let (name, weight) = self.weight(node, 1)?;
+        let (name, weight) = self.constants.floats(node, 1)?;
         let dims: [usize; 4] = weight.dims("Conv").map_err(|error| error.to_string())?;
-        let [_, _, kh, kw] = dims;
-        let kernel: [usize; 2] = match node.ints("kernel_shape") {
-            Some(_) => node.sizes("kernel_shape", 0)?,
-            None => [kh, kw],
-        };
-        if kernel != [kh, kw] {
-            return Err(format!("kernel_shape {kernel:?} with a weight of shape {dims:?}"));
-        }
-        let Window { stride, padding, dilation, .. } = Window::new(node, kernel, image)?;
-        let groups = usize::try_from(node.int("group", 1)).map_err(|_| "a negative group")?;
-        let attrs = ConvAttrs { stride, padding, dilation, groups };
-        let geometry = ConvGeometry::new([1, image[0], image[1], image[2]], dims, attrs)
-            .map_err(|error| error.to_string())?;
+        let (attrs, geometry) = Window::conv(node, image, dims)?;
         let owner = owner(node, Some(&name));
         let mut inputs = vec![x, self.leaf(Kind::Param, (&name, weight), "", &owner, "weight")];
         if node.input(2).is_some() {
@@ -81,7 +31,7 @@ impl Importer {
 
     /// The bias at `index`, which has `len` elements, or one for all.
     fn bias(&mut self, node: &Node, index: usize, owner: &str, len: usize) -> Check<NodeId> {
-        let (name, bias) = self.weight(node, index)?;
+        let (name, bias) = self.constants.floats(node, index)?;
         let bias = match bias.len() {
             1 if len != 1 => Tensor::full(&[len], bias.to_vec()[0]),
             n if n == len => bias.reshape(&[len]).map_err(|error| error.to_string())?,
@@ -99,12 +49,12 @@ impl Importer {
             // ONNX's momentum is what stays, PyTorch's (and ours) what is new.
             momentum: 1.0 - node.float("momentum", 0.9),
         };
-        let (first, _) = self.weight(node, 1)?;
+        let (first, _) = self.constants.floats(node, 1)?;
         let owner = owner(node, Some(&first));
         let mut inputs = vec![x];
         let roles = ["weight", "bias", "running_mean", "running_var"];
         for (index, role) in roles.into_iter().enumerate() {
-            let (name, vector) = self.weight(node, index + 1)?;
+            let (name, vector) = self.constants.floats(node, index + 1)?;
             if vector.shape() != [channels] {
                 let shape = vector.shape();
                 return Err(format!("{name:?} has shape {shape:?}, but x {channels} channels"));
@@ -122,7 +72,7 @@ impl Importer {
         if node.int("transA", 0) != 0 {
             return Err("transA = 1".into());
         }
-        let (name, mut weight) = self.weight(node, 1)?;
+        let (name, mut weight) = self.constants.floats(node, 1)?;
         let transposed = node.int("transB", 0) != 0;
         if !transposed {
             weight = transpose(&weight)?;
@@ -147,7 +97,7 @@ impl Importer {
 
     pub(super) fn matmul(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
-        let (name, weight) = self.weight(node, 1)?;
+        let (name, weight) = self.constants.floats(node, 1)?;
         let weight = transpose(&weight)?;
         let owner = owner(node, Some(&name));
         let weight = self.leaf(Kind::Param, (&name, weight), "linear", &owner, "weight");
@@ -170,15 +120,9 @@ impl Importer {
 
     pub(super) fn clip(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
-        let bound = |index: usize, name: &str, open: f32| -> Check<f32> {
-            if self.opset < 11 {
-                return Ok(node.float(name, open));
-            }
-            match (node.input(index), self.constant(node, index).and_then(Constant::float)) {
-                (None, _) => Ok(open),
-                (_, Some(bound)) => bound.item().map_err(|error| format!("{name}: {error}")),
-                (Some(_), None) => Err(format!("{name} must be a constant")),
-            }
+        let bound = |index: usize, name: &str, open: f32| match self.opset {
+            ..11 => Ok(node.float(name, open)),
+            _ => Ok::<_, String>(self.constants.scalar(node, index, name)?.unwrap_or(open)),
         };
         let (min, max) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
         let shape = self.shapes[x].clone();
@@ -191,7 +135,7 @@ impl Importer {
 
     /// `a + b`, or `a − b` where `b` is a constant.
     pub(super) fn add(&mut self, node: &Node, subtract: bool) -> Check<NodeId> {
-        let constant = |index| self.constant(node, index).is_some();
+        let constant = |index| self.constants.of(node, index).is_some();
         let (x, other) = if constant(0) && !subtract { (1, 0) } else { (0, 1) };
         let x_id = self.activation(node, x)?;
         if !constant(other) {
@@ -205,7 +149,7 @@ impl Importer {
             }
             return self.push(&owner(node, None), Add, vec![x_id, other], a);
         }
-        let (name, mut values) = self.weight(node, other)?;
+        let (name, mut values) = self.constants.floats(node, other)?;
         if subtract {
             values = values.map(|x| -x);
         }
@@ -217,13 +161,13 @@ impl Importer {
 
     /// `a · b`, or `a / b`, where one is a constant (in the quotient, `b`).
     pub(super) fn mul(&mut self, node: &Node, divide: bool) -> Check<NodeId> {
-        let constant = |index| self.constant(node, index).is_some();
+        let constant = |index| self.constants.of(node, index).is_some();
         let (x, other) = if constant(0) && !divide { (1, 0) } else { (0, 1) };
         if !constant(other) {
             return Err("two values; one of them must be a constant".into());
         }
         let x = self.activation(node, x)?;
-        let (name, mut values) = self.weight(node, other)?;
+        let (name, mut values) = self.constants.floats(node, other)?;
         if divide {
             values = values.map(|x| 1.0 / x);
         }
@@ -279,50 +223,17 @@ impl Importer {
         self.push(&owner, op, vec![x, leaf], shape)
     }
 
-    /// The window of a pooling and the shape of its output. Where `ceil_mode` asks for windows that
-    /// begin inside and end outside, padding at the end makes room for them.
-    fn pool(&mut self, node: &Node, x: NodeId) -> Check<(Window, Vec<usize>)> {
-        let image = self.image(x)?;
-        let kernel: [usize; 2] = node.sizes("kernel_shape", 0)?;
-        let mut window = Window::new(node, kernel, image)?;
-        if window.dilation != [1, 1] {
-            return Err(format!("dilation {:?}", window.dilation));
-        }
-        if node.int("ceil_mode", 0) != 0 {
-            for axis in 0..2 {
-                let size = image[axis + 1] + window.padding[axis] + window.padding[axis + 2];
-                let (kernel, stride) = (kernel[axis], window.stride[axis]);
-                let mut steps = size.saturating_sub(kernel).div_ceil(stride);
-                // A window must not begin in the padding at the end.
-                if steps * stride >= image[axis + 1] + window.padding[axis] {
-                    steps -= 1;
-                }
-                window.padding[axis + 2] += (steps * stride + kernel).saturating_sub(size);
-            }
-        }
-        let [c, h, w] = image;
-        let Window { kernel, stride, padding, .. } = window;
-        let geometry = PoolGeometry::new([1, c, h, w], kernel, stride, padding)
-            .map_err(|error| error.to_string())?;
-        Ok((window, geometry.output_shape()[1..].to_vec()))
-    }
-
     pub(super) fn max_pool(&mut self, node: &Node) -> Check<NodeId> {
-        if node.output.get(1).is_some_and(|name| !name.is_empty()) {
-            return Err("the places of the maxima are asked for".into());
-        }
         let x = self.activation(node, 0)?;
-        let (Window { kernel, stride, padding, .. }, shape) = self.pool(node, x)?;
+        let (Window { kernel, stride, padding, .. }, shape) =
+            Window::max_pool(node, self.image(x)?)?;
         self.push(&owner(node, None), MaxPool2d { kernel, stride, padding }, vec![x], shape)
     }
 
     pub(super) fn average_pool(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
-        let count_include_pad = node.int("count_include_pad", 0) != 0;
-        if count_include_pad && node.int("ceil_mode", 0) != 0 {
-            return Err("ceil_mode with count_include_pad".into());
-        }
-        let (Window { kernel, stride, padding, .. }, shape) = self.pool(node, x)?;
+        let (window, count_include_pad, shape) = Window::average_pool(node, self.image(x)?)?;
+        let Window { kernel, stride, padding, .. } = window;
         let op = AvgPool2d { kernel, stride, padding, count_include_pad };
         self.push(&owner(node, None), op, vec![x], shape)
     }
@@ -333,21 +244,12 @@ impl Importer {
         let [channels, ..] = self.image(x)?;
         let name = owner(node, None);
         let mean = self.push(&name, GlobalAvgPool, vec![x], vec![channels, 1, 1])?;
-        if keep { Ok(mean) } else { self.flattened(&name, mean) }
+        if keep { Ok(mean) } else { self.flat(&name, mean) }
     }
 
     pub(super) fn reduce_mean(&mut self, node: &Node) -> Check<NodeId> {
-        let axes = match self.constant(node, 1).and_then(Constant::ints) {
-            Some(axes) => axes.to_vec(),
-            None => node.ints("axes").unwrap_or_default().to_vec(),
-        };
-        let mut axes: Vec<i64> =
-            axes.iter().map(|&a| if a < 0 { a.saturating_add(4) } else { a }).collect();
-        axes.sort_unstable();
-        if axes != [2, 3] {
-            return Err(format!("axes {axes:?}; only the mean over an image (2, 3) is supported"));
-        }
-        self.global_average(node, node.int("keepdims", 1) != 0)
+        let keep = mean_of_image(&self.constants, node)?;
+        self.global_average(node, keep)
     }
 
     pub(super) fn softmax(&mut self, node: &Node, log: bool) -> Check<NodeId> {
@@ -363,6 +265,18 @@ impl Importer {
             false => self.push(&name, Softmax, vec![x], shape),
         }
     }
+}
+
+/// Whether the two axes that a `ReduceMean` over an image takes away stay, with size one.
+pub(super) fn mean_of_image(constants: &Constants, node: &Node) -> Check<bool> {
+    let axes = constants.integers(node, 1, "axes")?.unwrap_or_default();
+    let mut axes: Vec<i64> =
+        axes.iter().map(|&a| if a < 0 { a.saturating_add(4) } else { a }).collect();
+    axes.sort_unstable();
+    if axes != [2, 3] {
+        return Err(format!("axes {axes:?}; only the mean over an image (2, 3) is supported"));
+    }
+    Ok(node.int("keepdims", 1) != 0)
 }
 
 fn transpose(weight: &Tensor<f32>) -> Check<Tensor<f32>> {

@@ -1,7 +1,9 @@
 //! From an ONNX file to a graph that trains.
 
+mod integer;
 mod layers;
 mod shapes;
+mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,9 +14,11 @@ use ottava_tensor::Tensor;
 use prost::Message;
 
 use super::attributes::Check;
-use super::constant::Constant;
+use super::constant::{Constant, Constants};
 use super::proto::{self, Size, data_type, too_many_messages};
 use crate::{Error, Result};
+
+pub use integer::{onnx_is_quantized, onnx_program_from_bytes, read_onnx_program};
 
 /// A float network from an ONNX file.
 #[derive(Clone, Debug)]
@@ -131,10 +135,15 @@ fn check_elements(shape: &[usize]) -> Check<()> {
     }
 }
 
+/// Channels, height and width.
+fn image_of(shape: &[usize]) -> Check<[usize; 3]> {
+    shape.try_into().map_err(|_| format!("needs an image, not shape {shape:?}"))
+}
+
 /// The graph so far.
 struct Importer {
     opset: i64,
-    constants: HashMap<String, Constant>,
+    constants: Constants,
     /// What each of the file's names stands for.
     values: HashMap<String, NodeId>,
     /// How often each of the file's names is read.
@@ -144,7 +153,7 @@ struct Importer {
     shapes: Vec<Vec<usize>>,
     /// Leaves by the constant they were made of.
     leaves: HashMap<String, NodeId>,
-    names: HashMap<String, usize>,
+    names: Names,
 }
 
 impl Importer {
@@ -152,19 +161,14 @@ impl Importer {
         let (input, shape) = input_of(graph)?;
         let mut importer = Self {
             opset,
-            constants: HashMap::new(),
+            constants: Constants::of_graph(&graph.initializer)?,
             values: HashMap::new(),
             uses: HashMap::new(),
             nodes: Vec::new(),
             shapes: Vec::new(),
             leaves: HashMap::new(),
-            names: HashMap::new(),
+            names: Names::default(),
         };
-        for tensor in &graph.initializer {
-            let constant = Constant::new(tensor)
-                .map_err(|reason| format!("constant {:?}: {reason}", tensor.name))?;
-            importer.constants.insert(tensor.name.clone(), constant);
-        }
         let [output] = &graph.output[..] else {
             return Err(format!("{} outputs; a classifier has one", graph.output.len()));
         };
@@ -172,7 +176,7 @@ impl Importer {
         for name in read {
             *importer.uses.entry(name.clone()).or_default() += 1;
         }
-        let name = importer.unique("input");
+        let name = importer.names.unique("input");
         importer.nodes.push(GraphNode { name, kind: NodeKind::Input(shape.clone()) });
         importer.shapes.push(shape);
         importer.values.insert(input.to_string(), 0);
@@ -212,7 +216,7 @@ impl Importer {
             "Softmax" => self.softmax(node, false)?,
             "LogSoftmax" => self.softmax(node, true)?,
             "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" => {
-                return Err("the file is quantized already, and cannot be trained".into());
+                return Err("the file is quantized already; `read_onnx_program` reads it".into());
             }
             _ => return Err("this operator is not supported".into()),
         };
@@ -222,32 +226,19 @@ impl Importer {
     /// Says what the node's first output stands for.
     fn define(&mut self, node: &proto::Node, id: NodeId) -> Check<()> {
         let Some(name) = node.output.first() else { return Err("it has no output".into()) };
-        if self.constants.contains_key(name) || self.values.insert(name.clone(), id).is_some() {
+        if self.constants.contains(name) || self.values.insert(name.clone(), id).is_some() {
             return Err(format!("{name:?} is defined twice"));
         }
         Ok(())
     }
 
     fn constant_node(&mut self, node: &proto::Node) -> Check<()> {
-        let constant = if let Some(attribute) = node.raw("value") {
-            Constant::new(attribute.t.as_ref().ok_or("its value is no tensor")?)?
-        } else if let Some(attribute) = node.raw("value_float") {
-            Constant::Float(Tensor::scalar(attribute.f))
-        } else if let Some(attribute) = node.raw("value_floats") {
-            let values = &attribute.floats;
-            Constant::Float(Tensor::new(&[values.len()], values).map_err(|e| e.to_string())?)
-        } else if let Some(attribute) = node.raw("value_int") {
-            Constant::Int(vec![attribute.i])
-        } else if let Some(attribute) = node.raw("value_ints") {
-            Constant::Int(attribute.ints.clone())
-        } else {
-            return Err("a constant of texts or of a sparse tensor".into());
-        };
+        let constant = Constant::of_node(node)?;
         let Some(name) = node.output.first() else { return Err("it has no output".into()) };
         if self.values.contains_key(name) {
             return Err(format!("{name:?} is defined twice"));
         }
-        self.constants.insert(name.clone(), constant);
+        self.constants.insert(name, constant);
         Ok(())
     }
 
@@ -257,9 +248,9 @@ impl Importer {
         if node.op_type == "Cast" && node.int("to", 0) != i64::from(data_type::FLOAT) {
             return Err(format!("a cast to element type {}", node.int("to", 0)));
         }
-        if let Some(constant) = self.constants.get(name).cloned() {
+        if let Some(constant) = self.constants.named(name).cloned() {
             let Some(output) = node.output.first() else { return Err("it has no output".into()) };
-            self.constants.insert(output.clone(), constant);
+            self.constants.insert(output, constant);
             return Ok(());
         }
         let id = self.value(name)?;
@@ -268,7 +259,7 @@ impl Importer {
 
     /// What a name stands for, which is not a constant.
     fn value(&self, name: &str) -> Check<NodeId> {
-        self.values.get(name).copied().ok_or_else(|| match self.constants.contains_key(name) {
+        self.values.get(name).copied().ok_or_else(|| match self.constants.contains(name) {
             true => format!("{name:?} is a constant, where a value was expected"),
             false => {
                 format!("{name:?} is made by no node before; the nodes are unsorted or cyclic")
@@ -281,24 +272,9 @@ impl Importer {
         self.value(node.input(index).ok_or_else(|| format!("input {index} is missing"))?)
     }
 
-    /// The constant that the node reads at `index`, if that is one.
-    fn constant(&self, node: &proto::Node, index: usize) -> Option<&Constant> {
-        self.constants.get(node.input(index)?)
-    }
-
-    /// The float constant that the node reads at `index`, and its name.
-    fn weight(&self, node: &proto::Node, index: usize) -> Check<(String, Tensor<f32>)> {
-        let name = node.input(index).ok_or_else(|| format!("input {index} is missing"))?;
-        match self.constants.get(name).and_then(Constant::float) {
-            Some(tensor) => Ok((name.to_string(), tensor.clone())),
-            None => Err(format!("{name:?} must be a constant of floats")),
-        }
-    }
-
     /// Channels, height and width of an image.
     fn image(&self, id: NodeId) -> Check<[usize; 3]> {
-        let shape = &self.shapes[id];
-        shape.as_slice().try_into().map_err(|_| format!("needs an image, not shape {shape:?}"))
+        image_of(&self.shapes[id])
     }
 
     /// A leaf of `tensor`, which was made from the constant `source` in the way `made`. Its name is
@@ -320,7 +296,7 @@ impl Importer {
             || !source.contains('.')
             || source.ends_with(".weight_bias");
         let name = if made_up { format!("{owner}.{role}") } else { source.to_string() };
-        let name = self.unique(&name);
+        let name = self.names.unique(&name);
         self.shapes.push(tensor.shape().to_vec());
         self.nodes.push(GraphNode { name, kind: NodeKind::Leaf(Leaf::new(kind, tensor)) });
         self.leaves.insert(key, self.nodes.len() - 1);
@@ -335,21 +311,33 @@ impl Importer {
         shape: Vec<usize>,
     ) -> Check<NodeId> {
         check_elements(&shape)?;
-        let name = self.unique(name);
+        let name = self.names.unique(name);
         self.nodes.push(GraphNode { name, kind: NodeKind::Op(op.into(), inputs) });
         self.shapes.push(shape);
         Ok(self.nodes.len() - 1)
     }
+}
 
+/// The names given so far.
+#[derive(Default)]
+struct Names(HashMap<String, usize>);
+
+impl Names {
+    /// `name`, or if that is taken, `name.1` and so on.
     fn unique(&mut self, name: &str) -> String {
-        let count = self.names.entry(name.to_string()).or_default();
-        *count += 1;
-        if *count == 1 {
-            return name.to_string();
+        let mut result = name.to_string();
+        loop {
+            let count = self.0.entry(result.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                return result;
+            }
+            // The numbered name may itself be somebody's.
+            result = format!("{name}.{}", *count - 1);
+            if self.0.contains_key(&result) {
+                result = name.to_string();
+            }
         }
-        let numbered = format!("{name}.{}", *count - 1);
-        // The numbered name may itself be somebody's.
-        self.unique(&numbered)
     }
 }
 

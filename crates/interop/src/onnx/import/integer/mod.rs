@@ -1,0 +1,430 @@
+//! From a quantized ONNX file to an integer program.
+//!
+//! A file says a step in one of two ways: as a float operator between `DequantizeLinear` and
+//! `QuantizeLinear` (QDQ), or as an operator on codes (QOperator). Both are read by one rule: each name of
+//! the file, of codes or of their floats, stands for an [`Edge`]. The grid of a float operator's result
+//! is told nodes later, by the `QuantizeLinear` behind it; until then the operator is [`Pending`], and a
+//! ReLU, a clip, or what only moves elements joins it. Rounding to a grid is monotone and keeps zero,
+//! and so it does not matter on which side of it these stand.
+
+mod operators;
+mod pending;
+mod weight;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use ottava_quant::{Builder, Instr, Program, QParams, ValueId};
+
+use super::super::attributes::Check;
+use super::super::constant::{Constant, Constants};
+use super::super::proto::{self, Node, data_type};
+use super::{Names, decode, input_of, opset, owner};
+use crate::{Error, Result};
+use pending::{Clamp, Pending};
+use weight::Weight;
+
+/// Reads a classifier that is quantized already, to 8 bits, as an integer program.
+///
+/// Both forms are read, QDQ and QOperator, as ONNX Runtime's `quantize_static` and
+/// [`program_to_onnx`](crate::program_to_onnx) write them: `Conv`, `Gemm`, `MatMul`, `Add`, `Relu`, `Clip`,
+/// `GlobalAveragePool`, `AveragePool`, `ReduceMean` over an image, and what only moves codes (`MaxPool`,
+/// `Flatten`, `Reshape`, `Squeeze`, `Slice`, `Pad`, `Identity`, `Dropout`). Activations are `u8` or
+/// `s8`, weights `s8` or `u8` whose codes less zero-point fit `s8`, with one scale or one for each output
+/// channel. The file's metadata become the program's.
+///
+/// The program answers with ONNX Runtime's codes where that does not saturate (see
+/// [`program_to_onnx`](crate::program_to_onnx)).
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Format`] for a damaged file, [`Error::Unsupported`] naming the node that is none of
+/// the above, or that reads what is not quantized.
+///
+/// # Source
+/// ONNX `QuantizeLinear`, `DequantizeLinear`, `QLinearConv`, `QLinearMatMul`; ONNX Runtime's contrib operators
+/// `QGemm`, `QLinearAdd`, `QLinearAveragePool`, `QLinearGlobalAveragePool`.
+pub fn read_onnx_program(path: &Path) -> Result<Program> {
+    let bytes = fs::read(path).map_err(|error| Error::io(path, &error))?;
+    onnx_program_from_bytes(&path.display().to_string(), &bytes)
+}
+
+/// The same from memory; `name` stands for the path in errors.
+///
+/// # Errors
+/// As [`read_onnx_program`].
+pub fn onnx_program_from_bytes(name: &str, bytes: &[u8]) -> Result<Program> {
+    let model = decode(name, bytes)?;
+    let opset = opset(name, &model)?;
+    let graph = model.graph.as_ref().ok_or_else(|| Error::format(name, "no graph in it"))?;
+    let mut program =
+        Importer::run(graph, opset).map_err(|reason| Error::unsupported(name, reason))?;
+    let metadata = model.metadata_props.into_iter().map(|entry| (entry.key, entry.value));
+    program.metadata_mut().extend(metadata.collect::<BTreeMap<_, _>>());
+    Ok(program)
+}
+
+/// Whether a file is quantized: one for [`onnx_program_from_bytes`], not for
+/// [`onnx_from_bytes`](crate::onnx_from_bytes).
+///
+/// # Errors
+/// [`Error::Format`] and [`Error::Unsupported`] for what is no ONNX file.
+pub fn onnx_is_quantized(name: &str, bytes: &[u8]) -> Result<bool> {
+    let quantizes = |node: &Node| {
+        matches!(&*node.op_type, "QuantizeLinear" | "DequantizeLinear" | "QGemm")
+            || node.op_type.starts_with("QLinear")
+    };
+    Ok(decode(name, bytes)?.graph.is_some_and(|graph| graph.node.iter().any(quantizes)))
+}
+
+/// The domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+/// What a name of the file stands for.
+#[derive(Clone, Copy)]
+struct Name {
+    edge: usize,
+    /// `None` for floats; else whether the codes are signed.
+    codes: Option<bool>,
+}
+
+/// A value of the network.
+enum Edge {
+    /// The file's input: floats.
+    Input,
+    /// The floats of an operator whose grid is not known yet.
+    Open(Pending),
+    /// The same on a grid, not yet in the program: a clip may still join it.
+    OnGrid(Pending, QParams),
+    /// A value of the program.
+    Made(ValueId),
+}
+
+/// The program so far.
+struct Importer {
+    opset: i64,
+    constants: Constants,
+    /// Constants that went through `DequantizeLinear`.
+    weights: HashMap<String, Weight>,
+    values: HashMap<String, Name>,
+    /// How often each of the file's names is read.
+    uses: HashMap<String, usize>,
+    edges: Vec<Edge>,
+    /// How often each edge is read, by operators other than quantizers.
+    readers: Vec<usize>,
+    builder: Builder,
+    names: Names,
+}
+
+impl Importer {
+    fn run(graph: &proto::Graph, opset: i64) -> Check<Program> {
+        let (input, shape) = input_of(graph)?;
+        let [output] = &graph.output[..] else {
+            return Err(format!("{} outputs; a classifier has one", graph.output.len()));
+        };
+        let mut uses: HashMap<String, usize> = HashMap::new();
+        for name in graph.node.iter().flat_map(|node| &node.input).chain([&output.name]) {
+            *uses.entry(name.clone()).or_default() += 1;
+        }
+        let mut importer = Self {
+            opset,
+            constants: Constants::of_graph(&graph.initializer)?,
+            weights: HashMap::new(),
+            values: HashMap::new(),
+            uses,
+            edges: vec![Edge::Input],
+            readers: vec![0],
+            builder: Program::builder(&shape).map_err(|error| error.to_string())?,
+            names: Names::default(),
+        };
+        importer.values.insert(input.to_string(), Name { edge: 0, codes: None });
+        for node in &graph.node {
+            importer.node(node).map_err(|reason| format!("{}: {reason}", node.label()))?;
+        }
+        let result = importer.named(&output.name)?;
+        let result = importer.emit(result.edge)?;
+        importer.builder.finish(result).map_err(|error| error.to_string())
+    }
+
+    fn node(&mut self, node: &Node) -> Check<()> {
+        let ours = matches!(&*node.domain, "" | "ai.onnx");
+        let theirs = node.domain == MICROSOFT
+            && (node.op_type.starts_with('Q') || node.op_type == "DequantizeLinear");
+        if !ours && !theirs {
+            return Err(format!("operators of {:?} are not read", node.domain));
+        }
+        match &*node.op_type {
+            "Constant" => self.fixed(node, Constant::of_node(node)?),
+            "QuantizeLinear" => self.quantize(node),
+            "DequantizeLinear" => self.dequantize(node),
+            "Identity" | "Dropout" => self.moved(node, |_, shape| Ok((vec![], shape.to_vec()))),
+            "Conv" => self.conv(node),
+            "Gemm" => self.gemm(node),
+            "MatMul" => self.matmul(node),
+            "Add" => self.add(node),
+            "Relu" => self.relu(node),
+            "Clip" => self.clip(node),
+            "GlobalAveragePool" => self.global_average(node, true),
+            "AveragePool" => self.average_pool(node),
+            "ReduceMean" => self.reduce_mean(node),
+            "MaxPool" => self.max_pool(node),
+            "Flatten" => self.flatten(node),
+            "Reshape" => self.reshape(node),
+            "Squeeze" => self.squeeze(node),
+            "Slice" => self.slice(node),
+            "Pad" => self.pad(node),
+            "QLinearConv" => self.qlinear_conv(node),
+            "QGemm" => self.qgemm(node),
+            "QLinearMatMul" => self.qlinear_matmul(node),
+            "QLinearAdd" => self.qlinear_add(node),
+            "QLinearGlobalAveragePool" | "QLinearAveragePool" => self.qlinear_average(node),
+            "BatchNormalization" => {
+                Err("a BatchNormalization that is not folded; run ONNX Runtime's \
+                                         quant_pre_process before quantizing"
+                    .into())
+            }
+            _ => Err("this operator is not supported between integers".into()),
+        }
+    }
+
+    /// Says what the node's first output stands for.
+    fn define(&mut self, node: &Node, edge: usize, codes: Option<bool>) -> Check<()> {
+        let Some(name) = node.output.first() else { return Err("it has no output".into()) };
+        self.readers[edge] += self.uses.get(name).copied().unwrap_or(0);
+        let taken = self.constants.contains(name) || self.weights.contains_key(name);
+        if taken || self.values.insert(name.clone(), Name { edge, codes }).is_some() {
+            return Err(format!("{name:?} is defined twice"));
+        }
+        Ok(())
+    }
+
+    fn define_edge(&mut self, node: &Node, edge: Edge, codes: Option<bool>) -> Check<()> {
+        self.edges.push(edge);
+        self.readers.push(0);
+        self.define(node, self.edges.len() - 1, codes)
+    }
+
+    /// The node's output is a constant.
+    fn fixed(&mut self, node: &Node, constant: Constant) -> Check<()> {
+        let Some(name) = node.output.first() else { return Err("it has no output".into()) };
+        if self.values.contains_key(name) || self.constants.contains(name) {
+            return Err(format!("{name:?} is defined twice"));
+        }
+        self.constants.insert(name, constant);
+        Ok(())
+    }
+
+    fn named(&self, name: &str) -> Check<Name> {
+        self.values.get(name).copied().ok_or_else(|| {
+            match self.constants.contains(name) || self.weights.contains_key(name) {
+                true => format!("{name:?} is a constant, where a value was expected"),
+                false => {
+                    format!("{name:?} is made by no node before; the nodes are unsorted or cyclic")
+                }
+            }
+        })
+    }
+
+    fn activation(&self, node: &Node, index: usize) -> Check<Name> {
+        self.named(node.input(index).ok_or_else(|| format!("input {index} is missing"))?)
+    }
+
+    /// A value that a float operator reads: in the program by now, its floats being codes on a grid.
+    fn floats(&mut self, node: &Node, index: usize) -> Check<ValueId> {
+        let name = self.activation(node, index)?;
+        if name.codes.is_some() {
+            return Err(format!("input {index} is codes; a float operator reads them dequantized"));
+        }
+        self.emit(name.edge)
+    }
+
+    /// A value that an operator on codes reads, whose grid the node repeats in its inputs.
+    fn codes(&mut self, node: &Node, index: usize) -> Check<ValueId> {
+        let name = self.activation(node, index)?;
+        if name.codes.is_none() {
+            return Err(format!("input {index} is floats, where codes were expected"));
+        }
+        let (grid, _) = self.grid(node, index + 1, index + 2)?;
+        self.same_grid(name.edge, grid)?;
+        self.emit(name.edge)
+    }
+
+    fn same_grid(&self, edge: usize, grid: QParams) -> Check<()> {
+        match self.grid_of(edge) {
+            Some(written) if on_one_grid(written, grid) => Ok(()),
+            Some(written) => Err(format!(
+                "codes of scale {} and zero-point {} are read with scale {} and zero-point {}",
+                written.scale(),
+                written.zero_point(),
+                grid.scale(),
+                grid.zero_point()
+            )),
+            None => Err("it reads floats, where codes were expected".into()),
+        }
+    }
+
+    fn grid_of(&self, edge: usize) -> Option<QParams> {
+        match &self.edges[edge] {
+            Edge::Input | Edge::Open(_) => None,
+            Edge::OnGrid(_, grid) => Some(*grid),
+            Edge::Made(id) => self.builder.value(*id).grid(),
+        }
+    }
+
+    /// The shape of a value without the batch.
+    fn shape_of(&self, edge: usize) -> &[usize] {
+        match &self.edges[edge] {
+            Edge::Input => &self.builder.value(self.builder.input()).shape,
+            Edge::Open(pending) | Edge::OnGrid(pending, _) => &pending.shape,
+            Edge::Made(id) => &self.builder.value(*id).shape,
+        }
+    }
+
+    /// A grid of activations in a node's inputs, with unsigned codes, and whether the file's are signed.
+    fn grid(&self, node: &Node, scale: usize, zero: usize) -> Check<(QParams, bool)> {
+        let scale = self.constants.scalar(node, scale, "the scale")?.ok_or("no scale")?;
+        let (zero, signed) = match (node.input(zero), self.constants.of(node, zero)) {
+            (None, _) => (0, node.int("output_dtype", 0) == i64::from(data_type::INT8)),
+            (_, Some(Constant::Int(zero))) => match (zero.data_type, &zero.numbers[..]) {
+                (data_type::UINT8, &[zero]) => (zero, false),
+                (data_type::INT8, &[zero]) => (zero, true),
+                (kind, _) => {
+                    return Err(format!(
+                        "a zero-point of element type {kind} and {} elements; activations have one, \
+                         u8 or s8",
+                        zero.numbers.len()
+                    ));
+                }
+            },
+            (Some(_), _) => return Err("the zero-point must be a constant of integers".into()),
+        };
+        let codes = if signed { -128..=127 } else { 0..=255 };
+        let grid = QParams::new(scale, zero as i32, codes).map_err(|error| error.to_string())?;
+        Ok((grid.to_unsigned(), signed))
+    }
+
+    fn quantize(&mut self, node: &Node) -> Check<()> {
+        if let Some(Constant::Float(values)) = self.constants.of(node, 0) {
+            let codes = weight::quantize(values, &self.constants, node)?;
+            return self.fixed(node, Constant::Int(codes));
+        }
+        let (grid, signed) = self.grid(node, 1, 2)?;
+        let x = self.activation(node, 0)?;
+        if x.codes.is_some() {
+            return Err("its input is quantized already".into());
+        }
+        self.readers[x.edge] = self.readers[x.edge].saturating_sub(1);
+        let edge = match &self.edges[x.edge] {
+            Edge::Input => {
+                let input = self.builder.input();
+                Edge::Made(self.push(&owner(node, None), Instr::Quantize(grid), &[input])?)
+            }
+            Edge::Open(pending) => Edge::OnGrid(pending.clone(), grid),
+            Edge::OnGrid(..) | Edge::Made(_) => {
+                if self.same_grid(x.edge, grid).is_ok() {
+                    return self.define(node, x.edge, Some(signed));
+                }
+                Edge::OnGrid(self.again(node, x.edge)?, grid)
+            }
+        };
+        self.define_edge(node, edge, Some(signed))
+    }
+
+    fn dequantize(&mut self, node: &Node) -> Check<()> {
+        let Some(input) = node.input(0) else { return Err("input 0 is missing".into()) };
+        if let Some(Constant::Int(codes)) = self.constants.named(input) {
+            let grids = (node, 1, node.int("axis", 1));
+            let weight = Weight::new(input, codes, &self.constants, grids)?;
+            let Some(name) = node.output.first() else { return Err("it has no output".into()) };
+            if self.values.contains_key(name) || self.constants.contains(name) {
+                return Err(format!("{name:?} is defined twice"));
+            }
+            self.weights.insert(name.clone(), weight);
+            return Ok(());
+        }
+        let x = self.activation(node, 0)?;
+        if x.codes.is_none() {
+            return Err("its input is floats already".into());
+        }
+        let (grid, _) = self.grid(node, 1, 2)?;
+        self.same_grid(x.edge, grid)?;
+        self.readers[x.edge] = self.readers[x.edge].saturating_sub(1);
+        self.define(node, x.edge, None)
+    }
+
+    /// A value of the program as the beginning of another operation.
+    fn again(&mut self, node: &Node, edge: usize) -> Check<Pending> {
+        let id = self.emit(edge)?;
+        let shape = self.builder.value(id).shape.clone();
+        Ok(Pending::new(owner(node, None), pending::Head::Same, vec![id], shape))
+    }
+
+    /// Values clamped: joined to the operator that makes them, if nobody else reads those.
+    fn clamped(&mut self, node: &Node, clamp: Clamp) -> Check<()> {
+        let x = self.activation(node, 0)?;
+        let alone = self.readers[x.edge] <= 1;
+        let edge = match &self.edges[x.edge] {
+            Edge::Input => return Err("the input must go through QuantizeLinear first".into()),
+            Edge::Open(pending) => Edge::Open(pending.clone().clamped(clamp)?),
+            Edge::OnGrid(pending, grid) if alone => {
+                Edge::OnGrid(pending.clone().clamped(clamp)?, *grid)
+            }
+            Edge::OnGrid(..) | Edge::Made(_) => {
+                let grid = self.grid_of(x.edge).ok_or("no grid")?;
+                Edge::OnGrid(self.again(node, x.edge)?.clamped(clamp)?, grid)
+            }
+        };
+        self.define_edge(node, edge, x.codes)
+    }
+
+    /// What only moves elements; `moves` says the instructions for a shape, and the shape behind them.
+    fn moved(
+        &mut self,
+        node: &Node,
+        moves: impl FnOnce(&Constants, &[usize]) -> Check<(Vec<Instr>, Vec<usize>)>,
+    ) -> Check<()> {
+        let x = self.activation(node, 0)?;
+        let (moves, shape) = moves(&self.constants, self.shape_of(x.edge))?;
+        if moves.is_empty() {
+            self.readers[x.edge] = self.readers[x.edge].saturating_sub(1);
+            return self.define(node, x.edge, x.codes);
+        }
+        if let Edge::Open(pending) = &self.edges[x.edge] {
+            let pending = pending.clone().moved(moves, shape)?;
+            return self.define_edge(node, Edge::Open(pending), x.codes);
+        }
+        let mut id = self.emit(x.edge)?;
+        for instr in moves {
+            id = self.push(&owner(node, None), instr, &[id])?;
+        }
+        self.define_edge(node, Edge::Made(id), x.codes)
+    }
+
+    /// The value of the program that an edge is.
+    fn emit(&mut self, edge: usize) -> Check<ValueId> {
+        let (pending, grid) = match &self.edges[edge] {
+            Edge::Made(id) => return Ok(*id),
+            Edge::Input => return Err("the input must go through QuantizeLinear first".into()),
+            Edge::Open(pending) => {
+                return Err(format!(
+                    "the result of {:?} is not quantized: a QuantizeLinear must stand behind it",
+                    pending.name
+                ));
+            }
+            Edge::OnGrid(pending, grid) => (pending.clone(), *grid),
+        };
+        let id = pending.emit(grid, self)?;
+        self.edges[edge] = Edge::Made(id);
+        Ok(id)
+    }
+
+    fn push(&mut self, name: &str, instr: Instr, inputs: &[ValueId]) -> Check<ValueId> {
+        let name = self.names.unique(name);
+        self.builder.push(name, instr, inputs).map_err(|error| error.to_string())
+    }
+}
+
+/// Whether codes of both mean the same values.
+fn on_one_grid(a: QParams, b: QParams) -> bool {
+    a.scale() == b.scale() && a.zero_point() == b.zero_point()
+}
