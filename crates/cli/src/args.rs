@@ -227,6 +227,18 @@ pub struct Qat {
     /// Images to calibrate observers with before the first step
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration: usize,
+    /// First epoch, from 0, that rounds [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize_from: Option<usize>,
+    /// First epoch in which ranges no longer move [default: after two thirds]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_observers: Option<usize>,
+    /// First epoch in which BatchNorm uses its running statistics, folded [default: half-way]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_bn: Option<usize>,
     /// Batches of training images to estimate BatchNorm's statistics anew from, after the last epoch
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub reestimate_bn: usize,

@@ -236,7 +236,16 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("ptq_int8", &program, &file, &test, global)?);
 
-    let milestones = Milestones::for_epochs(epochs);
+    let planned = Milestones::for_epochs(epochs);
+    let milestones = Milestones {
+        quantize_from: args.quantize_from.unwrap_or(planned.quantize_from),
+        freeze_observers: args.freeze_observers.unwrap_or(planned.freeze_observers),
+        freeze_batch_norm: args.freeze_bn.unwrap_or(planned.freeze_batch_norm),
+    };
+    // A run of one epoch has no better plan.
+    if let Some(warning) = milestones.warning(epochs).filter(|_| milestones != planned) {
+        note(global, warning);
+    }
     let best = run.file("qat.ottava");
     let save = || save_graph(&graph, &model, &args.scheme, &best);
     let job = Job {

@@ -37,7 +37,9 @@ pub enum Learning {
     /// Esser et al. 2020 (LSQ, arXiv:1902.08153); with the lower end, Bhalgat et al. 2020 (LSQ+,
     /// arXiv:2004.09576).
     StepSize,
-    /// Clipping alone: `∂hi = Σ_above g`, `∂lo = Σ_below g`.
+    /// Clipping alone: `∂hi = Σ_above g`, `∂lo = Σ_below g`. The paper starts from a clip far beyond the
+    /// activations and pulls it in with an L2 penalty; here it starts from the calibrated range, and
+    /// nothing pulls.
     ///
     /// # Source
     /// Choi et al. 2018 (PACT, arXiv:1805.06085).

@@ -32,6 +32,27 @@ impl Milestones {
         }
     }
 
+    /// What is odd about them in a run of `epochs`, and what to do; `None` if nothing is.
+    pub fn warning(&self, epochs: usize) -> Option<String> {
+        let Self { quantize_from, freeze_observers, freeze_batch_norm } = *self;
+        if quantize_from >= epochs {
+            Some(format!(
+                "no epoch of {epochs} rounds, since rounding begins with epoch {quantize_from}: this is calibration; begin earlier"
+            ))
+        } else if freeze_observers <= quantize_from && quantize_from > 0 {
+            Some(format!(
+                "ranges stop moving in epoch {freeze_observers}, before rounding begins in epoch {quantize_from}: they are those of a network that does not round; freeze them later"
+            ))
+        } else if freeze_batch_norm >= epochs || freeze_observers >= epochs {
+            Some(
+                "ranges or BatchNorm statistics move to the last step, so that no step trains exactly what is deployed; freeze both before the last epoch"
+                    .into(),
+            )
+        } else {
+            None
+        }
+    }
+
     /// How operators behave while training in `epoch`.
     pub fn mode(&self, epoch: usize) -> Mode {
         Mode {
@@ -53,5 +74,18 @@ mod tests {
         assert_eq!(modes.map(|m| m.quantize), [false, true, true, true]);
         assert_eq!(modes.map(|m| m.batch_stats), [true, true, false, false]);
         assert_eq!(modes.map(|m| m.observe), [true, true, true, false]);
+    }
+
+    #[test]
+    fn odd_milestones_are_told() {
+        let of = |quantize_from, freeze_observers, freeze_batch_norm| {
+            Milestones { quantize_from, freeze_observers, freeze_batch_norm }.warning(6)
+        };
+        assert_eq!(of(0, 4, 3), None);
+        assert_eq!(Milestones::for_epochs(6).warning(6), None);
+        assert!(of(6, 9, 9).unwrap().contains("begin earlier"));
+        assert!(of(2, 1, 3).unwrap().contains("freeze them later"));
+        assert!(of(0, 6, 3).unwrap().contains("before the last epoch"));
+        assert!(of(0, 4, 6).unwrap().contains("before the last epoch"));
     }
 }
