@@ -1,8 +1,8 @@
 //! Quantized operators: what they compute, and that their gradients are the float layer's.
 
 use ottava_autograd::ops::{
-    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, QuantAdd, QuantAvgPool, QuantLayer,
-    Quantize,
+    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, LearnedFakeQuant, QuantAdd,
+    QuantAvgPool, QuantLayer, Quantize,
 };
 use ottava_autograd::{Leaf, Mode, Observer, Tape, Var};
 use ottava_quant::WeightSpec;
@@ -304,4 +304,42 @@ fn an_observer_refuses_what_is_not_finite() {
         let error = tape.apply(Quantize { output: QUANT }.into(), &[x, tape.leaf(&entrance)]);
         assert!(error.unwrap_err().to_string().contains("NaN or an infinity"));
     }
+}
+
+/// A channel with a learned grid of its own is rounded, and learns, as a tensor would be; below zero a
+/// scale acts as its opposite.
+#[test]
+fn a_learned_channel_is_a_learned_tensor() {
+    let run = |axis: Option<usize>, x: Tensor<f32>, scales: &[f32], zeros: &[f32]| {
+        let op = LearnedFakeQuant { qmin: -8, qmax: 7, axis, grad_factor: 0.5 };
+        let tape = Tape::new(Mode::TRAIN);
+        let seed = x.map(|x| x * 3.0 + 1.0);
+        let inputs = [
+            tape.variable(x),
+            tape.variable(Tensor::new(&[scales.len()], scales).unwrap()),
+            tape.variable(Tensor::new(&[zeros.len()], zeros).unwrap()),
+        ];
+        let y = tape.apply(op.into(), &inputs).unwrap();
+        let grads = y.backward_with(seed);
+        let of = |i: usize| grads.of(inputs[i]).unwrap().clone();
+        (y.tensor(), of(0), of(1).to_vec(), of(2).to_vec())
+    };
+    let x = values(&[2, 3, 5], 4);
+    let (scales, zeros) = ([0.05, 0.2, 0.01], [0.0, 2.4, -3.0]);
+    let (y, dx, ds, dz) = run(Some(1), x.clone(), &scales, &zeros);
+    for c in 0..3 {
+        let slice = |t: &Tensor<f32>| t.slice(1, c..c + 1, 1).unwrap().contiguous();
+        let alone = run(None, slice(&x), &scales[c..=c], &zeros[c..=c]);
+        assert_eq!((slice(&y), slice(&dx)), (alone.0, alone.1));
+        assert_eq!((ds[c], dz[c]), (alone.2[0], alone.3[0]));
+    }
+    let negative = run(Some(1), x, &scales.map(|s| -s), &zeros);
+    assert_eq!((negative.0, negative.1), (y, dx));
+    assert_eq!(negative.2, ds.iter().map(|d| -d).collect::<Vec<_>>());
+
+    let op = LearnedFakeQuant { qmin: -8, qmax: 7, axis: None, grad_factor: 1.0 };
+    let of = |values: &[f32]| Tensor::new(&[values.len()], values).unwrap();
+    assert!(op.grids(&of(&[0.1, 0.2]), &of(&[0.0, 0.0])).is_err());
+    assert!(op.grids(&of(&[f32::NAN]), &of(&[0.0])).is_err());
+    assert!(op.grids(&of(&[0.0]), &of(&[0.0])).is_ok());
 }

@@ -105,7 +105,7 @@ pub enum Activations {
 pub enum WeightLevels {
     /// Every whole number
     Uniform,
-    /// 0 and powers of two, up to 4 bits; the nearest by value
+    /// 0 and powers of two, up to 4 bits in integers, 5 to 8 in float; the nearest by value
     PowerOfTwo,
     /// The same; the nearest in log2
     PowerOfTwoLog2,

@@ -1,9 +1,9 @@
-use ottava_quant::{QParams, covers_per_channel, fake_quantize_per_channel};
+use ottava_quant::{MIN_SCALE, QParams, covers_per_channel, fake_quantize_per_channel};
 use ottava_tensor::Tensor;
 
-use super::activation::zip;
+use super::conv::vector;
 use crate::op::{self, Context, Output, Rule};
-use crate::{Result, Value};
+use crate::{Error, Result, Value};
 
 /// Rounds to a fixed grid and back to float; differentiated by a straight-through estimator that
 /// lets the gradient pass where the rounded code was in range.
@@ -41,62 +41,94 @@ impl Rule for FakeQuant {
     }
 }
 
-/// Rounds to a grid whose scale and zero-point are learned; the zero-point is rounded before use.
+/// Rounds to a grid whose scale and zero-point are learned; the zero-point is rounded before use, and the
+/// scale used without its sign, at least [`MIN_SCALE`].
 ///
 /// # Shapes
-/// Inputs: `x`, any; `scale [1]`, above zero; `zero_point [1]`; result: as `x`.
+/// Inputs: `x`, any; `scale` and `zero_point`, both `[1]`, or `[c]` for the `c` indices of
+/// [`axis`](Self::axis); result: as `x`.
 ///
 /// # Source
 /// Esser et al. 2020 (LSQ, arXiv:1902.08153), Bhalgat et al. 2020 (LSQ+, arXiv:2004.09576), in the form
-/// of PyTorch `torch._fake_quantize_learnable_per_tensor_affine`.
+/// of PyTorch `torch._fake_quantize_learnable_per_tensor_affine` and `…_per_channel_affine`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedFakeQuant {
     /// The smallest code.
     pub qmin: i32,
     /// The largest code.
     pub qmax: i32,
+    /// The axis whose indices have a grid each; `None` for one grid.
+    pub axis: Option<usize>,
     /// What the gradients of scale and zero-point are multiplied by: LSQ's `1 / √(n · qmax)`.
     pub grad_factor: f32,
 }
 
 impl LearnedFakeQuant {
-    /// The grid it rounds to.
+    /// The grids it rounds to.
     ///
     /// # Errors
-    /// A scale that is not above zero.
-    pub fn grid(&self, scale: f32, zero_point: f32) -> Result<QParams> {
-        let zero_point = (zero_point.round_ties_even() as i32).clamp(self.qmin, self.qmax);
-        Ok(QParams::new(scale, zero_point, self.qmin..=self.qmax)?)
+    /// [`Error::Op`] if there are not as many scales as zero-points; a scale that is not finite.
+    pub fn grids(&self, scale: &Tensor<f32>, zero_point: &Tensor<f32>) -> Result<Vec<QParams>> {
+        if scale.len() != zero_point.len() || (self.axis.is_none() && scale.len() != 1) {
+            let reason = format!(
+                "{} scales and {} zero-points are not those of {}",
+                scale.len(),
+                zero_point.len(),
+                self.axis.map_or("one grid".into(), |axis| format!("axis {axis}"))
+            );
+            return Err(Error::Op { op: "learned_fake_quant", reason });
+        }
+        let grid = |(scale, zero_point): (f32, f32)| {
+            let zero_point = (zero_point.round_ties_even() as i32).clamp(self.qmin, self.qmax);
+            // `max` would take a NaN for the least scale.
+            let scale = if scale.is_nan() { scale } else { scale.abs().max(MIN_SCALE) };
+            Ok(QParams::new(scale, zero_point, self.qmin..=self.qmax)?)
+        };
+        scale.iter().zip(zero_point.iter()).map(grid).collect()
     }
 }
 
 impl Rule for LearnedFakeQuant {
     fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
         let [x, scale, zero_point] = op::inputs("learned_fake_quant", inputs)?;
-        let (x, scale, zero_point) = (x.float(), scale.float().item()?, zero_point.float().item()?);
-        let grid = self.grid(scale, zero_point)?;
+        let (x, scale, zero_point) = (x.float(), scale.float(), zero_point.float());
+        let grids = self.grids(&scale, &zero_point)?;
 
         // y = s·(clamp(round(x/s) + z) − z)
-        let y = x.map(move |x| grid.fake_quantize(x));
+        let axis = self.axis.unwrap_or(0);
+        let y = fake_quantize_per_channel(&x, &grids, axis)?;
         if !context.backward() {
             return Ok(Output::constant(y));
         }
         // Inside: ∂x = g, ∂s = g·(y − x)/s. Where the code was clamped to c: ∂s = g·(c − z), ∂z = −g·s.
+        let inner: usize = match self.axis {
+            Some(axis) => x.shape()[axis + 1..].iter().product(),
+            None => x.len(),
+        };
         let (saved, factor) = (y.clone(), self.grad_factor);
         Ok(Output::new(y, move |grad, _| {
-            let dx = zip(&grad, &x, move |g, x| if grid.covers(x) { g } else { 0.0 });
-            let error = zip(
-                &saved,
-                &x,
-                move |y, x| {
-                    if grid.covers(x) { (y - x) / scale } else { y / scale }
-                },
-            );
-            let clamped = x.map(move |x| if grid.covers(x) { 0.0 } else { -scale });
-            let sum = |slope: &Tensor<f32>| {
-                Tensor::full(&[1], zip(&grad, slope, |g, d| g * d).sum() * factor)
-            };
-            vec![Some(dx), Some(sum(&error)), Some(sum(&clamped))]
+            let (mut dx, x, y) = (grad.to_vec(), x.to_vec(), saved.to_vec());
+            let mut sums = vec![(0.0f64, 0.0f64); grids.len()];
+            let inner = inner.max(1);
+            let rows = dx.chunks_mut(inner).zip(x.chunks(inner)).zip(y.chunks(inner));
+            for (row, ((dx, x), y)) in rows.enumerate() {
+                let channel = row % grids.len();
+                let (grid, (ds, dz)) = (&grids[channel], &mut sums[channel]);
+                for ((g, &x), &y) in dx.iter_mut().zip(x).zip(y) {
+                    if grid.covers(x) {
+                        *ds += f64::from(*g * (y - x) / grid.scale());
+                    } else {
+                        *ds += f64::from(*g * y / grid.scale());
+                        *dz -= f64::from(*g * grid.scale());
+                        *g = 0.0;
+                    }
+                }
+            }
+            let signed = sums.iter().zip(scale.iter());
+            let ds = signed.map(|(sum, s)| sum.0 as f32 * factor * 1f32.copysign(s)).collect();
+            let dz = sums.iter().map(|sum| sum.1 as f32 * factor).collect();
+            let dx = Tensor::new(grad.shape(), dx).expect("the shape of x");
+            vec![Some(dx), Some(vector(ds)), Some(vector(dz))]
         }))
     }
 }

@@ -123,8 +123,8 @@ pub(super) fn float_op(
             FloatOp::FakeQuant { grids: quant.params.clone(), axis }
         }
         Op::LearnedFakeQuant(quant) => {
-            let grid = quant.grid(needed(1)?.item()?, needed(2)?.item()?)?;
-            FloatOp::FakeQuant { grids: vec![grid], axis: 0 }
+            let grids = quant.grids(&needed(1)?, &needed(2)?)?;
+            FloatOp::FakeQuant { grids, axis: quant.axis.unwrap_or(0) }
         }
         Op::CrossEntropy(_) | Op::Sum(_) => {
             return Err(refuse("has no result for each image; let the graph end before it"));

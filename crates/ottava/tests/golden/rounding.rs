@@ -34,7 +34,8 @@ pub fn fake_quant_per_channel(case: &Case) {
 
 pub fn fake_quant_learnable(case: &Case) {
     let [qmin, qmax] = ["qmin", "qmax"].map(|n| case.number(n) as i32);
-    let op = LearnedFakeQuant { qmin, qmax, grad_factor: case.number("grad_factor") as f32 };
+    let grad_factor = case.number("grad_factor") as f32;
+    let op = LearnedFakeQuant { qmin, qmax, axis: None, grad_factor };
     let tape = Tape::new(Mode::TRAIN);
     let names = ["x", "scale", "zero_point"];
     let inputs = names.map(|name| tape.variable(case.float(&format!("in.{name}"))));
