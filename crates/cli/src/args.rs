@@ -35,6 +35,10 @@ pub enum Command {
     Bench(Bench),
     /// Layers, shapes, parameters, bytes, scales, multiply-accumulates
     Inspect(Inspect),
+    /// What quantization costs, layer by layer: noise, clipping, accuracy with one layer quantized
+    Analyze(Analyze),
+    /// A page of a run's curves, histograms and layers: report.html
+    Report(Report),
     /// To .onnx (QDQ or QOperator for an integer network), or float weights to .safetensors
     Export(Export),
 }
@@ -53,6 +57,8 @@ impl Command {
             Self::Export(args) => &args.global,
             Self::Bench(args) => &args.global,
             Self::Inspect(args) => &args.global,
+            Self::Analyze(args) => &args.global,
+            Self::Report(args) => &args.global,
         }
     }
 }
@@ -215,9 +221,15 @@ pub struct Qat {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Epochs, batch, optimizer, rate and what is frozen when, where no flag says otherwise
+    #[arg(long, value_enum, default_value_t = RecipeName::Published)]
+    pub recipe: RecipeName,
     #[command(flatten)]
     #[serde(flatten)]
     pub scheme: Scheme,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub budget: Budget,
     #[command(flatten)]
     #[serde(flatten)]
     pub data: Data,
@@ -247,6 +259,100 @@ pub struct Qat {
     pub global: Global,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecipeName {
+    /// A low rate that falls, BatchNorm frozen halfway, observers for the last third
+    Published,
+    /// Adam at 0.001, batches of 32, 10 epochs, nothing frozen
+    Tutorial,
+}
+
+/// Widths chosen layer by layer.
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Budget {
+    /// Choose each layer's width so that the integer network's file has at most so many bytes (k and M
+    /// may follow)
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_budget: Option<u64>,
+    /// Choose each layer's width so that calibration on its own costs at most so many percentage points of
+    /// top-1 on the calibration images
+    #[arg(long, value_name = "POINTS", conflicts_with = "size_budget")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_budget: Option<f64>,
+    /// The widths of weights to choose from
+    #[arg(long, value_name = "BITS", value_delimiter = ',', default_values_t = [8, 4], value_parser = clap::value_parser!(u8).range(2..=8))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub widths: Vec<u8>,
+}
+
+/// What helps where nothing is trained.
+#[derive(Clone, Debug, Args)]
+pub struct Helpers {
+    /// Make the weight ranges of neighbouring layers equal first (cross-layer equalization)
+    #[arg(long)]
+    pub equalize: bool,
+    /// Take the mean error of each layer out of its bias
+    #[arg(long)]
+    pub bias_correction: bool,
+    /// Choose for each weight whether it is rounded up or down
+    #[arg(long)]
+    pub adaround: bool,
+    /// Steps of that choice, a layer
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub adaround_iterations: usize,
+}
+
+/// A number of bytes: 60000, 60k, 1.5M.
+fn size(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let number = lower.trim_end_matches('b');
+    let (number, unit) = match number.strip_suffix('k') {
+        Some(number) => (number, 1e3),
+        None => number.strip_suffix('m').map_or((number, 1.0), |number| (number, 1e6)),
+    };
+    match number.parse::<f64>() {
+        Ok(count) if count.is_finite() && count > 0.0 => Ok((count * unit) as u64),
+        _ => Err("write a number of bytes, such as 60000, 60k or 1.5M".into()),
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Analyze {
+    /// A float network, which is quantized as the flags say; or a `qat` run
+    pub model_file: PathBuf,
+    /// The network, where the file does not say
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub scheme: Scheme,
+    #[command(flatten)]
+    pub data: Data,
+    /// Training images to calibrate with
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub calibration: usize,
+    /// Test images to analyze on
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub images: usize,
+    /// Images per batch
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub batch: usize,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// The run directory
+    pub run: PathBuf,
+    /// The page [default: report.html in the run]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub global: Global,
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct Ptq {
     /// The float network: a `train` run or a model file
@@ -257,8 +363,15 @@ pub struct Ptq {
     /// The integer network's file [default: int8.ottava beside the model, or in the run]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Quantize linear layers alone: weights now, activations at each run; nothing is calibrated
+    #[arg(long, conflicts_with_all = ["size_budget", "accuracy_budget", "bias_correction", "adaround"])]
+    pub dynamic: bool,
     #[command(flatten)]
     pub scheme: Scheme,
+    #[command(flatten)]
+    pub budget: Budget,
+    #[command(flatten)]
+    pub helpers: Helpers,
     #[command(flatten)]
     pub data: Data,
     /// Training images to calibrate with

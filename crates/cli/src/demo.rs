@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use ottava::autograd::Mode;
+use ottava::autograd::{Graph, Mode};
+use ottava::data::Loader;
 use ottava::nn::ScheduleKind;
 use ottava::nn::models::{Architecture, ModelConfig};
 use ottava::nn::optim::OptimizerKind;
 use ottava::nn::qat::Milestones;
 use serde_json::json;
 
-use crate::args::{self, Augment};
+use crate::args::{self, Augment, Global};
 use crate::classifier::{Evaluating, judge};
 use crate::model::{FloatModel, Model, load};
 use crate::output::{note, result};
@@ -19,7 +20,7 @@ use crate::qat::{
     save_graph,
 };
 use crate::run_dir::RunDir;
-use crate::scheme::Scheme;
+use crate::scheme::{self, Scheme};
 use crate::setup::catch_interrupts;
 use crate::task::{Task, input_shape};
 use crate::train::{Defaults, Job, Recipe};
@@ -35,6 +36,9 @@ const FLOAT: Defaults = Defaults {
 };
 
 const QAT: Defaults = Defaults { epochs: 3, lr: 1e-3, warmup: 0.0, ..FLOAT };
+
+/// Four bits move weights further.
+const FOUR_BITS: Defaults = Defaults { lr: 1e-2, ..QAT };
 
 /// `ottava demo`.
 pub fn run(args: &args::Demo) -> Result<()> {
@@ -83,25 +87,16 @@ pub fn run(args: &args::Demo) -> Result<()> {
     rows.push(integer_row("ptq_int8", &program, &file, &test, global)?);
 
     note(global, "3. quantization-aware training: the forward pass is the integer network's");
-    let recipe = Recipe { defaults: QAT, label_smoothing: 0.0 };
-    let milestones = Milestones::for_epochs(QAT.epochs);
-    let best = run.file("qat.ottava");
-    let job = Job {
-        what: "qat",
-        network: &graph,
-        recipe: &recipe,
+    let mut network = Trained {
+        model: &model,
+        graph: &graph,
+        scheme: &scheme,
         train: &train,
         test: &test,
         run: &mut run,
-        resume: false,
         global,
     };
-    job.run(
-        |epoch| milestones.mode(epoch),
-        |_| true,
-        || save_graph(&graph, &model, &scheme, &best),
-    )?;
-    let (graph, _) = load_graph(&best)?;
+    let graph = network.train("qat", QAT, "qat.ottava")?;
     let judged = judge(&mut Evaluating(&graph), &test, "qat_fake", global)?;
     rows.push(Row { name: "qat_fake", judged, bytes: None, latency: None });
 
@@ -110,6 +105,70 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("qat_int8", &program, &file, &test, global)?);
     let agreement = rows[2].judged.agreement(&rows[3].judged);
+
+    note(
+        global,
+        "5. four bits (the first and the last layer eight), where rounding alone is not enough",
+    );
+    let learn = Some(scheme::Learn::Lsq);
+    let scheme = Scheme { weight_bits: 4, activation_bits: 4, learn, ..Scheme::default() };
+    let graph = prepare_model(&model, input, &scheme, global)?.graph;
+    calibrate(&graph, &task.calibration(100, 1000)?, global)?;
+    let file = run.file("ptq-w4a4.ottava");
+    let program = convert_to(&graph, &model, &file)?;
+    rows.push(integer_row("ptq_w4a4", &program, &file, &test, global)?);
+    let mut network = Trained {
+        model: &model,
+        graph: &graph,
+        scheme: &scheme,
+        train: &train,
+        test: &test,
+        run: &mut run,
+        global,
+    };
+    let graph = network.train("qat 4 bit", FOUR_BITS, "qat-w4a4.ottava")?;
+    let file = run.file("w4a4.ottava");
+    let program = convert_to(&graph, &model, &file)?;
+    rows.push(integer_row("qat_w4a4", &program, &file, &test, global)?);
+
     let (json, text) = report(&rows, agreement, start.elapsed().as_secs_f64(), seed);
+    crate::report::finish(&args.out, &json)?;
     result(global, json, &format!("{text}everything is in {}", args.out.display()))
+}
+
+/// A network to train quantization-aware.
+struct Trained<'a> {
+    model: &'a FloatModel,
+    graph: &'a Graph,
+    scheme: &'a Scheme,
+    train: &'a Loader,
+    test: &'a Loader,
+    run: &'a mut RunDir,
+    global: &'a Global,
+}
+
+impl Trained<'_> {
+    /// The graph of the epoch that did best, kept in `file`.
+    fn train(&mut self, what: &str, defaults: Defaults, file: &str) -> Result<Graph> {
+        let recipe = Recipe { defaults, label_smoothing: 0.0 };
+        let milestones = Milestones::for_epochs(defaults.epochs);
+        let best = self.run.file(file);
+        let (graph, model, scheme) = (self.graph, self.model, self.scheme);
+        let job = Job {
+            what,
+            network: graph,
+            recipe: &recipe,
+            train: self.train,
+            test: self.test,
+            run: self.run,
+            resume: false,
+            global: self.global,
+        };
+        job.run(
+            |epoch| milestones.mode(epoch),
+            |_| true,
+            || save_graph(graph, model, scheme, &best),
+        )?;
+        Ok(load_graph(&best)?.0)
+    }
 }

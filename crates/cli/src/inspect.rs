@@ -52,6 +52,15 @@ pub fn run(args: &args::Inspect) -> Result<()> {
     result(&args.global, json!({"layers": list, "total": total}), &text)
 }
 
+/// The rows of a model file, as `--json` has them.
+pub fn layers(file: &std::path::Path) -> Result<Vec<Value>> {
+    let layers = match load(file, None)? {
+        Model::Float(model) => float(&model, None)?,
+        Model::Integer(program) => integer(&program),
+    };
+    Ok(layers.iter().map(Layer::json).collect())
+}
+
 impl Layer {
     fn json(&self) -> Value {
         let mut json = json!({

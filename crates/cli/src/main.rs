@@ -1,6 +1,7 @@
 //! The `ottava` command: see `docs/cli.md`.
 #![forbid(unsafe_code)]
 
+mod analyze;
 mod args;
 mod bench;
 mod classifier;
@@ -8,18 +9,21 @@ mod config;
 mod demo;
 mod eval;
 mod export;
+mod helpers;
 mod inspect;
 mod model;
 mod output;
 mod predict;
 mod ptq;
 mod qat;
+mod report;
 mod run_dir;
 mod scheme;
 mod setup;
 mod task;
 mod train;
 mod verify;
+mod widths;
 
 use std::process::ExitCode;
 
@@ -45,6 +49,8 @@ fn main() -> ExitCode {
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
+        Command::Report(args) => report::run(&args),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,21 @@
 //! `ottava ptq`: calibrate, convert, no training.
 
+use std::path::Path;
+
 use anyhow::Result;
+use ottava::autograd::Graph;
+use ottava::nn::qat::convert_dynamic;
+use ottava::quant::Program;
 use serde_json::json;
 
 use crate::args;
 use crate::classifier::{Evaluating, Integer, judge};
-use crate::model::load_float;
+use crate::helpers;
+use crate::model::{FloatModel, load_float};
 use crate::output::{bytes, result, table};
-use crate::qat::{adopt, calibrate, convert_to, float_nodes, prepare_model, size};
+use crate::qat::{adopt, calibrate, convert_to, float_nodes, prepare_graph, size, write_program};
 use crate::task::{Task, name_skipped};
+use crate::widths::{self, Chosen};
 
 /// `ottava ptq`.
 pub fn run(args: &args::Ptq) -> Result<()> {
@@ -17,13 +24,19 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let test = task.test(args.batch)?;
     adopt(&mut model, &test)?;
-    let graph = prepare_model(&model, model.input_shape(None), &args.scheme, global)?.graph;
-    calibrate(&graph, &task.calibration(args.batch, args.calibration)?, global)?;
+    let graph = model.trace(model.input_shape(None))?.detach();
+    let float_graph = helpers::before(&graph, &args.helpers, global)?;
     let file = args.out.clone().unwrap_or_else(|| match args.model_file.is_dir() {
         true => args.model_file.join("int8.ottava"),
         false => args.model_file.with_file_name("int8.ottava"),
     });
-    let program = convert_to(&graph, &model, &file)?;
+    let (program, chosen) = match args.dynamic {
+        true => {
+            let program = convert_dynamic(&float_graph, args.scheme.dynamic())?;
+            (write_program(program, &model, &file)?, None)
+        }
+        false => calibrated(&float_graph, &model, &task, &file, args)?,
+    };
 
     let float = judge(&mut Evaluating(&model.network), &test, "float", global)?;
     let integer = judge(&mut Integer::new(&program)?, &test, "int8", global)?;
@@ -37,11 +50,38 @@ pub fn run(args: &args::Ptq) -> Result<()> {
         ]
     };
     let rows = [row("float", &float, String::new()), row("ptq_int8", &integer, bytes(written))];
-    let text = table(&["network", "top-1 %", "loss", "file"], &rows);
+    let mut text = table(&["network", "top-1 %", "loss", "file"], &rows);
     let mut json = json!({"float": float.json(), "ptq_int8": integer.json(), "agreement": float.agreement(&integer)});
     json["ptq_int8"]["bytes"] = json!(written);
     json["float_nodes"] = float_nodes(&program);
     json["file"] = json!(file.display().to_string());
     name_skipped(&[&test], &mut json, global);
+    if let Some(chosen) = &chosen {
+        json["widths"] = chosen.json();
+        text = format!("{}\n{text}", chosen.text());
+    }
     result(global, json, &format!("{text}the integer network is {}", file.display()))
+}
+
+/// The program of a calibrated graph, in its file; and the widths that a budget chose.
+fn calibrated(
+    float: &Graph,
+    model: &FloatModel,
+    task: &Task,
+    file: &Path,
+    args: &args::Ptq,
+) -> Result<(Program, Option<Chosen>)> {
+    let global = &args.global;
+    let images = task.calibration(args.batch, args.calibration)?;
+    let chosen = widths::choose(float, &args.scheme, &args.budget, &images, global)?;
+    let scheme = chosen.as_ref().map_or(&args.scheme, |chosen| &chosen.scheme);
+    let graph = prepare_graph(float, scheme, global)?.graph;
+    calibrate(&graph, &images, global)?;
+    helpers::after(&graph, &args.helpers, &images, global)?;
+    let mut program = convert_to(&graph, model, file)?;
+    if let Some(chosen) = &chosen {
+        program.metadata_mut().extend(chosen.scheme.metadata()?);
+        program.save(file)?;
+    }
+    Ok((program, chosen))
 }

@@ -21,6 +21,7 @@ use crate::scheme::Scheme;
 use crate::setup::catch_interrupts;
 use crate::task::{Task, input_shape, name_skipped};
 use crate::train::{Defaults, Job, Recipe};
+use crate::widths;
 
 /// The published recipe's shape: few epochs, a low rate, a cosine.
 pub const QAT: Defaults = Defaults {
@@ -33,6 +34,55 @@ pub const QAT: Defaults = Defaults {
     weight_decay: 1e-4,
 };
 
+/// The tutorial's: Adam at its default rate, which stays.
+const TUTORIAL: Defaults = Defaults {
+    epochs: 10,
+    batch: 32,
+    lr: 1e-3,
+    optimizer: OptimizerKind::Adam,
+    schedule: ScheduleKind::Constant,
+    warmup: 0.0,
+    weight_decay: 0.0,
+};
+
+impl args::RecipeName {
+    /// Its numbers.
+    fn defaults(self) -> Defaults {
+        match self {
+            Self::Published => QAT,
+            Self::Tutorial => TUTORIAL,
+        }
+    }
+
+    /// What it freezes when.
+    fn milestones(self, epochs: usize) -> Milestones {
+        match self {
+            Self::Published => Milestones::for_epochs(epochs),
+            Self::Tutorial => Milestones {
+                quantize_from: 0,
+                freeze_observers: usize::MAX,
+                freeze_batch_norm: usize::MAX,
+            },
+        }
+    }
+}
+
+/// A word of warning about a rate that takes a trained network further from where it was than rounding
+/// asks for.
+fn rate_warning(recipe: &Defaults) -> Option<String> {
+    let (most, name) = match recipe.optimizer {
+        OptimizerKind::Sgd => (0.01, "SGD"),
+        OptimizerKind::Adam | OptimizerKind::AdamW => (1e-4, "Adam"),
+    };
+    (recipe.lr > most).then(|| {
+        format!(
+            "a learning rate of {} is high for a trained network: {name} above {most} often unlearns more than rounding costs; --lr {} is safer",
+            recipe.lr,
+            most / 10.0
+        )
+    })
+}
+
 /// Runs that time a single image.
 const LATENCY_RUNS: usize = 60;
 
@@ -43,7 +93,12 @@ pub fn prepare_model(
     scheme: &Scheme,
     global: &Global,
 ) -> Result<Prepared> {
-    let prepared = prepare(&model.trace(input)?.detach(), &scheme.map()?)?;
+    prepare_graph(&model.trace(input)?.detach(), scheme, global)
+}
+
+/// Makes a float graph quantization-aware; it shares the graph's parameters.
+pub fn prepare_graph(graph: &Graph, scheme: &Scheme, global: &Global) -> Result<Prepared> {
+    let prepared = prepare(graph, &scheme.map()?)?;
     for node in &prepared.float {
         note(global, format!("`{}` ({}) stays in float: {}", node.name, node.op, node.reason));
     }
@@ -52,6 +107,15 @@ pub fn prepare_model(
 
 /// Shows images to the observers, and says which layers deserve a second look.
 pub fn calibrate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
+    observe(graph, loader, global)?;
+    for finding in diagnose(graph)? {
+        note(global, finding.to_string());
+    }
+    Ok(())
+}
+
+/// Shows images to the observers.
+pub fn observe(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
     let bar = bar(global, "calibrate", loader.batches());
     for batch in loader.epoch(0) {
         let tape = Tape::no_grad(Mode::CALIBRATE);
@@ -59,9 +123,6 @@ pub fn calibrate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> 
         bar.inc(1);
     }
     bar.finish_and_clear();
-    for finding in diagnose(graph)? {
-        note(global, finding.to_string());
-    }
     Ok(())
 }
 
@@ -79,7 +140,11 @@ fn reestimate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
 
 /// Converts a graph and writes the program with what the model's file says of itself.
 pub fn convert_to(graph: &Graph, model: &FloatModel, path: &Path) -> Result<Program> {
-    let mut program = convert(graph)?;
+    write_program(convert(graph)?, model, path)
+}
+
+/// Writes a program with what the model's file says of itself.
+pub fn write_program(mut program: Program, model: &FloatModel, path: &Path) -> Result<Program> {
     let mut metadata = model.metadata();
     metadata.insert("kind".into(), "int8".into());
     program.metadata_mut().extend(metadata);
@@ -216,7 +281,10 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let file = args.weights.as_deref().context("name a float network")?;
     let start = std::time::Instant::now();
     let global = &args.global;
-    let recipe = Recipe::new(&args.training, QAT)?;
+    let recipe = Recipe::new(&args.training, args.recipe.defaults())?;
+    if let Some(warning) = rate_warning(&recipe.defaults) {
+        note(global, warning);
+    }
     let mut model = load_float(file, args.model.as_deref())?;
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let Defaults { batch, epochs, .. } = recipe.defaults;
@@ -230,13 +298,17 @@ pub fn run(args: &args::Qat) -> Result<()> {
     model.save(&run.file("best.ottava"))?;
     let mut rows = vec![float_row(&model, &run.file("best.ottava"), &test, global)?];
 
-    let graph = prepare_model(&model, input, &args.scheme, global)?.graph;
-    calibrate(&graph, &task.calibration(batch, args.calibration)?, global)?;
+    let images = task.calibration(batch, args.calibration)?;
+    let float = model.trace(input)?.detach();
+    let chosen = widths::choose(&float, &args.scheme, &args.budget, &images, global)?;
+    let scheme = chosen.as_ref().map_or(&args.scheme, |chosen| &chosen.scheme);
+    let graph = prepare_graph(&float, scheme, global)?.graph;
+    calibrate(&graph, &images, global)?;
     let file = run.file("ptq.ottava");
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("ptq_int8", &program, &file, &test, global)?);
 
-    let planned = Milestones::for_epochs(epochs);
+    let planned = args.recipe.milestones(epochs);
     let milestones = Milestones {
         quantize_from: args.quantize_from.unwrap_or(planned.quantize_from),
         freeze_observers: args.freeze_observers.unwrap_or(planned.freeze_observers),
@@ -247,7 +319,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
         note(global, warning);
     }
     let best = run.file("qat.ottava");
-    let save = || save_graph(&graph, &model, &args.scheme, &best);
+    let save = || save_graph(&graph, &model, scheme, &best);
     let job = Job {
         what: "qat",
         network: &graph,
@@ -263,7 +335,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
     if args.reestimate_bn > 0 {
         let images = task.calibration(batch, args.reestimate_bn.saturating_mul(batch))?;
         reestimate(&graph, &images, global)?;
-        save_graph(&graph, &model, &args.scheme, &best)?;
+        save_graph(&graph, &model, scheme, &best)?;
     }
     rows.push(Row {
         name: "qat_fake",
@@ -275,10 +347,15 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("qat_int8", &program, &file, &test, global)?);
     let agreement = rows[2].judged.agreement(&rows[3].judged);
-    let (mut json, text) =
+    let (mut json, mut text) =
         report(&rows, agreement, start.elapsed().as_secs_f64(), args.training.seed);
     json["float_nodes"] = float_nodes(&program);
     name_skipped(&[&train, &test], &mut json, global);
+    if let Some(chosen) = &chosen {
+        json["widths"] = chosen.json();
+        text = format!("{}\n{text}", chosen.text());
+    }
+    crate::report::finish(&out, &json)?;
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }
 

@@ -225,6 +225,12 @@ impl Scheme {
         WeightSpec { bits, per_channel, levels, range, power_of_two }
     }
 
+    /// How linear layers are quantized whose activations are quantized at run time: 8 bits, as PyTorch's
+    /// `qint8`, unless the flags say otherwise.
+    pub fn dynamic(&self) -> WeightSpec {
+        self.weight(self.weight_bits, Levels::Uniform)
+    }
+
     fn activation(&self, bits: u8) -> ActivationQuant {
         let scheme = match self.activations {
             Activations::Affine => ottava::quant::Scheme::Affine,

@@ -64,6 +64,15 @@ impl Task {
         self.loader(data, self.options(batch))
     }
 
+    /// `count` test images spread over the split, in order.
+    pub fn test_images(&self, batch: usize, count: usize) -> Result<Loader> {
+        if count == 0 {
+            bail!("--images 0: there is nothing to measure on");
+        }
+        let data = Arc::new(Subset::spread(self.spec.load(Split::Test)?, count));
+        self.loader(data, self.options(batch))
+    }
+
     fn options(&self, batch: usize) -> LoaderOptions {
         let Self { workers, on_bad_image, .. } = *self;
         LoaderOptions { batch, workers, on_bad_image, ..LoaderOptions::default() }

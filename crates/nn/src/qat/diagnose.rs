@@ -82,7 +82,7 @@ pub fn diagnose(graph: &Graph) -> Result<Vec<Finding>> {
 }
 
 /// How an operator rounds its result, if it does.
-fn output_of(op: &Op) -> Option<&ActivationQuant> {
+pub(super) fn output_of(op: &Op) -> Option<&ActivationQuant> {
     match op {
         Op::Quantize(op) => Some(&op.output),
         Op::QuantLayer(op) => op.output.as_ref(),

@@ -165,6 +165,16 @@ impl QuantLayer {
         Ok((self.weight.fake_quantize(&weight, &grids)?, bias))
     }
 
+    /// The weight and the bias with everything folded in and nothing rounded. `leaves` as for
+    /// [`fold`](Self::fold).
+    ///
+    /// # Errors
+    /// As [`fold`](Self::fold).
+    pub fn fold_exact(&self, leaves: &[Tensor<f32>]) -> Result<(Tensor<f32>, Vec<f32>)> {
+        let Folded { weight, bias, .. } = self.folded(leaves)?;
+        Ok((weight, bias))
+    }
+
     /// The weight scale of each output channel, everything folded in, as [`fold`](Self::fold) takes it
     /// unless a bias needs a wider one.
     ///

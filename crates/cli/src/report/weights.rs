@@ -1,0 +1,58 @@
+//! How the weights of a run's networks are distributed.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use ottava::nn::Network as _;
+use ottava::quant::{Container, Instr, Program};
+
+use crate::model::{Model, load};
+
+/// Counts of a layer's weights.
+pub struct Histogram {
+    pub name: String,
+    /// The ends of the bins, one more than there are counts.
+    pub low: f64,
+    pub high: f64,
+    pub counts: Vec<u64>,
+}
+
+/// Bins of float weights.
+const BINS: usize = 64;
+
+/// Of every layer with a weight: codes of the integer network if the run has one, else float weights.
+pub fn histograms(run: &Path) -> Result<Vec<Histogram>> {
+    let (int8, best) = (run.join("int8.ottava"), run.join("best.ottava"));
+    if int8.is_file() {
+        let program = Container::load(&int8).and_then(|file| Program::from_container(&file));
+        let program = program.with_context(|| int8.display().to_string())?;
+        let layers = program.nodes().iter().filter_map(|node| match &node.instr {
+            Instr::Conv { layer, .. } | Instr::Linear { layer, .. } => {
+                let codes: Vec<i32> = layer.codes.iter().map(i32::from).collect();
+                let most = codes.iter().map(|code| code.abs()).max().unwrap_or(1).max(1);
+                let mut counts = vec![0; 2 * most as usize + 1];
+                codes.iter().for_each(|code| counts[(code + most) as usize] += 1);
+                let half = f64::from(most) + 0.5;
+                Some(Histogram { name: node.name.clone(), low: -half, high: half, counts })
+            }
+            _ => None,
+        });
+        return Ok(layers.collect());
+    }
+    if !best.is_file() {
+        return Ok(Vec::new());
+    }
+    let Model::Float(model) = load(&best, None)? else { return Ok(Vec::new()) };
+    let leaves = model.network.leaves().into_iter().filter(|(_, leaf)| leaf.get().rank() > 1);
+    Ok(leaves.map(|(name, leaf)| float(name, &leaf.get().to_vec())).collect())
+}
+
+fn float(name: String, weights: &[f32]) -> Histogram {
+    let most = weights.iter().fold(0.0f32, |most, w| most.max(w.abs())).max(f32::MIN_POSITIVE);
+    let mut counts = vec![0; BINS];
+    for w in weights {
+        let bin = ((w / most + 1.0) / 2.0 * BINS as f32) as usize;
+        counts[bin.min(BINS - 1)] += 1;
+    }
+    Histogram { name, low: -f64::from(most), high: f64::from(most), counts }
+}

@@ -1,0 +1,129 @@
+//! Mixed precision: a width for each layer, from a budget and the sensitivity table.
+
+use anyhow::{Context, Result, bail};
+use ottava::autograd::{Graph, Mode};
+use ottava::data::Loader;
+use ottava::nn::qat::{Allocation, Choice, allocate, convert, prepare, sensitivities};
+use ottava::nn::{Metrics, evaluate};
+use serde_json::{Value, json};
+
+use crate::args::{Budget, Global};
+use crate::output::{note, round, table};
+use crate::qat::observe;
+use crate::scheme::Scheme;
+use crate::task::batches;
+
+/// Widths, and why.
+pub struct Chosen {
+    /// The scheme with a rule for each layer that was narrowed.
+    pub scheme: Scheme,
+    choices: Vec<Choice>,
+    allocation: Allocation,
+}
+
+/// Chooses widths for the layers of a float graph if there is a budget. `images` are both what observers see
+/// and what the loss of a width is measured on.
+pub fn choose(
+    float: &Graph,
+    scheme: &Scheme,
+    budget: &Budget,
+    images: &Loader,
+    global: &Global,
+) -> Result<Option<Chosen>> {
+    if budget.size_budget.is_none() && budget.accuracy_budget.is_none() {
+        return Ok(None);
+    }
+    let mut widths = budget.widths.clone();
+    widths.sort_unstable_by(|a, b| b.cmp(a));
+    widths.dedup();
+    let Some(&widest) = widths.first() else { bail!("--widths: name at least one width") };
+    let base = Scheme { weight_bits: widest, ..scheme.clone() };
+    let calibrated = |scheme: &Scheme| -> Result<Graph> {
+        let graph = prepare(float, &scheme.map()?)?.graph;
+        observe(&graph, images, global)?;
+        Ok(graph)
+    };
+    note(global, "measuring what each layer loses by each width");
+    let graphs = widths
+        .iter()
+        .map(|&bits| calibrated(&Scheme { weight_bits: bits, ..scheme.clone() }))
+        .collect::<Result<Vec<_>>>()?;
+    let choices = sensitivities(&graphs, batches(images, 0))?;
+    let path = allocate(&choices);
+    let narrowed = |allocation: &Allocation| {
+        let wide = &path[0].bits;
+        let rules = allocation.bits.iter().zip(wide).filter(|(now, wide)| now != wide);
+        let rule =
+            |(name, bits): &(String, u8)| format!("{name}=w{bits}a{}", scheme.activation_bits);
+        let mut narrowed = base.clone();
+        narrowed.layer.extend(rules.map(|(now, _)| rule(now)));
+        narrowed
+    };
+    let allocation = if let Some(most) = budget.size_budget {
+        // All of a file but its weights does not depend on their widths; some room is for the rules.
+        let file = convert(&graphs[0])?.to_container()?.to_bytes().len();
+        let rest = file.saturating_sub(path[0].bytes) + 1024 + 40 * choices.len();
+        let fits = |allocation: &&Allocation| (allocation.bytes + rest) as u64 <= most;
+        let least = path.last().map_or(rest, |allocation| allocation.bytes + rest);
+        path.iter().find(fits).with_context(|| {
+            format!("--size-budget {most}: the narrowest widths take about {least} bytes; allow more, or lower --widths and --first-last")
+        })?
+    } else {
+        let budget = budget.accuracy_budget.unwrap_or_default() / 100.0;
+        let top1 = |graph: &Graph, mode| -> Result<f64> {
+            let metrics: Metrics = evaluate(graph, mode, batches(images, 0))?;
+            Ok(metrics.top1())
+        };
+        let enough = top1(float, Mode::EVAL)? - budget;
+        // The longest way down that stays accurate enough, by bisection.
+        let (mut good, mut bad) = (0, path.len());
+        if top1(&graphs[0], Mode::EVAL)? < enough {
+            bail!(
+                "--accuracy-budget: {widest} bits everywhere lose more than that already; allow more"
+            );
+        }
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            let graph = calibrated(&narrowed(&path[middle]))?;
+            match top1(&graph, Mode::EVAL)? >= enough {
+                true => good = middle,
+                false => bad = middle,
+            }
+        }
+        &path[good]
+    };
+    let (scheme, allocation) = (narrowed(allocation), allocation.clone());
+    Ok(Some(Chosen { scheme, choices, allocation }))
+}
+
+impl Chosen {
+    /// `[{"layer","bits","bytes","loss":{"8":…,"4":…}}]`.
+    pub fn json(&self) -> Value {
+        let rows = self.choices.iter().zip(&self.allocation.bits);
+        rows.map(|(choice, (layer, bits))| {
+            let loss: serde_json::Map<String, Value> = choice
+                .candidates
+                .iter()
+                .map(|c| (c.bits.to_string(), json!(round(c.alone.loss(), 6))))
+                .collect();
+            let bytes = choice.candidates.iter().find(|c| c.bits == *bits).map_or(0, |c| c.bytes);
+            json!({"layer": layer, "bits": bits, "bytes": bytes, "loss": loss})
+        })
+        .collect()
+    }
+
+    /// The same for people.
+    pub fn text(&self) -> String {
+        let rows = self.choices.iter().zip(&self.allocation.bits).map(|(choice, (layer, bits))| {
+            let losses: Vec<String> = choice
+                .candidates
+                .iter()
+                .map(|c| format!("{} bit {:.4}", c.bits, c.alone.loss()))
+                .collect();
+            let bytes = choice.candidates.iter().find(|c| c.bits == *bits).map_or(0, |c| c.bytes);
+            vec![layer.clone(), bits.to_string(), bytes.to_string(), losses.join(", ")]
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        table(&["layer", "bits", "bytes", "loss with this layer alone quantized"], &rows)
+    }
+}
