@@ -72,8 +72,10 @@ pub trait Int8: Isa {
             self.store_codes(codes, &mut to[v * Self::LANES..]);
         }
     }
-    /// `2 · LANES` codes without their zero point.
-    fn centre(self, codes: &[u8], zero_point: u8) -> Self::Half;
+    /// The first `2 · LANES` codes.
+    fn widen_codes(self, codes: &[u8]) -> Self::Half;
+    /// The first `2 · LANES` weights.
+    fn widen_weights(self, weights: &[i8]) -> Self::Half;
     /// Writes the first `2 · LANES` of `to`.
     fn store_half(self, half: Self::Half, to: &mut [i16]);
     /// Lane by lane, modulo 2¹⁶.

@@ -175,8 +175,10 @@ impl Int8Conv {
         let mut scratch = Scratch::new(scratch);
         let excess = match &self.kernel {
             Kernel::Direct(_) => I::Bytes::excess(zero_point),
-            Kernel::Depthwise(_) => i32::from(zero_point),
-            Kernel::Winograd2(_) | Kernel::Winograd4(_) | Kernel::Winograd4Wide(_) => 0,
+            Kernel::Depthwise(_)
+            | Kernel::Winograd2(_)
+            | Kernel::Winograd4(_)
+            | Kernel::Winograd4Wide(_) => i32::from(zero_point),
         };
         let epilogue = self.epilogue(geometry, excess, output, &mut scratch);
         // SAFETY: the epilogue holds the exclusive borrow of the output that this call was given.

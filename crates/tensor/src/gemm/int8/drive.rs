@@ -90,6 +90,7 @@ impl<P: Product> Job<'_, P> {
         let width = self.panels.panel_width(panel);
         let first = panel * self.panels.width;
         let strips = rows.len().div_ceil(STRIP);
+        let reach = self.runs.iter().max().unwrap_or(&0);
         for strip in 0..strips {
             let part = part(rows.len(), strips, strip);
             let (start, len) = (rows.start + part.start, part.len());
@@ -102,6 +103,7 @@ impl<P: Product> Job<'_, P> {
                 image: self.image,
                 rows: &offsets[..padded],
                 runs: self.runs,
+                last: offsets[..len].iter().max().unwrap_or(&0) + reach,
                 steps: self.panels.steps,
                 panel: self.panels.panel(panel),
                 width,
@@ -124,6 +126,6 @@ const STRIP: usize = 48;
 const MAX_ROW_STEP: usize = 8;
 
 /// Part `index` of `0..len` in `parts` parts that differ by one at most.
-pub(crate) fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
+fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     len * index / parts..len * (index + 1) / parts
 }

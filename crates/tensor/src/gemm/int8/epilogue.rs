@@ -172,6 +172,8 @@ impl Epilogue<'_> {
 pub(crate) struct Keep<'a> {
     pub(crate) sums: Shared<'a, i32>,
     pub(crate) stride: usize,
+    /// Whether they are added to what is there, modulo 2³².
+    pub(crate) add: bool,
 }
 
 impl Finish for Keep<'_> {
@@ -187,13 +189,19 @@ impl Finish for Keep<'_> {
         acc: &[[I::Acc; NV]; MR],
         place: Place,
     ) {
-        for (i, acc) in acc.iter().enumerate().take(place.rows) {
-            // SAFETY: the caller's promise.
-            let out = unsafe {
-                self.sums.slice((place.row + i) * self.stride + place.column, NV * I::LANES)
-            };
-            for (v, &acc) in acc.iter().enumerate() {
-                isa.store(acc, &mut out[v * I::LANES..]);
+        let rows = MR.min(place.rows);
+        let start = place.row * self.stride + place.column;
+        // SAFETY: the caller's promise.
+        let out = unsafe { self.sums.slice(start, (rows - 1) * self.stride + NV * I::LANES) };
+        for (i, acc) in acc.iter().enumerate() {
+            if i < rows {
+                for (v, &acc) in acc.iter().enumerate() {
+                    let at = i * self.stride + v * I::LANES;
+                    // SAFETY: at most (rows − 1) · stride + (NV − 1) · LANES.
+                    let out = unsafe { out.get_unchecked_mut(at..at + I::LANES) };
+                    let sum = if self.add { isa.add(acc, isa.load(out)) } else { acc };
+                    isa.store(sum, out);
+                }
             }
         }
     }

@@ -85,25 +85,6 @@ impl<W: Pod> Panels<W> {
         panels
     }
 
-    /// Writes value `i` of every run, `runs[run][j]` being that of column `first + j`, of which
-    /// there are `columns`.
-    pub(crate) fn write_group<const N: usize>(
-        &mut self,
-        first: usize,
-        i: usize,
-        runs: &[[W; N]],
-        columns: usize,
-    ) {
-        let (group, steps) = (self.group, self.steps);
-        for j in 0..columns {
-            let (start, stride) = self.place(first + j, 0, i / group);
-            let out = &mut self.weights_mut()[start + i % group..];
-            for (run, values) in runs.iter().enumerate() {
-                out[run * steps * stride] = values[j];
-            }
-        }
-    }
-
     /// Where a group of values lies, and how far the next group of its column.
     fn place(&self, column: usize, run: usize, step: usize) -> (usize, usize) {
         let first = column / self.width * self.width;

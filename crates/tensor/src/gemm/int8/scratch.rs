@@ -23,6 +23,11 @@ impl<'a> Scratch<'a> {
         bytemuck::cast_slice_mut(&mut taken[skip..])
     }
 
+    /// Bytes that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.0.len()
+    }
+
     /// Bytes that [`take`](Self::take) may need for `len` elements of `T`.
     pub(crate) fn bytes<T>(len: usize) -> usize {
         len * size_of::<T>() + ALIGN

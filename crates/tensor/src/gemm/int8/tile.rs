@@ -22,6 +22,8 @@ pub(crate) struct Strip<'a, P: Product> {
     pub(crate) rows: &'a [usize],
     /// Where each run starts, from the start of a row.
     pub(crate) runs: &'a [usize],
+    /// At least the start of the last run of any row.
+    pub(crate) last: usize,
     /// Steps of a run.
     pub(crate) steps: usize,
     /// The weights: `runs · steps · width · GROUP`.
@@ -49,7 +51,7 @@ impl<P: Product> Strip<'_, P> {
     /// Tiles are even: 25 rows are five times five, not four times six and a slow one.
     ///
     /// # Safety
-    /// While this runs nobody else touches this place of the output.
+    /// While this runs nobody else touches this place of the output. `last` is what it says.
     pub(crate) unsafe fn multiply<F: Finish>(&self, product: P, finish: &F, place: Place) {
         let units = self.rows.len() / P::ROW_STEP;
         let tiles = units.div_ceil(P::ROWS / P::ROW_STEP);
@@ -112,9 +114,7 @@ impl<P: Product> Strip<'_, P> {
         place: Place,
     ) {
         let lanes = <P::Isa as Int8>::LANES;
-        let last = self.rows[rows.clone()].iter().max().unwrap_or(&0)
-            + self.runs.iter().max().unwrap_or(&0);
-        assert!(last + self.steps * P::GROUP <= self.image.len());
+        assert!(self.last + self.steps * P::GROUP <= self.image.len());
         assert!(self.runs.len() * self.steps * NV * lanes * P::GROUP <= self.panel.len());
         product.isa().enter(
             #[inline(always)]
@@ -122,7 +122,7 @@ impl<P: Product> Strip<'_, P> {
                 let bias = finish.bias(product.isa(), place.column);
                 for row in rows.step_by(MR) {
                     let tile = self.rows[row..row + MR].try_into().expect("MR rows");
-                    // SAFETY: the assertions above.
+                    // SAFETY: the assertions above, and what `last` is.
                     let acc = unsafe { self.sums::<MR, NV>(product, tile, bias) };
                     let place =
                         Place { row: place.row + row, rows: MR.min(place.rows - row), ..place };
@@ -157,11 +157,12 @@ impl<P: Product> Strip<'_, P> {
                 // SAFETY: the caller's promise.
                 *x = unsafe { x.add(row + run) };
             }
-            for step in 0..self.steps {
-                // SAFETY: the caller's promise; `w` counts the weights of the steps so far.
-                unsafe {
+            let weights = NV * <P::Isa as Int8>::LANES * P::GROUP;
+            // SAFETY: the caller's promise; `w` counts the weights of the steps so far.
+            unsafe {
+                for step in 0..self.steps {
                     product.step(&mut acc, &x, step * P::GROUP, w);
-                    w = w.add(NV * <P::Isa as Int8>::LANES * P::GROUP);
+                    w = w.add(weights);
                 }
             }
         }

@@ -117,13 +117,16 @@ macro_rules! vectors_of_four {
                 to[..LANES].copy_from_slice(&bytes.to_le_bytes());
             }
             #[inline(always)]
-            fn centre(self, codes: &[u8], zero_point: u8) -> int16x8_t {
+            fn widen_codes(self, codes: &[u8]) -> int16x8_t {
                 let codes = &codes[..2 * LANES];
                 // SAFETY: the token proves NEON; the slice has eight bytes.
-                unsafe {
-                    let words = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(codes.as_ptr())));
-                    vsubq_s16(words, vdupq_n_s16(zero_point.into()))
-                }
+                unsafe { vreinterpretq_s16_u16(vmovl_u8(vld1_u8(codes.as_ptr()))) }
+            }
+            #[inline(always)]
+            fn widen_weights(self, weights: &[i8]) -> int16x8_t {
+                let weights = &weights[..2 * LANES];
+                // SAFETY: the token proves NEON; the slice has eight bytes.
+                unsafe { vmovl_s8(vld1_s8(weights.as_ptr())) }
             }
             #[inline(always)]
             fn store_half(self, half: int16x8_t, to: &mut [i16]) {

@@ -13,7 +13,7 @@ impl Int8 for Scalar {
     type Acc = [i32; LANES];
     type Half = [i16; 2 * LANES];
     const LANES: usize = LANES;
-    const WINOGRAD: RangeInclusive<usize> = 32..=256;
+    const WINOGRAD: RangeInclusive<usize> = 32..=1024;
     type Bytes = Quads<6, 2>;
     type Words = Pairs;
 
@@ -72,8 +72,12 @@ impl Int8 for Scalar {
         a.map(|a| a >> n)
     }
     #[inline(always)]
-    fn centre(self, codes: &[u8], zero_point: u8) -> Self::Half {
-        std::array::from_fn(|i| i16::from(codes[i]) - i16::from(zero_point))
+    fn widen_codes(self, codes: &[u8]) -> Self::Half {
+        std::array::from_fn(|i| codes[i].into())
+    }
+    #[inline(always)]
+    fn widen_weights(self, weights: &[i8]) -> Self::Half {
+        std::array::from_fn(|i| weights[i].into())
     }
     #[inline(always)]
     fn store_half(self, half: Self::Half, to: &mut [i16]) {

@@ -13,7 +13,7 @@ impl Int8 for Wasm {
     type Acc = v128;
     type Half = v128;
     const LANES: usize = LANES;
-    const WINOGRAD: RangeInclusive<usize> = 32..=256;
+    const WINOGRAD: RangeInclusive<usize> = 32..=1024;
     type Bytes = WidenedBytes;
     type Words = Pairs;
 
@@ -92,11 +92,16 @@ impl Int8 for Wasm {
         unsafe { v128_store32_lane::<0>(bytes, to.as_mut_ptr().cast()) }
     }
     #[inline(always)]
-    fn centre(self, codes: &[u8], zero_point: u8) -> v128 {
+    fn widen_codes(self, codes: &[u8]) -> v128 {
         let codes = &codes[..2 * LANES];
         // SAFETY: the slice has eight bytes.
-        let words = unsafe { i16x8_load_extend_u8x8(codes.as_ptr()) };
-        i16x8_sub(words, i16x8_splat(zero_point.into()))
+        unsafe { i16x8_load_extend_u8x8(codes.as_ptr()) }
+    }
+    #[inline(always)]
+    fn widen_weights(self, weights: &[i8]) -> v128 {
+        let weights = &weights[..2 * LANES];
+        // SAFETY: the slice has eight bytes.
+        unsafe { i16x8_load_extend_i8x8(weights.as_ptr()) }
     }
     #[inline(always)]
     fn store_half(self, half: v128, to: &mut [i16]) {

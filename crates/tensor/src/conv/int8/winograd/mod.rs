@@ -1,46 +1,52 @@
 //! Exact integer Winograd convolution for 3×3 windows of stride 1.
 //!
 //! ```text
-//! U[t] = G g Gᵀ                                   once, when the weights are packed
-//! V[tile][t] = Bᵀ d B                             for each input tile
-//! M[tile][t] = V[tile][t] · U[t]                  t small products: the GEMM tile of gemm::int8
-//! Y[tile] = (AᵀMA · q⁻¹ − 2^{2v}·c) >> 2v  (+ c)  and the epilogue
+//! for each wave of blocks of tiles:
+//!     V[block][t][tile] = Bᵀ d B               for each tile of the wave
+//!     for each block and panel of outputs:     the tasks
+//!         for each stretch of channels:
+//!             U[t] = G g Gᵀ                    from bytes: see `filter`
+//!             M[tile][t] += V[t][tile] · U[t]  t small products: the GEMM tile of gemm::int8
+//!         Y[tile] = (AᵀMA · q⁻¹ − 2^{2v}·c) >> 2v  (+ c)   and the epilogue
 //! ```
 //!
 //! Lavin and Gray 2016 (arXiv:1509.09308), in integers that may wrap: see [`variant`].
 
+mod filter;
 mod transform;
 mod variant;
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::transform::{FILTERS, filter_tiles, input_tile, output_tile};
+use self::filter::Filters;
+use self::transform::{input_tile, output_tile};
 pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use super::image::Bordered;
 use crate::conv::ConvGeometry;
-use crate::gemm::int8::{
-    Epilogue, Finish, Keep, MAX_LANES, Panels, Place, Scratch, Shared, Strip, part,
-};
+use crate::gemm::int8::{Epilogue, Finish, Keep, MAX_LANES, Place, Scratch, Shared, Strip};
 use crate::simd::dispatch;
 use crate::simd::int8::{Int8, Product};
 use crate::{Level, parallel};
 
-/// Tiles whose products a task keeps: 36·64 sums of a tile are 9 KB, and all of them should stay
-/// in the L2 cache.
-const BLOCK: usize = 36; // a multiple of every ROW_STEP
-/// Bytes of transformed input that a pass writes before it is multiplied.
-const PASS: usize = 1 << 22;
-/// Products kept at a time, over all threads.
-const SLOTS: usize = 16;
+/// Most tiles of a block. Filters are transformed once for each block: the more tiles the better.
+const BLOCK: usize = 48; // a multiple of every ROW_STEP
+/// Fewest tiles that many tiles are cut into blocks of.
+const LEAST_BLOCK: usize = 24;
+/// Bytes of transformed input that a block should stay below: half of a usual L2 cache.
+const BLOCK_BYTES: usize = 240 << 10;
+/// Tiles that a task transforms.
+const TRANSFORM: usize = 8;
+/// Threads that compute at a time, at most: each needs memory of its own.
+const WORKERS: usize = 64;
 
-/// Transformed weights.
+/// A convolution whose weights are ready to be transformed.
 pub(crate) struct Winograd<V> {
-    /// Position `t` of the tile is run `t`.
-    panels: Panels<i16>,
-    /// Sums of the positive and of the negative weights of each output channel.
-    reach: Vec<[i32; 2]>,
+    filters: Filters,
+    /// The middle of what each output channel can reach, with a vector of zeros behind.
+    centres: Vec<i32>,
     variant: PhantomData<V>,
 }
 
@@ -73,13 +79,15 @@ struct Blocks {
 impl Blocks {
     fn new(plan: &Plan, images: usize, positions: usize) -> Self {
         let tiles = images * plan.tiles[0] * plan.tiles[1];
-        let size = tiles.div_ceil(tiles.div_ceil(BLOCK)); // even blocks
-        let position = size * plan.border.pixel + 64 / size_of::<i16>();
+        let pixel = plan.border.pixel;
+        let fit = BLOCK_BYTES / (positions * pixel * size_of::<i16>()).max(1);
+        let size = tiles.div_ceil(tiles.div_ceil(fit.clamp(LEAST_BLOCK, BLOCK))); // even blocks
+        let position = size * pixel + 64 / size_of::<i16>();
         Self {
             tiles,
             size,
             count: tiles.div_ceil(size),
-            pixel: plan.border.pixel,
+            pixel,
             position,
             len: position * positions,
         }
@@ -96,45 +104,26 @@ impl<V: Variant> Winograd<V> {
 
     pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4]) -> Self {
         let [outputs, channels, ..] = shape;
-        let mut panels = dispatch!(level, isa => {
-            Panels::zeroed(isa.words(), outputs, Self::POSITIONS, channels)
-        });
-        for o in (0..outputs).step_by(FILTERS) {
-            let filters = FILTERS.min(outputs - o);
-            for c in 0..channels {
-                let mut g = [[0; FILTERS]; 9];
-                for f in 0..filters {
-                    let filter = &weights[((o + f) * channels + c) * 9..][..9];
-                    for (g, &w) in g.iter_mut().zip(filter) {
-                        g[f] = w.into();
-                    }
-                }
-                panels.write_group(o, c, &filter_tiles::<V>(&g)[..Self::POSITIONS], filters);
-            }
+        let filters = dispatch!(level, isa => Filters::new(isa, weights, shape));
+        let mut centres = vec![0; outputs + MAX_LANES];
+        for (centre, filter) in centres.iter_mut().zip(weights.chunks_exact((channels * 9).max(1)))
+        {
+            // Codes lie in 0..=255, so Σxw has its middle at 127.5·Σw.
+            let sum: i64 = filter.iter().map(|&w| i64::from(w)).sum();
+            *centre = ((255 * sum) >> 1) as i32;
         }
-        let reach = (0..outputs)
-            .map(|o| {
-                let mut reach = [0, 0];
-                for &w in &weights[o * channels * 9..(o + 1) * channels * 9] {
-                    reach[usize::from(w < 0)] += i32::from(w);
-                }
-                reach
-            })
-            .collect();
-        Self { panels, reach, variant: PhantomData }
+        Self { filters, centres, variant: PhantomData }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.panels.bytes()
+        self.filters.bytes()
     }
 
     fn plan<I: Int8>(_isa: I, geometry: &ConvGeometry) -> Plan {
         let tiles = geometry.out_size.map(|size| size.div_ceil(V::OUT));
         let covered = tiles.map(|tiles| (tiles - 1) * V::OUT + V::TILE);
         let border = Bordered::at_least(geometry, covered, 2 * I::LANES);
-        let bytes = tiles[0] * tiles[1] * Self::POSITIONS * border.pixel * size_of::<i16>();
-        let images = (PASS / bytes.max(1)).max(1).min(border.images_per_pass(geometry.batch));
-        Plan { border, tiles, images_per_pass: images }
+        Plan { border, tiles, images_per_pass: border.images_per_pass(geometry.batch) }
     }
 
     /// Sums of a block of tiles for one panel.
@@ -142,15 +131,22 @@ impl<V: Variant> Winograd<V> {
         blocks.size * Self::POSITIONS * I::Words::VECTORS * I::LANES
     }
 
+    /// Bytes that a thread needs for transformed filters and sums.
+    fn task_bytes<I: Int8>(isa: I, geometry: &ConvGeometry, blocks: &Blocks) -> usize {
+        Scratch::bytes::<i16>(Filters::transformed_len::<I, V>(isa, geometry.in_channels))
+            + Scratch::bytes::<i32>(Self::block_sums::<I>(blocks))
+    }
+
+    /// Bytes for each thread: those of its tasks, and a block of transformed tiles.
+    fn worker_bytes<I: Int8>(isa: I, geometry: &ConvGeometry, blocks: &Blocks) -> usize {
+        Self::task_bytes(isa, geometry, blocks) + Scratch::bytes::<i16>(blocks.len)
+    }
+
     pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
         let plan = Self::plan(isa, geometry);
         let blocks = Blocks::new(&plan, plan.images_per_pass, Self::POSITIONS);
-        let panels = geometry.out_channels.div_ceil(I::Words::VECTORS * I::LANES);
-        let slots = (blocks.count * panels).min(SLOTS);
-        Scratch::bytes::<i32>(geometry.out_channels + MAX_LANES)
-            + Scratch::bytes::<u8>(plan.images_per_pass * plan.border.len())
-            + Scratch::bytes::<i16>(blocks.count * blocks.len)
-            + Scratch::bytes::<i32>(slots * Self::block_sums::<I>(&blocks))
+        Scratch::bytes::<u8>(plan.images_per_pass * plan.border.len())
+            + parallel::threads().min(WORKERS) * Self::worker_bytes(isa, geometry, &blocks)
     }
 
     /// The epilogue's bias is that of raw sums; the centre of each channel joins it here.
@@ -167,78 +163,96 @@ impl<V: Variant> Winograd<V> {
         mut scratch: Scratch,
     ) {
         let plan = Self::plan(isa, geometry);
-        let centres = scratch.take::<i32>(geometry.out_channels + MAX_LANES);
-        centres.fill(0);
-        for (centre, [positive, negative]) in centres.iter_mut().zip(&self.reach) {
-            // x − z lies in −z..=255 − z, so Σ(x − z)w has its middle at (127.5 − z)·Σw.
-            let middle = (255 - 2 * i64::from(zero_point)) * i64::from(positive + negative);
-            *centre = (middle >> 1) as i32;
-        }
         let images = plan.images_per_pass;
         let largest = Blocks::new(&plan, images, Self::POSITIONS);
-        let slots = (largest.count * self.panels.count()).min(SLOTS);
         let image = scratch.take::<u8>(images * plan.border.len());
-        let transformed = scratch.take::<i16>(largest.count * largest.len);
-        let sums = scratch.take::<i32>(slots * Self::block_sums::<I>(&largest));
+        // As many as were planned for, though the pool may be another now.
+        let fit = scratch.left() / Self::worker_bytes(isa, geometry, &largest);
+        let workers = parallel::threads().min(WORKERS).min(fit).max(1);
+        let filter_len = Filters::transformed_len::<I, V>(isa, geometry.in_channels);
+        let transformed = scratch.take::<i16>(workers * largest.len);
+        let task_bytes = Self::task_bytes(isa, geometry, &largest);
+        let memory = scratch.take::<u8>(workers * task_bytes);
         let in_len = geometry.in_size[0] * geometry.in_size[1] * geometry.in_channels;
         for first in (0..geometry.batch).step_by(images) {
             let images = images.min(geometry.batch - first);
-            // Fewer images in the last pass have blocks of another size: never more in all.
+            // Fewer images in the last pass have blocks of another size: never larger.
             let blocks = Blocks::new(&plan, images, Self::POSITIONS);
             let image = &mut image[..images * plan.border.len()];
             let input = &input[first * in_len..(first + images) * in_len];
             plan.border.write(isa, |code, _| code, input, zero_point, image);
-            Self::transform(isa, &plan, &blocks, image, zero_point, transformed);
-            let slots = slots.min(blocks.count * self.panels.count());
-            let slot_len = Self::block_sums::<I>(&blocks);
-            parallel::for_each_chunk(&mut sums[..slots * slot_len], slot_len, |slot, sums| {
-                for task in part(blocks.count * self.panels.count(), slots, slot) {
-                    let (block, panel) = (task / self.panels.count(), task % self.panels.count());
-                    let tiles = blocks.range(block);
-                    let words = &transformed[block * blocks.len..][..blocks.len];
-                    self.products(isa, &blocks, words, tiles.len(), panel, sums);
-                    // SAFETY: tasks differ in tiles or in channels, passes follow each other; the rest
-                    // is the caller's promise.
-                    unsafe {
-                        self.outputs(
-                            isa, geometry, &plan, first, tiles, panel, sums, centres, epilogue,
-                        );
+            for wave in (0..blocks.count).step_by(workers) {
+                let wave = wave..blocks.count.min(wave + workers);
+                Self::transform(isa, &plan, &blocks, wave.clone(), image, transformed);
+                let tasks = wave.len() * self.filters.panels();
+                let next = AtomicUsize::new(0);
+                parallel::for_each_chunk(memory, task_bytes, |_, memory| {
+                    let mut memory = Scratch::new(memory);
+                    let filters = memory.take::<i16>(filter_len);
+                    let sums = memory.take::<i32>(Self::block_sums::<I>(&largest));
+                    loop {
+                        let task = next.fetch_add(1, Ordering::Relaxed);
+                        if task >= tasks {
+                            break;
+                        }
+                        let panels = self.filters.panels();
+                        let (index, panel) = (task / panels, task % panels);
+                        let tiles = blocks.range(wave.start + index);
+                        let words = &transformed[index * blocks.len..][..blocks.len];
+                        self.products(isa, &blocks, words, tiles.len(), panel, filters, sums);
+                        // SAFETY: tasks differ in tiles or in channels, waves and passes follow each
+                        // other; the rest is the caller's promise.
+                        unsafe {
+                            self.outputs(isa, geometry, &plan, first, tiles, panel, sums, epilogue);
+                        }
                     }
-                }
-            });
+                });
+            }
         }
     }
 
-    /// `V` of all tiles of a pass.
+    /// `V` of the blocks of a wave.
     fn transform<I: Int8>(
         isa: I,
         plan: &Plan,
         blocks: &Blocks,
+        wave: Range<usize>,
         image: &[u8],
-        zero_point: u8,
         transformed: &mut [i16],
     ) {
         let [tiles_y, tiles_x] = plan.tiles;
         let strides = [plan.border.row, plan.border.pixel];
-        parallel::for_each_chunk(transformed, blocks.len, |block, out| {
-            for (i, tile) in blocks.range(block).enumerate() {
+        let first = wave.start * blocks.size;
+        let tiles = blocks.range(wave.end - 1).end - first;
+        let out = Shared::new(transformed);
+        parallel::for_each(tiles.div_ceil(TRANSFORM), |task| {
+            for i in task * TRANSFORM..tiles.min((task + 1) * TRANSFORM) {
+                let tile = first + i;
                 let (n, y, x) =
                     (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
                 let start =
                     n * plan.border.len() + y * V::OUT * strides[0] + x * V::OUT * strides[1];
-                let (codes, out) = (&image[start..], &mut out[i * blocks.pixel..]);
+                let last = (V::TILE - 1) * (strides[0] + strides[1]) + strides[1];
+                let codes = &image[start..start + last];
+                let at = i / blocks.size * blocks.len + i % blocks.size * blocks.pixel;
                 isa.enter(
                     #[inline(always)]
                     || {
                         for c in (0..blocks.pixel).step_by(2 * I::LANES) {
-                            let (codes, out) = (&codes[c..], &mut out[c..]);
+                            // SAFETY: c + 2·LANES ≤ pixel, whole vectors, and the last pixel ends at
+                            // `last`. A tile's channels of a position are written by its task alone.
                             input_tile::<I, V>(
                                 isa,
-                                codes,
-                                strides,
-                                zero_point,
-                                out,
-                                blocks.position,
+                                #[inline(always)]
+                                |y, x| unsafe {
+                                    let at = y * strides[0] + x * strides[1] + c;
+                                    isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
+                                },
+                                #[inline(always)]
+                                |t, value| unsafe {
+                                    let at = at + t * blocks.position + c;
+                                    isa.store_half(value, out.slice(at, 2 * I::LANES));
+                                },
                             );
                         }
                     },
@@ -255,28 +269,33 @@ impl<V: Variant> Winograd<V> {
         transformed: &[i16],
         tiles: usize,
         panel: usize,
+        filters: &mut [i16],
         sums: &mut [i32],
     ) {
-        let width = self.panels.panel_width(panel);
-        let run_len = self.panels.steps * width * <I::Words as Product>::GROUP;
-        let weights = self.panels.panel(panel);
         let rows: [usize; BLOCK] = std::array::from_fn(|i| i.min(tiles - 1) * blocks.pixel);
-        for position in 0..Self::POSITIONS {
-            let strip = Strip::<I::Words> {
-                image: &transformed[position * blocks.position..][..blocks.position],
-                rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
-                runs: &[0],
-                steps: self.panels.steps,
-                panel: &weights[position * run_len..][..run_len],
-                width,
-            };
-            let keep = Keep {
-                sums: Shared::new(&mut sums[position * width..]),
-                stride: Self::POSITIONS * width,
-            };
-            let place = Place { row: 0, rows: tiles, column: 0, columns: width };
-            // SAFETY: `sums` is this call's alone.
-            unsafe { strip.multiply(isa.words(), &keep, place) };
+        for index in 0..self.filters.stretches() {
+            let stretch = self.filters.stretch(panel, index);
+            self.filters.transform::<I, V>(isa, panel, stretch, filters);
+            let width = stretch.width;
+            for position in 0..Self::POSITIONS {
+                let strip = Strip::<I::Words> {
+                    image: &transformed[position * blocks.position..][..blocks.position],
+                    rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
+                    runs: &[stretch.channel],
+                    last: (tiles - 1) * blocks.pixel + stretch.channel,
+                    steps: stretch.steps,
+                    panel: &filters[position * stretch.position..][..stretch.position],
+                    width,
+                };
+                let keep = Keep {
+                    sums: Shared::new(&mut sums[position * width..]),
+                    stride: Self::POSITIONS * width,
+                    add: index > 0,
+                };
+                let place = Place { row: 0, rows: tiles, column: 0, columns: width };
+                // SAFETY: `sums` is this call's alone.
+                unsafe { strip.multiply(isa.words(), &keep, place) };
+            }
         }
     }
 
@@ -293,11 +312,10 @@ impl<V: Variant> Winograd<V> {
         block: Range<usize>,
         panel: usize,
         sums: &[i32],
-        centres: &[i32],
         epilogue: &Epilogue,
     ) {
-        let width = self.panels.panel_width(panel);
-        let start = panel * self.panels.width;
+        let outputs = self.filters.outputs(panel);
+        let width = outputs.len().next_multiple_of(I::LANES);
         let [out_h, out_w] = geometry.out_size;
         let [tiles_y, tiles_x] = plan.tiles;
         for (tile, sums) in block.zip(sums.chunks_exact(Self::POSITIONS * width)) {
@@ -310,12 +328,22 @@ impl<V: Variant> Winograd<V> {
                 #[inline(always)]
                 || {
                     for v in (0..width).step_by(I::LANES) {
-                        let column = start + v;
-                        let columns = (geometry.out_channels - column).min(I::LANES);
-                        let centre = isa.load(&centres[column..]);
+                        let column = outputs.start + v;
+                        let columns = (outputs.end - column).min(I::LANES);
+                        let centre = isa.load(&self.centres[column..]);
                         let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
                         let centre = isa.scale(centre, 1 << V::SHIFT);
-                        let y = output_tile::<I, V>(isa, &sums[v..], width, centre, bias);
+                        // SAFETY: the chunk holds `width` sums, whole vectors, of each position.
+                        let y = output_tile::<I, V>(
+                            isa,
+                            #[inline(always)]
+                            |t| unsafe {
+                                let at = t * width + v;
+                                isa.load(sums.get_unchecked(at..at + I::LANES))
+                            },
+                            centre,
+                            bias,
+                        );
                         for (i, row) in y.iter().enumerate().take(rows) {
                             let [a, b, c, d] = row.map(|sums| [sums]);
                             let place =

@@ -4,7 +4,10 @@
 //! everything holds modulo 2³². With `s² = q · 2^{2v}`, `q` odd, the product with `q⁻¹` modulo 2³² is
 //! `2^{2v}·Y`, and a shift to the right gives `Y` if `−2^{31−2v} ≤ Y < 2^{31−2v}`. The operands of the
 //! word product must fit `i16`: `|V| ≤ max(P, M) · 255` for the sums `P`, `M` of positive and negative
-//! coefficients of two rows of `Bᵀ`, and `|U| ≤ 128 · ‖gᵢ‖₁ ‖gⱼ‖₁`.
+//! coefficients of two rows of `Bᵀ`, and `|U| ≤ 128 · ‖gᵢ‖₁ ‖gⱼ‖₁`. `d` are raw codes: the zero-point is
+//! taken out of the sums, by the bias.
+
+use crate::simd::int8::Int8;
 
 /// One set of points. Matrices are padded with zeros to six rows and columns.
 pub(crate) trait Variant: Copy + Send + Sync + 'static {
@@ -23,6 +26,36 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
     /// `2v`.
     const SHIFT: u32;
 
+    /// `G g` of a column or a row of a filter.
+    #[inline(always)]
+    fn filter<I: Int8>(isa: I, g: [I::Half; 3]) -> [I::Half; 6] {
+        half_product(isa, &Self::G, &g)
+    }
+
+    /// `Bᵀ d` of a column or a row of an input tile.
+    #[inline(always)]
+    fn input<I: Int8>(isa: I, d: [I::Half; 6]) -> [I::Half; 6] {
+        half_product(isa, &Self::BT, &d)
+    }
+
+    /// `Aᵀ m` of a column or a row of products.
+    #[inline(always)]
+    fn output<I: Int8>(isa: I, m: [I::Acc; 6]) -> [I::Acc; 4] {
+        let mut out = [isa.zero(); 4];
+        for (sum, row) in out.iter_mut().zip(&Self::AT) {
+            for (&k, &m) in row.iter().zip(&m) {
+                *sum = match k {
+                    0 => *sum,
+                    1 => isa.add(*sum, m),
+                    -1 => isa.sub(*sum, m),
+                    k if k < 0 => isa.sub(*sum, isa.scale(m, -k)),
+                    k => isa.add(*sum, isa.scale(m, k)),
+                };
+            }
+        }
+        out
+    }
+
     /// Whether the outputs of these OIHW weights, each centred in the interval that 8-bit codes let it
     /// reach, fit what the shift leaves.
     fn holds(weights: &[i8], shape: [usize; 4]) -> bool {
@@ -34,6 +67,29 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
                 filter.iter().map(|w| u64::from(w.unsigned_abs())).sum::<u64>() < limit
             })
     }
+}
+
+/// A matrix times a vector: after unrolling, zeros vanish and small factors become shifts. (Loops, not
+/// `map`: a closure that the standard library calls is not compiled for the instruction set.)
+#[inline(always)]
+fn half_product<I: Int8, const N: usize>(
+    isa: I,
+    matrix: &[[i16; N]; 6],
+    x: &[I::Half; N],
+) -> [I::Half; 6] {
+    let mut out = [isa.widen_codes(&[0; 128]); 6];
+    for (sum, row) in out.iter_mut().zip(matrix) {
+        for (&k, &x) in row.iter().zip(x) {
+            *sum = match k {
+                0 => *sum,
+                1 => isa.add_half(*sum, x),
+                -1 => isa.sub_half(*sum, x),
+                k if k < 0 => isa.sub_half(*sum, isa.scale_half(x, -k)),
+                k => isa.add_half(*sum, isa.scale_half(x, k)),
+            };
+        }
+    }
+    out
 }
 
 /// F(2×2): points 0, ±1, ∞; `s = 2`, so `q = 1`, `v = 1`. |V| ≤ 1 020, |U| ≤ 1 152.
@@ -67,18 +123,63 @@ impl Variant for F4x4 {
     const TILE: usize = 6;
     const BT: [[i16; 6]; 6] = [
         [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
+        [0, 4, 4, -1, -1, 0],
+        [0, -4, 4, 1, -1, 0],
         [0, -2, -1, 2, 1, 0],
         [0, 2, -1, -2, 1, 0],
         [0, 4, 0, -5, 0, 1],
     ];
-    const G: [[i16; 3]; 6] =
-        [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]];
+    const G: [[i16; 3]; 6] = [[6, 0, 0], [4, 4, 4], [4, -4, 4], [1, 2, 4], [1, -2, 4], [0, 0, 12]];
     const AT: [[i32; 6]; 4] =
         [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 2]];
     const INVERSE: i32 = inverse(9);
     const SHIFT: u32 = 6;
+
+    // The points are ± pairs: sums of even and of odd coefficients serve two rows each. The tests hold
+    // these to the matrices.
+
+    #[inline(always)]
+    fn filter<I: Int8>(isa: I, [g0, g1, g2]: [I::Half; 3]) -> [I::Half; 6] {
+        let even = isa.add_half(g0, g2);
+        let even2 = isa.add_half(g0, isa.scale_half(g2, 4));
+        let odd2 = isa.add_half(g1, g1);
+        [
+            isa.scale_half(g0, 6),
+            isa.scale_half(isa.add_half(even, g1), 4),
+            isa.scale_half(isa.sub_half(even, g1), 4),
+            isa.add_half(even2, odd2),
+            isa.sub_half(even2, odd2),
+            isa.scale_half(g2, 12),
+        ]
+    }
+
+    #[inline(always)]
+    fn input<I: Int8>(isa: I, [d0, d1, d2, d3, d4, d5]: [I::Half; 6]) -> [I::Half; 6] {
+        let even = isa.sub_half(isa.scale_half(d2, 4), d4);
+        let odd = isa.sub_half(isa.scale_half(d1, 4), d3);
+        let even2 = isa.sub_half(d4, d2);
+        let odd2 = isa.scale_half(isa.sub_half(d3, d1), 2);
+        [
+            isa.add_half(isa.scale_half(isa.sub_half(d0, d2), 4), even2),
+            isa.add_half(even, odd),
+            isa.sub_half(even, odd),
+            isa.add_half(even2, odd2),
+            isa.sub_half(even2, odd2),
+            isa.sub_half(isa.sub_half(d5, d3), isa.scale_half(odd2, 2)),
+        ]
+    }
+
+    #[inline(always)]
+    fn output<I: Int8>(isa: I, [m0, m1, m2, m3, m4, m5]: [I::Acc; 6]) -> [I::Acc; 4] {
+        let (even, odd) = (isa.add(m1, m2), isa.sub(m1, m2));
+        let (even2, odd2) = (isa.add(m3, m4), isa.sub(m3, m4));
+        [
+            isa.add(isa.add(m0, even), even2),
+            isa.add(odd, isa.scale(odd2, 2)),
+            isa.add(even, isa.scale(even2, 4)),
+            isa.add(isa.add(odd, isa.scale(m5, 2)), isa.scale(odd2, 8)),
+        ]
+    }
 }
 
 /// F(4×4): points 0, ±1, 2, −½, ∞, no three of which agree modulo 2; `s = 30`, so `q = 225`, `v = 1`.
@@ -113,4 +214,31 @@ const fn inverse(q: u32) -> i32 {
         i += 1;
     }
     x as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Scalar};
+
+    #[test]
+    fn factored_transforms_equal_their_matrices() {
+        let isa = Scalar::detect().expect("always there");
+        fn row<const N: usize>(matrix: &[[i16; N]; 6], x: &[i16; N]) -> [i16; 6] {
+            matrix.map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum())
+        }
+        for i in 0..200 {
+            let x: [i16; 6] = std::array::from_fn(|j| ((i * 37 + j * 91) % 256) as i16 - 128);
+            let g = [x[0], x[1], x[2]];
+            let first = |v: [[i16; 16]; 6]| v.map(|v| v[0]);
+            assert_eq!(first(F4x4::input(isa, x.map(|x| [x; 16]))), row(&F4x4::BT, &x));
+            assert_eq!(first(F4x4::filter(isa, g.map(|x| [x; 16]))), row(&F4x4::G, &g));
+            let m = x.map(|x| i32::from(x) * 70_001);
+            let y = F4x4::output(isa, m.map(|x| [x; 8])).map(|y| y[0]);
+            let expected = F4x4::AT.map(|row| {
+                row.iter().zip(&m).fold(0i32, |sum, (a, b)| sum.wrapping_add(a.wrapping_mul(*b)))
+            });
+            assert_eq!(y, expected);
+        }
+    }
 }

@@ -152,13 +152,16 @@ macro_rules! vectors_of_eight {
                 unsafe { _mm256_srav_epi32(a, _mm256_set1_epi32(n as i32)) }
             }
             #[inline(always)]
-            fn centre(self, codes: &[u8], zero_point: u8) -> __m256i {
+            fn widen_codes(self, codes: &[u8]) -> __m256i {
                 let codes = &codes[..2 * LANES];
                 // SAFETY: the token proves AVX2; the slice has 16 bytes.
-                unsafe {
-                    let words = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
-                    _mm256_sub_epi16(words, _mm256_set1_epi16(zero_point.into()))
-                }
+                unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.as_ptr().cast())) }
+            }
+            #[inline(always)]
+            fn widen_weights(self, weights: &[i8]) -> __m256i {
+                let weights = &weights[..2 * LANES];
+                // SAFETY: the token proves AVX2; the slice has 16 bytes.
+                unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.as_ptr().cast())) }
             }
             #[inline(always)]
             fn store_half(self, half: __m256i, to: &mut [i16]) {
@@ -192,7 +195,7 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>, Winograd for 32..=256);
+vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>, Winograd for 32..=1024);
 vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>, Winograd for 64..=128);
 
 /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in

@@ -156,13 +156,16 @@ macro_rules! vectors_of_sixteen {
                 unsafe { _mm512_srav_epi32(a, _mm512_set1_epi32(n as i32)) }
             }
             #[inline(always)]
-            fn centre(self, codes: &[u8], zero_point: u8) -> __m512i {
+            fn widen_codes(self, codes: &[u8]) -> __m512i {
                 let codes = &codes[..2 * LANES];
                 // SAFETY: the token proves AVX-512BW; the slice has 32 bytes.
-                unsafe {
-                    let words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(codes.as_ptr().cast()));
-                    _mm512_sub_epi16(words, _mm512_set1_epi16(zero_point.into()))
-                }
+                unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(codes.as_ptr().cast())) }
+            }
+            #[inline(always)]
+            fn widen_weights(self, weights: &[i8]) -> __m512i {
+                let weights = &weights[..2 * LANES];
+                // SAFETY: the token proves AVX-512BW; the slice has 32 bytes.
+                unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(weights.as_ptr().cast())) }
             }
             #[inline(always)]
             fn store_half(self, half: __m512i, to: &mut [i16]) {

@@ -1,0 +1,169 @@
+//! Weights of a Winograd convolution: nine bytes a filter in memory, transformed a stretch of channels
+//! at a time, right before they are multiplied.
+//!
+//! ```text
+//! bytes[panel][stretch][tap][plane]      plane: a stretch of a panel of the word product
+//! U[position][plane] = G g Gᵀ            elementwise over planes: their order does not matter
+//! ```
+//!
+//! Transformed weights take 72 bytes for each pair of channels (F(4×4)) against 9: reading those from
+//! memory costs more than making them anew out of bytes, once for each block of tiles.
+
+use std::ops::Range;
+
+use super::transform::filter_tile;
+use super::variant::Variant;
+use crate::simd::int8::{Int8, Product};
+use crate::storage::Storage;
+
+/// Channels that are transformed at a time: 36 positions of them, for a panel of 16 outputs, are 147 KB.
+const STRETCH: usize = 128;
+
+const TAPS: usize = 9;
+
+/// Words of a cache line.
+const GAP: usize = 64 / size_of::<i16>();
+
+/// The filters of all outputs, as bytes.
+pub(crate) struct Filters {
+    data: Storage<i8>,
+    channels: usize,
+    outputs: usize,
+    /// Outputs of a full panel.
+    width: usize,
+    /// Channels of a group of the word product.
+    group: usize,
+    lanes: usize,
+    /// Where each stretch of each panel starts.
+    starts: Vec<usize>,
+}
+
+/// A stretch of channels of a panel.
+#[derive(Clone, Copy)]
+pub(crate) struct Stretch {
+    /// The first channel.
+    pub(crate) channel: usize,
+    /// Steps of the word product.
+    pub(crate) steps: usize,
+    /// Outputs of the panel, whole vectors.
+    pub(crate) width: usize,
+    /// Words of a position, or bytes of a tap: whole vectors.
+    plane: usize,
+    /// Words from a position to the next: a cache line more, so that positions do not fall on the same
+    /// cache sets.
+    pub(crate) position: usize,
+}
+
+impl Filters {
+    /// Arranges OIHW weights for the word product of an instruction set.
+    pub(crate) fn new<I: Int8>(
+        _isa: I,
+        weights: &[i8],
+        [outputs, channels, ..]: [usize; 4],
+    ) -> Self {
+        let mut filters = Self {
+            data: Storage::zeroed(0),
+            channels,
+            outputs,
+            width: I::Words::VECTORS * I::LANES,
+            group: I::Words::GROUP,
+            lanes: I::LANES,
+            starts: vec![],
+        };
+        let mut len = 0;
+        for panel in 0..filters.panels() {
+            for stretch in 0..filters.stretches() {
+                filters.starts.push(len);
+                len += TAPS * filters.stretch(panel, stretch).plane;
+            }
+        }
+        let mut data = Storage::<i8>::zeroed(len);
+        let bytes = data.as_mut_slice();
+        for o in 0..outputs {
+            let panel = o / filters.width;
+            for (c, taps) in
+                weights[o * channels * TAPS..].chunks_exact(TAPS).take(channels).enumerate()
+            {
+                let stretch = filters.stretch(panel, c / STRETCH);
+                let c = c - stretch.channel;
+                let column = c / filters.group * stretch.width + o % filters.width;
+                let at = filters.start(panel, stretch) + column * filters.group + c % filters.group;
+                for (tap, &w) in taps.iter().enumerate() {
+                    bytes[at + tap * stretch.plane] = w;
+                }
+            }
+        }
+        Self { data, ..filters }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.as_slice().len()
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.width)
+    }
+
+    /// The outputs of a panel that exist.
+    pub(crate) fn outputs(&self, panel: usize) -> Range<usize> {
+        panel * self.width..((panel + 1) * self.width).min(self.outputs)
+    }
+
+    pub(crate) fn stretches(&self) -> usize {
+        self.channels.div_ceil(STRETCH)
+    }
+
+    pub(crate) fn stretch(&self, panel: usize, index: usize) -> Stretch {
+        let channel = index * STRETCH;
+        let steps = (self.channels - channel).min(STRETCH).div_ceil(self.group);
+        let width = self.outputs(panel).len().next_multiple_of(self.lanes);
+        let plane = (steps * width * self.group).next_multiple_of(2 * self.lanes);
+        Stretch { channel, steps, width, plane, position: plane + GAP }
+    }
+
+    /// Words of the largest stretch, transformed.
+    pub(crate) fn transformed_len<I: Int8, V: Variant>(_isa: I, channels: usize) -> usize {
+        let steps = channels.min(STRETCH).div_ceil(I::Words::GROUP);
+        let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
+        V::TILE * V::TILE * (plane.next_multiple_of(2 * I::LANES) + GAP)
+    }
+
+    fn start(&self, panel: usize, stretch: Stretch) -> usize {
+        self.starts[panel * self.stretches() + stretch.channel / STRETCH]
+    }
+
+    /// `U` of a stretch.
+    pub(crate) fn transform<I: Int8, V: Variant>(
+        &self,
+        isa: I,
+        panel: usize,
+        stretch: Stretch,
+        out: &mut [i16],
+    ) {
+        let Stretch { plane, position, .. } = stretch;
+        let taps = &self.data.as_slice()[self.start(panel, stretch)..][..TAPS * plane];
+        let out = &mut out[..V::TILE * V::TILE * position];
+        isa.enter(
+            #[inline(always)]
+            || {
+                for i in (0..plane).step_by(2 * I::LANES) {
+                    // SAFETY: i + 2·LANES ≤ plane, whole vectors; there are TAPS planes of bytes and
+                    // TILE² positions of at least a plane of words.
+                    filter_tile::<I, V>(
+                        isa,
+                        #[inline(always)]
+                        |tap| unsafe {
+                            let at = tap * plane + i;
+                            isa.widen_weights(taps.get_unchecked(at..at + 2 * I::LANES))
+                        },
+                        #[inline(always)]
+                        |t, value| unsafe {
+                            let at = t * position + i;
+                            isa.store_half(value, out.get_unchecked_mut(at..at + 2 * I::LANES));
+                        },
+                    );
+                }
+            },
+        );
+    }
+}
