@@ -39,6 +39,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Runs `f` compiled for this instruction set. Everything `f` calls down to the intrinsics must be
     /// `#[inline(always)]`, or it is compiled without the instruction set.
     fn enter<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// Says that the two cache lines from `data[at]` on are about to be read.
+    #[inline(always)]
+    fn prefetch<T>(self, _data: &[T], _at: usize) {}
 }
 
 /// Declares [`Level`] and `dispatch!` from one list, best last.

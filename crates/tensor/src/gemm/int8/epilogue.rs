@@ -89,9 +89,12 @@ impl Finish for Epilogue<'_> {
             }
             Sink::Requantize { multiplier, grid, add: None, codes } => {
                 let multiplier = &multiplier[place.column..][..NV * I::LANES];
+                // SAFETY: the caller's promise.
+                let out = unsafe { codes.slice(start, (MR - 1) * self.channels + NV * I::LANES) };
                 for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: the caller's promise.
-                    let out = unsafe { codes.slice(start + i * self.channels, NV * I::LANES) };
+                    let at = i * self.channels;
+                    // SAFETY: at most (MR − 1) · channels.
+                    let out = unsafe { out.get_unchecked_mut(at..at + NV * I::LANES) };
                     isa.requantize_row(*acc, multiplier, *grid, out);
                 }
             }

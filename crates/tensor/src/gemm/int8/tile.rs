@@ -121,6 +121,10 @@ impl<P: Product> Strip<'_, P> {
             || {
                 let bias = finish.bias(product.isa(), place.column);
                 for row in rows.step_by(MR) {
+                    // The next tile's rows begin anywhere: nothing else foretells it.
+                    for next in self.rows[row + MR..].iter().take(MR) {
+                        product.isa().prefetch(self.image, next + self.runs[0]);
+                    }
                     let tile = self.rows[row..row + MR].try_into().expect("MR rows");
                     // SAFETY: the assertions above, and what `last` is.
                     let acc = unsafe { self.sums::<MR, NV>(product, tile, bias) };
@@ -151,18 +155,17 @@ impl<P: Product> Strip<'_, P> {
     ) -> [[<P::Isa as Int8>::Acc; NV]; MR] {
         let mut acc = product.start::<MR, NV>(bias);
         let mut w = self.panel.as_ptr();
+        let mut x = [self.image.as_ptr(); MR];
+        for (x, row) in x.iter_mut().zip(rows) {
+            // SAFETY: the caller's promise.
+            *x = unsafe { x.add(*row) };
+        }
         for &run in self.runs {
-            let mut x = [self.image.as_ptr(); MR];
-            for (x, row) in x.iter_mut().zip(rows) {
-                // SAFETY: the caller's promise.
-                *x = unsafe { x.add(row + run) };
-            }
-            let weights = NV * <P::Isa as Int8>::LANES * P::GROUP;
             // SAFETY: the caller's promise; `w` counts the weights of the steps so far.
             unsafe {
                 for step in 0..self.steps {
-                    product.step(&mut acc, &x, step * P::GROUP, w);
-                    w = w.add(weights);
+                    product.step(&mut acc, &x, run + step * P::GROUP, w);
+                    w = w.add(NV * <P::Isa as Int8>::LANES * P::GROUP);
                 }
             }
         }

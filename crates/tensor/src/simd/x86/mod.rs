@@ -2,6 +2,8 @@
 
 mod int8;
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 use super::Isa;
 
 mod f32;
@@ -28,6 +30,16 @@ macro_rules! token {
                 }
                 // SAFETY: a token exists only if `detect` found every feature that `run` enables.
                 unsafe { run(f) }
+            }
+
+            #[inline(always)]
+            fn prefetch<T>(self, data: &[T], at: usize) {
+                let line = data.as_ptr().wrapping_add(at).cast::<i8>();
+                // SAFETY: SSE is part of x86-64; a prefetch may name any address.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(line);
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(64));
+                }
             }
         }
     };

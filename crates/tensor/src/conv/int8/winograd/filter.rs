@@ -21,6 +21,9 @@ const STRETCH: usize = 128;
 
 const TAPS: usize = 9;
 
+/// Bytes that a prefetch asks for.
+const LINES: usize = 128;
+
 /// Words of a cache line.
 const GAP: usize = 64 / size_of::<i16>();
 
@@ -141,12 +144,19 @@ impl Filters {
         out: &mut [i16],
     ) {
         let Stretch { plane, position, .. } = stretch;
-        let taps = &self.data.as_slice()[self.start(panel, stretch)..][..TAPS * plane];
+        let rest = &self.data.as_slice()[self.start(panel, stretch)..];
+        let taps = &rest[..TAPS * plane];
         let out = &mut out[..V::TILE * V::TILE * position];
         isa.enter(
             #[inline(always)]
             || {
                 for i in (0..plane).step_by(2 * I::LANES) {
+                    // What is transformed next comes from memory while this is multiplied.
+                    if i % LINES == 0 {
+                        for tap in TAPS..2 * TAPS {
+                            isa.prefetch(rest, tap * plane + i);
+                        }
+                    }
                     // SAFETY: i + 2·LANES ≤ plane, whole vectors; there are TAPS planes of bytes and
                     // TILE² positions of at least a plane of words.
                     filter_tile::<I, V>(
