@@ -28,11 +28,18 @@ pub trait Int8: Isa {
     const WINOGRAD: RangeInclusive<usize>;
     /// The exact `u8·i8` product.
     type Bytes: Product<Isa = Self, W = i8>;
+    /// The exact `u8·i8` product for weights of −8..=8 (4 bits), where such are faster to multiply.
+    type Narrow: Product<Isa = Self, W = i8>;
     /// The exact `i16·i16` product.
     type Words: Product<Isa = Self, X = i16, W = i16>;
 
     /// The token of the byte product.
     fn bytes(self) -> Self::Bytes;
+    /// The token of the product of narrow weights, if [`Int8::Bytes`] is not as fast.
+    #[inline(always)]
+    fn narrow(self) -> Option<Self::Narrow> {
+        None
+    }
     /// The token of the word product.
     fn words(self) -> Self::Words;
     /// All lanes zero.
@@ -128,6 +135,29 @@ pub trait Product: Copy + Send + Sync + 'static {
         offset: usize,
         w: *const Self::W,
     );
+
+    /// `steps` steps in a row, from `offset` and `w` on.
+    ///
+    /// # Safety
+    /// As [`step`](Self::step), for each of them.
+    #[inline(always)]
+    unsafe fn steps<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[<Self::Isa as Int8>::Acc; NV]; MR],
+        x: &[*const Self::X; MR],
+        offset: usize,
+        w: *const Self::W,
+        steps: usize,
+    ) {
+        let mut w = w;
+        for step in 0..steps {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.step(acc, x, offset + step * Self::GROUP, w);
+                w = w.add(NV * <Self::Isa as Int8>::LANES * Self::GROUP);
+            }
+        }
+    }
 
     /// `acc` multiplied with itself and added to itself, as [`step`](Self::step) multiplies: what
     /// `limits` measures.

@@ -39,7 +39,7 @@ impl Algorithm {
     }
 
     /// What becomes of a choice for OIHW weights of this shape, of which some `apply`: the depthwise
-    /// kernel and, where its sums are exact, Winograd.
+    /// kernel and, where its sums are exact, Winograd; `narrow` weights have a product of their own.
     ///
     /// The rule of `Auto`: Winograd F(4×4) for the numbers of channels between which it wins on this
     /// instruction set (measured over ResNet-18 as a whole: a layer alone keeps its weights in the
@@ -51,15 +51,17 @@ impl Algorithm {
         shape: [usize; 4],
         depthwise: bool,
         winograd: bool,
+        narrow: bool,
     ) -> Self {
         let [outputs, inputs, ..] = shape;
         let wins = dispatch!(level, isa => winograd_range(isa));
+        let most = if narrow { NARROW.min(*wins.end()) } else { *wins.end() };
         match self {
             Self::Auto | Self::Depthwise if depthwise => Self::Depthwise,
             Self::Auto
                 if winograd
                     && outputs.min(inputs) >= *wins.start()
-                    && outputs.saturating_mul(inputs) <= wins.end().saturating_pow(2) =>
+                    && outputs.saturating_mul(inputs) <= most.saturating_pow(2) =>
             {
                 Self::Winograd4
             }
@@ -70,6 +72,10 @@ impl Algorithm {
         }
     }
 }
+
+/// The channels above which narrow weights are faster multiplied as they are, where that is a choice:
+/// the direct product has twice its speed, and Winograd has to transform the same filters.
+const NARROW: usize = 256;
 
 fn winograd_range<I: Int8>(_isa: I) -> RangeInclusive<usize> {
     I::WINOGRAD

@@ -3,13 +3,15 @@
 
 use super::image::Bordered;
 use crate::conv::{ConvAttrs, ConvGeometry};
-use crate::gemm::int8::{Epilogue, Job, Panels, RowMap, Scratch};
-use crate::simd::int8::Product;
+use crate::gemm::int8::{Epilogue, Job, Panels, RowMap, Scratch, is_narrow};
+use crate::simd::int8::{Int8, Product};
 use crate::{Level, parallel, simd::dispatch};
 
 /// The weights of a direct convolution: panels for each group.
 pub(crate) struct Direct {
     groups: Vec<Panels<i8>>,
+    /// Whether the panels are those of [`Int8::Narrow`].
+    narrow: bool,
 }
 
 /// The runs of a window: kernel rows where their pixels are neighbours, else single taps.
@@ -36,6 +38,7 @@ impl Direct {
         let [outputs, channels, kernel_h, kernel_w] = shape;
         let runs = Runs::new(shape, attrs);
         let columns = outputs / attrs.groups;
+        let narrow = is_narrow(level, weights);
         let pack = |group: usize| {
             let read = |column: usize, run: usize, values: &mut [i8]| {
                 let (taps, filter) = (kernel_h * kernel_w, channels * kernel_h * kernel_w);
@@ -47,19 +50,30 @@ impl Direct {
                     }
                 }
             };
-            dispatch!(level, isa => {
-                use crate::simd::int8::Int8;
-                Panels::pack(isa.bytes(), columns, runs.rows * runs.taps, runs.len, read)
+            let count = runs.rows * runs.taps;
+            dispatch!(level, isa => match isa.narrow() {
+                Some(product) if narrow => Panels::pack(product, columns, count, runs.len, read),
+                _ => Panels::pack(isa.bytes(), columns, count, runs.len, read),
             })
         };
-        Self { groups: (0..attrs.groups).map(pack).collect() }
+        Self { groups: (0..attrs.groups).map(pack).collect(), narrow }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.groups.iter().map(Panels::bytes).sum()
     }
 
-    pub(crate) fn scratch_len<P: Product>(_product: P, geometry: &ConvGeometry) -> usize {
+    /// What the sums hold too much of, once for each weight: [`Product::excess`].
+    pub(crate) fn excess<I: Int8>(&self, zero_point: u8) -> i32 {
+        if self.narrow { I::Narrow::excess(zero_point) } else { I::Bytes::excess(zero_point) }
+    }
+
+    pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
+        // Narrow weights read codes as they are, in no more memory.
+        Self::scratch_of(isa.bytes(), geometry)
+    }
+
+    fn scratch_of<P: Product>(_product: P, geometry: &ConvGeometry) -> usize {
         let border = Bordered::new(geometry);
         let images = border.images_per_pass(geometry.batch);
         let [_, _, kernel_h, kernel_w] = geometry.weight_shape();
@@ -69,7 +83,29 @@ impl Direct {
 
     /// # Safety
     /// Nobody else touches the epilogue's output meanwhile.
-    pub(crate) unsafe fn run<P: Product<W = i8>>(
+    pub(crate) unsafe fn run<I: Int8>(
+        &self,
+        isa: I,
+        geometry: &ConvGeometry,
+        input: &[u8],
+        zero_point: u8,
+        epilogue: &Epilogue,
+        scratch: Scratch,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match isa.narrow() {
+                Some(product) if self.narrow => {
+                    self.run_on(product, geometry, input, zero_point, epilogue, scratch);
+                }
+                _ => self.run_on(isa.bytes(), geometry, input, zero_point, epilogue, scratch),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Direct::run`].
+    unsafe fn run_on<P: Product<W = i8>>(
         &self,
         product: P,
         geometry: &ConvGeometry,

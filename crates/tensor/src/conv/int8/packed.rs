@@ -3,9 +3,9 @@ use super::direct::Direct;
 use super::winograd::{F2x2, F4x4, F4x4Wide, Variant, Winograd};
 use super::{AddCodes, Algorithm, Requantize};
 use crate::conv::{ConvAttrs, ConvGeometry};
-use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_TERMS, Scratch, Shared, Sink};
+use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_TERMS, Scratch, Shared, Sink, is_narrow};
 use crate::simd::dispatch;
-use crate::simd::int8::{Int8, Product};
+use crate::simd::int8::Int8;
 use crate::{Error, Level, Result};
 
 /// Where the sums of a convolution go. All tensors are NHWC.
@@ -89,17 +89,18 @@ impl Int8Conv {
             && stride == [1, 1]
             && dilation == [1, 1]
             && F2x2::holds(weights, shape);
-        let kernel = match algorithm.resolve(level, shape, depthwise, winograd) {
-            Algorithm::Auto | Algorithm::Direct => {
-                Kernel::Direct(Direct::new(level, weights, shape, &attrs))
-            }
-            Algorithm::Depthwise => Kernel::Depthwise(Depthwise::new(weights, shape)),
-            Algorithm::Winograd2 => Kernel::Winograd2(Winograd::new(level, weights, shape)),
-            Algorithm::Winograd4 if F4x4::holds(weights, shape) => {
-                Kernel::Winograd4(Winograd::new(level, weights, shape))
-            }
-            Algorithm::Winograd4 => Kernel::Winograd4Wide(Winograd::new(level, weights, shape)),
-        };
+        let kernel =
+            match algorithm.resolve(level, shape, depthwise, winograd, is_narrow(level, weights)) {
+                Algorithm::Auto | Algorithm::Direct => {
+                    Kernel::Direct(Direct::new(level, weights, shape, &attrs))
+                }
+                Algorithm::Depthwise => Kernel::Depthwise(Depthwise::new(weights, shape)),
+                Algorithm::Winograd2 => Kernel::Winograd2(Winograd::new(level, weights, shape)),
+                Algorithm::Winograd4 if F4x4::holds(weights, shape) => {
+                    Kernel::Winograd4(Winograd::new(level, weights, shape))
+                }
+                Algorithm::Winograd4 => Kernel::Winograd4Wide(Winograd::new(level, weights, shape)),
+            };
         Ok(Self { level, shape, attrs, sums, kernel })
     }
 
@@ -108,7 +109,7 @@ impl Int8Conv {
         let channels = geometry.out_channels + MAX_LANES;
         let kernel = match &self.kernel {
             Kernel::Direct(_) => {
-                dispatch!(self.level, isa => Direct::scratch_len(isa.bytes(), geometry))
+                dispatch!(self.level, isa => Direct::scratch_len(isa, geometry))
             }
             Kernel::Depthwise(_) => Depthwise::scratch_len(geometry),
             Kernel::Winograd2(_) => {
@@ -174,7 +175,7 @@ impl Int8Conv {
     ) {
         let mut scratch = Scratch::new(scratch);
         let excess = match &self.kernel {
-            Kernel::Direct(_) => I::Bytes::excess(zero_point),
+            Kernel::Direct(direct) => direct.excess::<I>(zero_point),
             Kernel::Depthwise(_)
             | Kernel::Winograd2(_)
             | Kernel::Winograd4(_)
@@ -185,7 +186,7 @@ impl Int8Conv {
         unsafe {
             match &self.kernel {
                 Kernel::Direct(direct) => {
-                    direct.run(isa.bytes(), geometry, input, zero_point, &epilogue, scratch);
+                    direct.run(isa, geometry, input, zero_point, &epilogue, scratch);
                 }
                 Kernel::Depthwise(depthwise) => {
                     depthwise.run(isa, geometry, input, zero_point, &epilogue, scratch);
@@ -327,7 +328,7 @@ mod tests {
             stride in prop::array::uniform2(1..4usize),
             padding in prop::array::uniform4(0..3usize),
             dilation in prop::array::uniform2(1..3usize),
-            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+            zero in zeros(), extreme in 0..6u8, seed in any::<u64>(),
         ) {
             let attrs = ConvAttrs { stride, padding, dilation, groups: 1 };
             let weight = [outputs, channels, kernel[0], kernel[1]];
@@ -342,7 +343,7 @@ mod tests {
             (batch, height, width) in (1..3usize, sizes(), sizes()),
             (channels, outputs) in (sizes(), 1..=140usize),
             padding in prop::array::uniform4(0..3usize),
-            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+            zero in zeros(), extreme in 0..6u8, seed in any::<u64>(),
         ) {
             let attrs = ConvAttrs { padding, ..ConvAttrs::default() };
             let input = [batch, channels, height, width];
@@ -357,7 +358,7 @@ mod tests {
             (groups, inputs, outputs) in (1..40usize, 1..4usize, 1..4usize),
             (height, width) in (3..12usize, 3..30usize),
             (kernel, stride, padding, dilation) in (1..4usize, 1..3usize, 0..2usize, 1..3usize),
-            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+            zero in zeros(), extreme in 0..6u8, seed in any::<u64>(),
         ) {
             let attrs =
                 ConvAttrs { groups, dilation: [dilation; 2], ..ConvAttrs::new(stride, padding) };
@@ -372,7 +373,7 @@ mod tests {
         fn depthwise_equals_the_reference(
             channels in 2..150usize, (height, width) in (3..12usize, 3..40usize),
             (kernel, stride, padding) in (1..6usize, 1..3usize, 0..3usize),
-            zero in zeros(), extreme in 0..4u8, seed in any::<u64>(),
+            zero in zeros(), extreme in 0..6u8, seed in any::<u64>(),
         ) {
             let attrs = ConvAttrs { groups: channels, ..ConvAttrs::new(stride, padding) };
             let input = [2, channels, height, width];

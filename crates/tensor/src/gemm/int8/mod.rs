@@ -15,7 +15,7 @@ pub(crate) use drive::{Job, RowMap};
 pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Shared, Sink};
 pub(crate) use panels::Panels;
 pub use product::Int8Gemm;
-pub(crate) use product::encode;
+pub(crate) use product::{encode, is_narrow};
 pub use reference::gemm as reference;
 pub(crate) use scratch::Scratch;
 pub(crate) use tile::{Place, Strip};

@@ -161,12 +161,10 @@ impl<P: Product> Strip<'_, P> {
             *x = unsafe { x.add(*row) };
         }
         for &run in self.runs {
-            // SAFETY: the caller's promise; `w` counts the weights of the steps so far.
+            // SAFETY: the caller's promise; `w` counts the weights of the runs so far.
             unsafe {
-                for step in 0..self.steps {
-                    product.step(&mut acc, &x, run + step * P::GROUP, w);
-                    w = w.add(NV * <P::Isa as Int8>::LANES * P::GROUP);
-                }
+                product.steps(&mut acc, &x, run, w, self.steps);
+                w = w.add(self.steps * NV * <P::Isa as Int8>::LANES * P::GROUP);
             }
         }
         product.finish(acc, bias)

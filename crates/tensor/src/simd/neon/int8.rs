@@ -26,6 +26,7 @@ macro_rules! vectors_of_four {
             const LANES: usize = LANES;
             const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
+            type Narrow = Self::Bytes;
             type Words = Words<$token>;
 
             #[inline(always)]

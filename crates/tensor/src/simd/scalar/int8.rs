@@ -15,6 +15,7 @@ impl Int8 for Scalar {
     const LANES: usize = LANES;
     const WINOGRAD: RangeInclusive<usize> = 32..=1024;
     type Bytes = Quads<6, 2>;
+    type Narrow = Self::Bytes;
     type Words = Pairs;
 
     #[inline(always)]

@@ -15,6 +15,7 @@ impl Int8 for Wasm {
     const LANES: usize = LANES;
     const WINOGRAD: RangeInclusive<usize> = 32..=1024;
     type Bytes = WidenedBytes;
+    type Narrow = Self::Bytes;
     type Words = Pairs;
 
     #[inline(always)]

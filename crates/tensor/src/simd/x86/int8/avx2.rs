@@ -1,6 +1,6 @@
 //! 256-bit vectors: `vpmaddwd` on AVX2, `vpdpbusd` where the CPU has AVX-VNNI.
 //!
-//! `vpmaddubsw` is absent: it would saturate, 2·255·127 > 32 767.
+//! `vpmaddubsw` would saturate, 2·255·127 > 32 767: only weights of 4 bits are multiplied with it.
 
 use std::arch::x86_64::*;
 use std::ops::RangeInclusive;
@@ -12,18 +12,23 @@ use crate::simd::x86::{Avx2, AvxVnni};
 const LANES: usize = 8;
 
 macro_rules! vectors_of_eight {
-    ($token:ty, $bytes:ty, $words:ty, Winograd for $winograd:expr) => {
+    ($token:ty, $bytes:ty, $narrow:ty, $words:ty, Winograd for $winograd:expr) => {
         impl Int8 for $token {
             type Acc = __m256i;
             type Half = __m256i;
             const LANES: usize = LANES;
             const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
+            type Narrow = $narrow;
             type Words = $words;
 
             #[inline(always)]
             fn bytes(self) -> Self::Bytes {
                 <$bytes>::new(self)
+            }
+            #[inline(always)]
+            fn narrow(self) -> Option<$narrow> {
+                <$narrow>::narrow(self)
             }
             #[inline(always)]
             fn words(self) -> Self::Words {
@@ -195,8 +200,8 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Pairs<Avx2>, Winograd for 32..=1024);
-vectors_of_eight!(AvxVnni, Quads, Pairs<AvxVnni>, Winograd for 64..=128);
+vectors_of_eight!(Avx2, WidenedBytes, Nibbles, Pairs<Avx2>, Winograd for 32..=1024);
+vectors_of_eight!(AvxVnni, Quads, Quads, Pairs<AvxVnni>, Winograd for 64..=128);
 
 /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
 /// memory. No pair sum leaves i32: that takes four times −32 768.
@@ -256,6 +261,102 @@ impl Product for WidenedBytes {
                 let pair = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
                 for v in 0..NV {
                     acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(pair, weights[v]));
+                }
+            }
+        }
+    }
+}
+
+/// `vpmaddubsw` + `vpaddw` on raw codes, for weights of −8..=8: half the multiplications of
+/// [`WidenedBytes`].
+///
+/// A pair of products is at most 2·255·8 = 4080, and eight such fit `i16`: 32 640. Then they are added
+/// to the sums in `i32`.
+#[derive(Clone, Copy, Debug)]
+pub struct Nibbles(Avx2);
+
+/// Steps whose pairs are added in `i16`.
+const PAIRS: usize = 8;
+
+impl Nibbles {
+    #[inline(always)]
+    fn narrow(isa: Avx2) -> Option<Self> {
+        Some(Self(isa))
+    }
+}
+
+impl Product for Nibbles {
+    type Isa = Avx2;
+    type X = u8;
+    type W = i8;
+    const GROUP: usize = 4;
+    const RAW: bool = true;
+    const ROWS: usize = 6;
+    const VECTORS: usize = 2;
+
+    #[inline(always)]
+    fn isa(self) -> Avx2 {
+        self.0
+    }
+    #[inline(always)]
+    fn encode(x: u8, _zero: u8) -> u8 {
+        x
+    }
+    #[inline(always)]
+    fn excess(zero: u8) -> i32 {
+        zero.into()
+    }
+    #[inline(always)]
+    fn spin(self, acc: __m256i) -> __m256i {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm256_add_epi16(acc, _mm256_maddubs_epi16(acc, acc)) }
+    }
+    #[inline(always)]
+    unsafe fn step<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[__m256i; NV]; MR],
+        x: &[*const u8; MR],
+        offset: usize,
+        w: *const i8,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.steps(acc, x, offset, w, 1) }
+    }
+    #[inline(always)]
+    unsafe fn steps<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[__m256i; NV]; MR],
+        x: &[*const u8; MR],
+        offset: usize,
+        w: *const i8,
+        steps: usize,
+    ) {
+        // SAFETY: the token proves AVX2; the caller promises, for each step, NV·32 weights and four
+        // codes in each row.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            for first in (0..steps).step_by(PAIRS) {
+                let mut pairs = [[_mm256_setzero_si256(); NV]; MR];
+                for step in first..steps.min(first + PAIRS) {
+                    let w = w.add(step * NV * 32);
+                    let mut weights = [ones; NV];
+                    for (v, weight) in weights.iter_mut().enumerate() {
+                        *weight = _mm256_loadu_si256(w.add(32 * v).cast());
+                    }
+                    for i in 0..MR {
+                        let at = x[i].add(offset + step * 4);
+                        let quad = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+                        for v in 0..NV {
+                            let products = _mm256_maddubs_epi16(quad, weights[v]);
+                            pairs[i][v] = _mm256_add_epi16(pairs[i][v], products);
+                        }
+                    }
+                }
+                for i in 0..MR {
+                    for v in 0..NV {
+                        let sums = _mm256_madd_epi16(pairs[i][v], ones);
+                        acc[i][v] = _mm256_add_epi32(acc[i][v], sums);
+                    }
                 }
             }
         }
@@ -332,6 +433,11 @@ impl Quads {
     #[inline(always)]
     fn new(isa: AvxVnni) -> Self {
         Self(isa)
+    }
+    /// Narrow weights are no faster.
+    #[inline(always)]
+    fn narrow(_isa: AvxVnni) -> Option<Self> {
+        None
     }
 }
 

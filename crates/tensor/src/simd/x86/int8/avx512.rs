@@ -17,6 +17,7 @@ macro_rules! vectors_of_sixteen {
             const LANES: usize = LANES;
             const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
+            type Narrow = Self::Bytes;
             type Words = $words;
 
             #[inline(always)]
