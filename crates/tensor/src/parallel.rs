@@ -10,6 +10,9 @@ use rayon::prelude::*;
 /// enough to stay in the L2 cache.
 pub const CHUNK: usize = 1 << 14;
 
+/// The same for a pass over 8-bit codes: vectors hold four times as many, and a task costs the same.
+pub(crate) const CODES: usize = 4 * CHUNK;
+
 /// How many threads the current pool has.
 pub fn threads() -> usize {
     rayon::current_num_threads()

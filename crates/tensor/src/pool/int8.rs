@@ -4,7 +4,7 @@ use crate::Level;
 use crate::conv::PoolGeometry;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::gemm::int8::MAX_LANES;
-use crate::parallel::{self, CHUNK};
+use crate::parallel::{self, CODES};
 use crate::simd::int8::Int8;
 use crate::simd::{Isa, dispatch};
 
@@ -98,7 +98,7 @@ fn for_each_row(
     f: impl Fn(&Row, &mut [u8]) + Sync + Send,
 ) {
     let row = geometry.out_size[1] * geometry.channels;
-    let rows = (CHUNK / row.max(1)).max(1);
+    let rows = (CODES / row.max(1)).max(1);
     parallel::for_each_chunk(out, rows * row, |chunk, out| {
         for (i, out) in out.chunks_exact_mut(row.max(1)).enumerate() {
             let index = chunk * rows + i;
@@ -206,8 +206,8 @@ fn average_on<I: Int8>(
 }
 
 fn add_on<I: Int8>(isa: I, a: &[u8], b: &[u8], add: &AddCodes, out: &mut [u8]) {
-    parallel::for_each_chunk(out, CHUNK, |chunk, out| {
-        let range = chunk * CHUNK..chunk * CHUNK + out.len();
+    parallel::for_each_chunk(out, CODES, |chunk, out| {
+        let range = chunk * CODES..chunk * CODES + out.len();
         let (a, b) = (&a[range.clone()], &b[range]);
         isa.enter(
             #[inline(always)]

@@ -68,7 +68,7 @@ impl Bordered {
         let [height, width, channels] = self.size;
         let border = form(zero_point, zero_point);
         let (before, inner) = (self.left * self.pixel, width * self.pixel);
-        let rows = (parallel::CHUNK / self.row.max(1)).max(1);
+        let rows = (parallel::CODES / self.row.max(1)).max(1);
         parallel::for_each_chunk(out, rows * self.row, |chunk, out| {
             for (i, out) in out.chunks_exact_mut(self.row).enumerate() {
                 let row = chunk * rows + i;

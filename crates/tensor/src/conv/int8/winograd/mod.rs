@@ -39,6 +39,8 @@ const LEAST_BLOCK: usize = 24;
 const BLOCK_BYTES: usize = 240 << 10;
 /// Tiles that a task transforms.
 const TRANSFORM: usize = 8;
+/// Products that a further thread is worth: some 15 µs of them.
+const WORK: usize = 1 << 20;
 /// Threads that compute at a time, at most: each needs memory of its own.
 const WORKERS: usize = 64;
 
@@ -168,7 +170,8 @@ impl<V: Variant> Winograd<V> {
         let image = scratch.take::<u8>(images * plan.border.len());
         // As many as were planned for, though the pool may be another now.
         let fit = scratch.left() / Self::worker_bytes(isa, geometry, &largest);
-        let workers = parallel::threads().min(WORKERS).min(fit).max(1);
+        let pass = largest.tiles * Self::POSITIONS * geometry.in_channels * geometry.out_channels;
+        let workers = parallel::threads().min(WORKERS).min(fit).min(pass / WORK).max(1);
         let filter_len = Filters::transformed_len::<I, V>(isa, geometry.in_channels);
         let transformed = scratch.take::<i16>(workers * largest.len);
         let task_bytes = Self::task_bytes(isa, geometry, &largest);
@@ -183,7 +186,8 @@ impl<V: Variant> Winograd<V> {
             plan.border.write(isa, |code, _| code, input, zero_point, image);
             for wave in (0..blocks.count).step_by(workers) {
                 let wave = wave..blocks.count.min(wave + workers);
-                Self::transform(isa, &plan, &blocks, wave.clone(), image, transformed);
+                let tiles = (wave.clone(), workers);
+                Self::transform(isa, &plan, &blocks, tiles, image, transformed);
                 let tasks = wave.len() * self.filters.panels();
                 let next = AtomicUsize::new(0);
                 parallel::for_each_chunk(memory, task_bytes, |_, memory| {
@@ -211,12 +215,12 @@ impl<V: Variant> Winograd<V> {
         }
     }
 
-    /// `V` of the blocks of a wave.
+    /// `V` of the blocks of a wave, for so many threads.
     fn transform<I: Int8>(
         isa: I,
         plan: &Plan,
         blocks: &Blocks,
-        wave: Range<usize>,
+        (wave, workers): (Range<usize>, usize),
         image: &[u8],
         transformed: &mut [i16],
     ) {
@@ -225,8 +229,10 @@ impl<V: Variant> Winograd<V> {
         let first = wave.start * blocks.size;
         let tiles = blocks.range(wave.end - 1).end - first;
         let out = Shared::new(transformed);
-        parallel::for_each(tiles.div_ceil(TRANSFORM), |task| {
-            for i in task * TRANSFORM..tiles.min((task + 1) * TRANSFORM) {
+        // Too little work to share is one task.
+        let share = if workers == 1 { tiles } else { TRANSFORM };
+        parallel::for_each(tiles.div_ceil(share), |task| {
+            for i in task * share..tiles.min((task + 1) * share) {
                 let tile = first + i;
                 let (n, y, x) =
                     (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
