@@ -24,13 +24,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// The default: as fast as this machine can. Weights of 3×3 convolutions may be held in the Winograd
-    /// domain, at 8 bytes each.
+    /// The default: as fast as this machine can. Weights are a byte each in memory here too; Winograd
+    /// convolutions transform them while they run, in up to a megabyte of workspace for each thread.
     pub fn fast() -> Self {
         Self::default()
     }
 
-    /// As little memory as possible: a byte for each weight, no Winograd.
+    /// As little memory as possible: no Winograd, and so the least workspace.
     pub fn small() -> Self {
         Self { algorithm: Algorithm::Direct, ..Self::default() }
     }

@@ -23,8 +23,7 @@ pub trait Int8: Isa {
     /// How many `i32` an [`Int8::Acc`] holds.
     const LANES: usize;
     /// The channels (of input and output) between which F(4×4) Winograd beats the byte product. Below,
-    /// its transforms cost more than they save; above, its weights (72 bytes for each pair of
-    /// channels) no longer come from the caches.
+    /// its transforms cost more than they save; above, there are too few tiles for each transformed filter.
     const WINOGRAD: RangeInclusive<usize>;
     /// The exact `u8·i8` product.
     type Bytes: Product<Isa = Self, W = i8>;

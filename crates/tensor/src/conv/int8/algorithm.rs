@@ -14,9 +14,10 @@ pub enum Algorithm {
     Auto,
     /// Products of image rows and packed weights: a byte for each weight.
     Direct,
-    /// Exact integer Winograd F(2×2, 3×3): 2.25 times fewer multiplications, 16-bit weights.
+    /// Exact integer Winograd F(2×2, 3×3): 2.25 times fewer multiplications, of 16 bits.
     Winograd2,
-    /// Exact integer Winograd F(4×4, 3×3): 4 times fewer multiplications, 8 bytes for each weight.
+    /// Exact integer Winograd F(4×4, 3×3): 4 times fewer multiplications, of 16 bits. A byte for each
+    /// weight: filters are transformed while it runs.
     Winograd4,
     /// One product for each tap and vector of channels.
     Depthwise,
