@@ -32,6 +32,15 @@ fn limit(c: &mut Criterion) {
     }
 }
 
+/// Weights of 8 bits or of 4: narrow ones have a product of their own on some instruction sets.
+const WIDTHS: [(&str, i8); 2] = [("", 127), ("w4/", 7)];
+
+/// Weights from `-most` to `most`.
+fn weights(len: usize, most: i8) -> Vec<i8> {
+    let most = i32::from(most);
+    (0..len).map(|i| ((i as i32 * 31) % (2 * most + 1) - most) as i8).collect()
+}
+
 /// `m×n×k`: squares, and ResNet-18's convolutions as products.
 fn gemm(c: &mut Criterion) {
     let mut group = c.benchmark_group("int8_gemm");
@@ -40,12 +49,15 @@ fn gemm(c: &mut Criterion) {
     for [m, n, k] in squares.into_iter().chain(resnet).chain([[1, 1000, 512]]) {
         group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         for level in levels() {
-            let gemm = Int8Gemm::new(level, k, n, &vec![3; k * n]).expect("k is small");
-            let (a, mut out) = (vec![5; m * k], vec![0; m * n]);
-            let mut scratch = vec![0; gemm.scratch_len(m)];
-            group.bench_function(BenchmarkId::new(level.name(), format!("{m}x{n}x{k}")), |bench| {
-                bench.iter(|| gemm.run(m, &a, 3, black_box(&mut out), &mut scratch));
-            });
+            for (width, most) in WIDTHS {
+                let gemm = Int8Gemm::new(level, k, n, &weights(k * n, most)).expect("k is small");
+                let (a, mut out) = (vec![5; m * k], vec![0; m * n]);
+                let mut scratch = vec![0; gemm.scratch_len(m)];
+                let id = BenchmarkId::new(level.name(), format!("{width}{m}x{n}x{k}"));
+                group.bench_function(id, |bench| {
+                    bench.iter(|| gemm.run(m, &a, 3, black_box(&mut out), &mut scratch));
+                });
+            }
         }
     }
 }
@@ -68,7 +80,6 @@ fn conv(c: &mut Criterion) {
             ConvGeometry::new([1, channels, size, size], shape, attrs).expect("ResNet's own");
         let input = vec![5; geometry.input_shape().iter().product()];
         let mut out = vec![0; geometry.output_shape().iter().product()];
-        let weights = vec![3; shape.iter().product()];
         let law = Requantize {
             bias: vec![0; outputs],
             multiplier: vec![1e-3; outputs],
@@ -78,14 +89,20 @@ fn conv(c: &mut Criterion) {
         };
         group.throughput(Throughput::Elements(2 * geometry.macs()));
         for level in levels() {
-            for algorithm in [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4] {
+            let algorithms = [Algorithm::Direct, Algorithm::Winograd2, Algorithm::Winograd4];
+            let wide = algorithms.map(|algorithm| (algorithm, WIDTHS[0]));
+            for (algorithm, (width, most)) in
+                wide.into_iter().chain([(Algorithm::Direct, WIDTHS[1])])
+            {
+                let weights = weights(shape.iter().product(), most);
                 let conv =
                     Int8Conv::new(level, &weights, shape, attrs, algorithm).expect("K is small");
                 if conv.algorithm() != algorithm {
                     continue;
                 }
                 let mut scratch = vec![0; conv.scratch_len(&geometry)];
-                let name = format!("{algorithm:?}/{channels}-{outputs}@{size}/{kernel}s{stride}");
+                let name =
+                    format!("{width}{algorithm:?}/{channels}-{outputs}@{size}/{kernel}s{stride}");
                 group.bench_function(BenchmarkId::new(level.name(), name), |bench| {
                     bench.iter(|| {
                         let output = Output::Requantize(&law, black_box(&mut out));
