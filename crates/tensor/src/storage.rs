@@ -1,17 +1,19 @@
 //! Shared, 64-byte aligned memory: one cache line, and the widest vector there is.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod pool;
+
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use crate::Element;
+use bytemuck::AnyBitPattern;
 
-const ALIGN: usize = 64;
+use crate::Element;
+use pool::Block;
 
 /// A fixed number of elements in 64-byte aligned memory. Shared through an `Arc`; written only by
 /// its one owner, or after a copy (see `Tensor::data_mut`).
 pub(crate) struct Storage<T> {
-    start: NonNull<T>,
+    block: Block,
     len: usize,
     owns: PhantomData<T>,
 }
@@ -26,50 +28,52 @@ impl<T: Element> Storage<T> {
     /// `len` elements of zero bytes. The caller has checked that `len` elements fit `isize::MAX`
     /// bytes (`shape::checked_len`).
     pub(crate) fn zeroed(len: usize) -> Self {
-        let layout = Self::layout(len);
-        if layout.size() == 0 {
-            return Self { start: NonNull::dangling(), len, owns: PhantomData };
-        }
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start.cast()).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, len, owns: PhantomData }
+        Self { block: Block::zeroed(Self::bytes(len)), len, owns: PhantomData }
     }
 
     pub(crate) fn from_slice(data: &[T]) -> Self {
-        let mut storage = Self::zeroed(data.len());
-        storage.as_mut_slice().copy_from_slice(data);
+        let storage = Self {
+            block: Block::recycled(Self::bytes(data.len())),
+            len: data.len(),
+            owns: PhantomData,
+        };
+        let target: NonNull<T> = storage.block.start().cast();
+        // SAFETY: the block holds `len` elements and is aligned for them; it is new, so that it does not
+        // overlap `data`. Elements are plain data: nothing needs to be dropped in the block.
+        unsafe { target.as_ptr().copy_from_nonoverlapping(data.as_ptr(), data.len()) };
         storage
     }
 
     pub(crate) fn as_slice(&self) -> &[T] {
-        // SAFETY: `start` is non-null, aligned for `T` (64 is more than any element needs; a
-        // dangling pointer is used for no bytes only) and points at `len` elements that
-        // `alloc_zeroed` initialised: zero bytes are a valid `Element`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        // SAFETY: the block is non-null, aligned for `T` (64 is more than any element needs; a
+        // dangling pointer is used for no bytes only) and holds `len` elements that are initialised:
+        // to zero bytes, which are a valid `Element`, from a slice of them, or to what
+        // `recycled` argues.
+        unsafe { std::slice::from_raw_parts(self.block.start().cast().as_ptr(), self.len) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as in `as_slice`; `&mut self` makes the reference unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.block.start().cast().as_ptr(), self.len) }
     }
 
-    fn layout(len: usize) -> Layout {
-        let bytes = len.checked_mul(size_of::<T>()).expect("lengths are checked by the shape");
-        Layout::from_size_align(bytes, ALIGN).expect("lengths are checked by the shape")
+    fn bytes(len: usize) -> usize {
+        len.checked_mul(size_of::<T>()).expect("lengths are checked by the shape")
     }
 }
 
-impl<T> Drop for Storage<T> {
-    fn drop(&mut self) {
-        let bytes = self.len * size_of::<T>();
-        if bytes > 0 {
-            // SAFETY: the memory was allocated in `zeroed` with this size and alignment, both of
-            // which `Layout` accepted there, and is freed once.
-            unsafe {
-                dealloc(self.start.as_ptr().cast(), Layout::from_size_align_unchecked(bytes, ALIGN))
-            }
+impl<T: Element + AnyBitPattern> Storage<T> {
+    /// `len` elements of any value, for who overwrites them all: clearing memory first would be a
+    /// good part of what writing a result costs.
+    pub(crate) fn recycled(len: usize) -> Self {
+        let block = Block::recycled(Self::bytes(len));
+        // What a block holds is initialised, and any bits are a `T`: `as_slice` holds.
+        let mut storage = Self { block, len, owns: PhantomData };
+        if cfg!(debug_assertions) {
+            // NaN in floats: what is not overwritten shows in the tests.
+            storage.block.fill(0xFF);
         }
+        storage
     }
 }
 
@@ -80,8 +84,18 @@ mod tests {
     #[test]
     fn memory_is_zeroed_and_aligned() {
         let storage = Storage::<f32>::zeroed(1000);
-        assert_eq!(storage.as_slice().as_ptr() as usize % ALIGN, 0);
+        assert_eq!(storage.as_slice().as_ptr() as usize % 64, 0);
         assert!(storage.as_slice().iter().all(|&x| x == 0.0));
         assert!(Storage::<bool>::zeroed(0).as_slice().is_empty());
+    }
+
+    #[test]
+    fn zeroed_memory_is_zero_after_it_has_been_used() {
+        for _ in 0..3 {
+            let mut storage = Storage::<f32>::zeroed(1 << 18);
+            assert!(storage.as_slice().iter().all(|&x| x == 0.0));
+            storage.as_mut_slice().fill(1.0);
+            assert_eq!(Storage::from_slice(storage.as_slice()).as_slice(), storage.as_slice());
+        }
     }
 }

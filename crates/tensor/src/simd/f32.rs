@@ -29,6 +29,8 @@ pub trait Float: Isa {
     fn store(self, target: &mut [f32], x: Self::Vector);
     /// `a + b`.
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a − b`.
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a·b + c`; rounded once where the instruction set has a fused operation.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 }

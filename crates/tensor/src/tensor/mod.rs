@@ -103,6 +103,25 @@ impl<T: Element> Tensor<T> {
         Ok(tensor)
     }
 
+    /// A row-major tensor of any values, for who overwrites them all.
+    pub(crate) fn recycled(shape: &[usize]) -> Self
+    where
+        T: bytemuck::AnyBitPattern,
+    {
+        let len = shape::checked_len::<T>(shape).expect("shape fits memory");
+        Self::from_storage(shape, Storage::recycled(len))
+    }
+
+    /// As [`zeros_channels_last`](Self::zeros_channels_last), of any values, for who overwrites them all.
+    pub(crate) fn recycled_channels_last(shape: &[usize]) -> Self
+    where
+        T: bytemuck::AnyBitPattern,
+    {
+        let mut tensor = Self::recycled(shape);
+        tensor.strides = shape::strides_in_order(shape, &channels_last_order(shape.len()));
+        tensor
+    }
+
     fn from_storage(shape: &[usize], storage: Storage<T>) -> Self {
         Self {
             storage: Arc::new(storage),

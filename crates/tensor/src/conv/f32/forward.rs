@@ -2,6 +2,7 @@ use super::super::ConvGeometry;
 use super::convolve::{Rows, convolve, task_rows};
 use super::weights;
 use super::windows::Windows;
+use super::winograd::{self, Tiling};
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
@@ -32,19 +33,24 @@ pub fn forward_on(
 ) -> Tensor<f32> {
     debug_assert_eq!(x.shape(), g.input_shape());
     debug_assert_eq!(weight.shape(), g.weight_shape());
-    let mut y = Tensor::zeros_channels_last(&g.output_shape());
+    let mut y = Tensor::recycled_channels_last(&g.output_shape());
     if y.is_empty() {
         return y;
     }
     let x = x.channels_last();
     let images = x.as_nhwc().expect("channels-last");
     let bias = bias.map(Tensor::to_vec);
+    let weight = weight.contiguous();
+    let weight = weight.as_slice().expect("contiguous");
+    if let Some(tiling) = Tiling::forward(g) {
+        let panels = winograd::forward_panels(level, weight, &tiling);
+        winograd::convolve(level, images, &tiling, &panels, bias.as_deref(), y.data_mut());
+        return y;
+    }
 
     let [_, channels, kh, kw] = g.weight_shape();
     let groups = g.attrs.groups;
     let depth = kh * kw * channels;
-    let weight = weight.contiguous();
-    let weight = weight.as_slice().expect("contiguous");
     let panels = Vec::from_iter((0..groups).map(|group| weights::forward(level, weight, g, group)));
 
     let windows = Windows::forward(g);

@@ -2,6 +2,7 @@ use super::super::ConvGeometry;
 use super::convolve::{Rows, convolve, task_rows};
 use super::weights;
 use super::windows::Windows;
+use super::winograd::{self, Tiling};
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
 
@@ -26,14 +27,19 @@ pub fn grad_input_on(
 ) -> Tensor<f32> {
     debug_assert_eq!(grad.shape(), g.output_shape());
     debug_assert_eq!(weight.shape(), g.weight_shape());
-    let mut dx = Tensor::zeros_channels_last(&g.input_shape());
-    if dx.is_empty() || grad.is_empty() {
-        return dx;
+    if grad.is_empty() {
+        return Tensor::zeros_channels_last(&g.input_shape());
     }
     let grad = grad.channels_last();
     let images = grad.as_nhwc().expect("channels-last");
     let weight = weight.contiguous();
     let weight = weight.as_slice().expect("contiguous");
+    if let Some(tiling) = Tiling::backward(g) {
+        let mut dx = Tensor::recycled_channels_last(&g.input_shape());
+        let panels = winograd::backward_panels(level, weight, &tiling);
+        winograd::convolve(level, images, &tiling, &panels, None, dx.data_mut());
+        return dx;
+    }
 
     let [_, _, kh, kw] = g.weight_shape();
     let out_channels = g.out_channels / g.attrs.groups;
@@ -45,6 +51,13 @@ pub fn grad_input_on(
         }))
     };
     let (row_phases, column_phases) = (phases(0, top), phases(1, left));
+    // Strides beyond the window leave pixels that no phase reaches.
+    let all = [row_phases.len(), column_phases.len()];
+    let mut dx = if (0..2).all(|axis| all[axis] == g.attrs.stride[axis].min(g.in_size[axis])) {
+        Tensor::recycled_channels_last(&g.input_shape())
+    } else {
+        Tensor::zeros_channels_last(&g.input_shape())
+    };
 
     // For each pair of phases and each group, the weights that reach it: from the values under a
     // window of the gradient (taps in reverse, then output channels) to input channels.

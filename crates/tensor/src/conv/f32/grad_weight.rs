@@ -3,6 +3,7 @@ use std::ops::Range;
 use super::super::ConvGeometry;
 use super::strip::Strip;
 use super::windows::Windows;
+use super::winograd::{self, Tiling};
 use crate::gemm::f32::{Onto, accumulate, finish, next_rows, with_rows};
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
@@ -41,6 +42,12 @@ pub fn grad_weight_on(
     let (grad, x) = (grad.channels_last(), x.channels_last());
     let grad = grad.as_nhwc().expect("channels-last");
     let x = x.as_nhwc().expect("channels-last");
+
+    if let Some(tiling) = Tiling::forward(g) {
+        let mut dw = Tensor::recycled(&g.weight_shape());
+        winograd::grad_weight(level, grad, x, &tiling, &mut dw);
+        return dw;
+    }
 
     // Tasks are pairs of a range of output rows and a range of output channels.
     let [out_channels, channels, kh, kw] = g.weight_shape();

@@ -5,7 +5,8 @@
 //! rows of a register tile, at a constant distance; the taps of a window's row are one run of values.
 //! Forward and the gradient of the input are the same loops (`convolve.rs`); the gradient of the
 //! weight is a product over pixels (`grad_weight.rs`). Images too narrow for a tile go through the
-//! matrix product, packed window by window (`patches.rs`).
+//! matrix product, packed window by window (`patches.rs`). Where 3×3 layers of stride one are large enough,
+//! Winograd's algorithm takes the place of all three (`winograd`).
 
 mod convolve;
 mod forward;
@@ -19,6 +20,7 @@ mod strip;
 mod tests;
 mod weights;
 mod windows;
+mod winograd;
 
 pub use forward::{forward, forward_on};
 pub use grad_input::{grad_input, grad_input_on};

@@ -3,12 +3,13 @@
 use super::windows::Windows;
 use crate::gemm::f32::copy;
 use crate::simd::f32::Float;
+use crate::storage::Storage;
 
 /// The image rows under some rows of windows, as wide as the windows reach, zero where there is no
 /// image.
 pub(super) struct Strip {
     windows: Windows,
-    data: Vec<f32>,
+    data: Storage<f32>,
     row_len: usize,
     /// For each row of windows, the strip row under its first tap.
     tops: Vec<usize>,
@@ -27,7 +28,8 @@ impl Strip {
         let row_len = row_pixels * windows.size[2];
         // At the worst no two rows are neighbours.
         let input_rows = rows * windows.stride[0].max(windows.reach(0));
-        let data = vec![0.0; input_rows * row_len + slack];
+        // Values nobody filled are read into lanes nobody stores.
+        let data = Storage::recycled(input_rows * row_len + slack);
         Self { windows, data, row_len, tops: Vec::with_capacity(rows) }
     }
 
@@ -47,7 +49,8 @@ impl Strip {
                     continue; // between the windows
                 }
                 let position = (y * stride[0] + i).checked_add_signed(first[0]);
-                let target = &mut self.data[(filled + i) * self.row_len..][..self.row_len];
+                let target =
+                    &mut self.data.as_mut_slice()[(filled + i) * self.row_len..][..self.row_len];
                 match position.filter(|&position| position < size[0]) {
                     Some(position) => {
                         let len = size[1] * size[2];
@@ -66,7 +69,7 @@ impl Strip {
     pub(super) fn values(&self, row: usize, [u, v]: [usize; 2]) -> &[f32] {
         let row = self.tops[row] + u * self.windows.dilation[0];
         let column = v * self.windows.dilation[1];
-        &self.data[row * self.row_len + column * self.windows.size[2]..]
+        &self.data.as_slice()[row * self.row_len + column * self.windows.size[2]..]
     }
 
     /// How many rows of windows the strip is filled with.

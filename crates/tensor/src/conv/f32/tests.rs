@@ -91,6 +91,62 @@ fn layers_of_resnets() {
     }
 }
 
+/// Layers that Winograd's algorithm takes: even and odd sizes, all paddings, channels that fill vectors
+/// and that do not, images of one tile, and a gradient in several parts.
+#[test]
+fn winograd() {
+    for (input, outputs, padding) in [
+        ([2, 16, 32, 32], 16, [1; 4]),
+        ([5, 9, 7, 9], 21, [1; 4]),
+        ([40, 8, 4, 4], 12, [0; 4]),
+        ([3, 33, 12, 8], 8, [2, 0, 1, 2]),
+        ([40, 40, 4, 4], 24, [1; 4]),
+        ([1, 300, 14, 14], 16, [1; 4]),
+        ([7, 16, 15, 13], 48, [0, 1, 2, 1]),
+    ] {
+        let attrs = ConvAttrs { padding, ..ConvAttrs::default() };
+        let g = ConvGeometry::new(input, [outputs, input[1], 3, 3], attrs).unwrap();
+        assert!(winograd::Tiling::forward(&g).is_some(), "{g:?}");
+        assert!(winograd::Tiling::backward(&g).is_some(), "{g:?}");
+        check(&g);
+    }
+}
+
+/// Rounding stays that of a direct sum: against `f64`, the largest error of random layers is a few
+/// units in the last place of the largest result.
+#[test]
+fn winograd_is_as_precise_as_a_direct_sum() {
+    for channels in [16, 64, 256] {
+        let g =
+            ConvGeometry::new([2, channels, 12, 12], [32, channels, 3, 3], ConvAttrs::new(1, 1))
+                .unwrap();
+        let (x, weight) = (uneven(&g.input_shape(), 1), uneven(&g.weight_shape(), 2));
+        let grad = uneven(&g.output_shape(), 3);
+        let (wide_x, wide_weight, wide_grad) = (wide(&x), wide(&weight), wide(&grad));
+        for level in Level::available() {
+            for (actual, expected) in [
+                (
+                    forward_on(level, &x, &weight, None, &g),
+                    reference::forward(&wide_x, &wide_weight, None, &g),
+                ),
+                (
+                    grad_input_on(level, &grad, &weight, &g),
+                    reference::grad_input(&wide_grad, &wide_weight, &g),
+                ),
+                (
+                    grad_weight_on(level, &grad, &x, &g),
+                    reference::grad_weight(&wide_grad, &wide_x, &g),
+                ),
+            ] {
+                let largest = expected.iter().fold(0.0f64, |m, e| m.max(e.abs()));
+                let errors = actual.iter().zip(&expected).map(|(a, e)| (f64::from(a) - e).abs());
+                let worst = errors.fold(0.0, f64::max) / largest;
+                assert!(worst < 3e-6, "{level:?}, {channels} channels: {worst:e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn depthwise_and_wider_groups() {
     for (channels, groups, outputs) in [(32, 32, 32), (20, 20, 40), (48, 3, 96)] {
@@ -127,14 +183,18 @@ fn gradients_agree_with_finite_differences() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let g = ConvGeometry::new([40, 16, 20, 20], [32, 16, 3, 3], ConvAttrs::new(2, 1)).unwrap();
-    let (x, weight) = (uneven(&g.input_shape(), 1), uneven(&g.weight_shape(), 2));
-    let grad = uneven(&g.output_shape(), 3);
-    let all = || {
-        [forward(&x, &weight, None, &g), grad_input(&grad, &weight, &g), grad_weight(&grad, &x, &g)]
-    };
-    for (one, two) in with_threads(1, all).iter().zip(with_threads(2, all)) {
-        assert_eq!(one.to_vec(), two.to_vec());
+    for stride in [1, 2] {
+        let attrs = ConvAttrs::new(stride, 1);
+        let g = ConvGeometry::new([40, 16, 20, 20], [32, 16, 3, 3], attrs).unwrap();
+        let (x, weight) = (uneven(&g.input_shape(), 1), uneven(&g.weight_shape(), 2));
+        let grad = uneven(&g.output_shape(), 3);
+        let all = || {
+            let y = forward(&x, &weight, None, &g);
+            [y, grad_input(&grad, &weight, &g), grad_weight(&grad, &x, &g)]
+        };
+        for (one, three) in with_threads(1, all).iter().zip(with_threads(3, all)) {
+            assert_eq!(one.to_vec(), three.to_vec());
+        }
     }
 }
 

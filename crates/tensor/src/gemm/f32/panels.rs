@@ -88,10 +88,13 @@ impl Panels {
         fill: impl Fn(Panel, &mut [f32]) + Sync + Send,
     ) -> Self {
         let lanes = dispatch_f32!(level, isa => lanes(isa));
-        let mut data = Storage::zeroed(depth * columns.next_multiple_of(lanes));
+        let mut data = Storage::recycled(depth * columns.next_multiple_of(lanes));
         let full = depth * 2 * lanes;
         parallel::for_each_chunk(data.as_mut_slice(), full.max(1), |i, target| {
             let panel = Self::panel(i, columns, lanes);
+            if panel.columns < panel.width {
+                target.fill(0.0);
+            }
             dispatch_f32!(level, _isa => fill(panel, target));
         });
         Self { data, depth, columns, lanes }

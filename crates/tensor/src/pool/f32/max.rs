@@ -13,8 +13,8 @@ use crate::{Level, Tensor, parallel};
 pub fn max_pool(x: &Tensor<f32>, g: &PoolGeometry) -> (Tensor<f32>, Tensor<i32>) {
     debug_assert_eq!(x.shape(), g.input_shape());
     let level = Level::current();
-    let mut y = Tensor::zeros_channels_last(&g.output_shape());
-    let mut winners = Tensor::<i32>::zeros_channels_last(&g.output_shape());
+    let mut y = Tensor::recycled_channels_last(&g.output_shape());
+    let mut winners = Tensor::<i32>::recycled_channels_last(&g.output_shape());
     let x = x.channels_last();
     let images = x.as_nhwc().expect("channels-last");
     let row_len = g.out_size[1] * g.channels;

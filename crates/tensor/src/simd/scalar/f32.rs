@@ -28,6 +28,11 @@ impl Float for Scalar {
         std::array::from_fn(|i| a[i] + b[i])
     }
 
+    #[inline(always)]
+    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
     // Two roundings: `f32::mul_add` would be a library call on a CPU without FMA.
     #[inline(always)]
     fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {

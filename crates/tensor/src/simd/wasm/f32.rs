@@ -36,6 +36,11 @@ impl Float for Wasm {
     }
 
     #[inline(always)]
+    fn sub(self, a: v128, b: v128) -> v128 {
+        f32x4_sub(a, b)
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: v128, b: v128, c: v128) -> v128 {
         f32x4_add(c, f32x4_mul(a, b))
     }

@@ -1,0 +1,137 @@
+//! 3×3 convolutions of stride one by Winograd's F(2×2, 3×3): 16 products for the 36 of a direct one.
+//!
+//! ```text
+//! y  = Aᵀ·[(G·w·Gᵀ) ⊙ (Bᵀ·d·B)]·A         forward, and backward to the input with flipped weights
+//! dw = Gᵀ·[(A·dy·Aᵀ) ⊙ (Bᵀ·d·B)]·G        backward to the weight, summed over tiles before Gᵀ·…·G
+//! ```
+//!
+//! where `d` is a tile of 4×4 pixels, two apart, and `y` its 2×2 results. For each of the 16 places of a
+//! transformed tile, `⊙` summed over channels (or tiles) is a matrix product. The matrices hold 0, ±1 and
+//! ½ alone: the result is rounded like a sum taken in another order.
+
+mod convolve;
+mod grad_weight;
+mod transform;
+
+use super::super::ConvGeometry;
+use super::windows::Windows;
+pub(super) use convolve::{backward_panels, convolve, forward_panels};
+pub(super) use grad_weight::grad_weight;
+
+/// Rows and columns of results of a tile.
+const STEP: usize = 2;
+
+/// Rows and columns of pixels of a tile.
+const REACH: usize = 4;
+
+/// Places of a transformed tile.
+const PLACES: usize = REACH * REACH;
+
+/// How far apart places of at least `len` values lie: not a multiple of 4 KiB, or the 16 values of a
+/// transformed tile would share a cache set.
+fn place_step(len: usize) -> usize {
+    len.next_multiple_of(1024) + 80
+}
+
+/// Fewer tiles do not pay for transformed weights, which are 16/9 of the weights.
+const FEWEST_TILES: usize = 36;
+
+/// Fewer channels do not pay for transformed tiles.
+const FEWEST_CHANNELS: usize = 8;
+
+/// The tiles of a convolution over a batch of images.
+#[derive(Clone, Copy)]
+pub(super) struct Tiling {
+    /// Height, width and channels of an image.
+    size: [usize; 3],
+    /// Channels of a result.
+    outputs: usize,
+    /// Height and width of the results.
+    out_size: [usize; 2],
+    /// The pixel that the first tile begins with.
+    first: [isize; 2],
+    /// Rows of tiles over all images, of an image, and tiles in a row.
+    all_rows: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Tiling {
+    /// The tiles of forward and of the gradient of the weight, if that is worth it.
+    pub(super) fn forward(g: &ConvGeometry) -> Option<Self> {
+        let [top, left, ..] = g.attrs.padding;
+        let size = [g.in_size[0], g.in_size[1], g.in_channels];
+        let first = [-(top as isize), -(left as isize)];
+        Self::new(g, size, g.out_channels, g.out_size, first)
+    }
+
+    /// The tiles of the gradient of the input, if that is worth it: they lie over the gradient of the
+    /// output, and pixel `p` is reached by windows `p + pad − 2 ..= p + pad`.
+    pub(super) fn backward(g: &ConvGeometry) -> Option<Self> {
+        let [top, left, ..] = g.attrs.padding;
+        let size = [g.out_size[0], g.out_size[1], g.out_channels];
+        let first = [top as isize - 2, left as isize - 2];
+        Self::new(g, size, g.in_channels, g.in_size, first)
+    }
+
+    fn new(
+        g: &ConvGeometry,
+        size: [usize; 3],
+        outputs: usize,
+        out_size: [usize; 2],
+        first: [isize; 2],
+    ) -> Option<Self> {
+        let attrs = &g.attrs;
+        let fits = g.kernel == [3, 3]
+            && attrs.stride == [1, 1]
+            && attrs.dilation == [1, 1]
+            && attrs.groups == 1;
+        let (rows, columns) = (out_size[0].div_ceil(STEP), out_size[1].div_ceil(STEP));
+        let tiles = g.batch * rows * columns;
+        // A tile of which most lies outside multiplies for nothing: 36 products for each result must
+        // remain more than 16 for each tile, with what transforms cost.
+        let used = (out_size[0] * out_size[1]) as f64 / (rows * columns * STEP * STEP) as f64;
+        let worth = tiles >= FEWEST_TILES && size[2].min(outputs) >= FEWEST_CHANNELS && used > 0.7;
+        let all_rows = g.batch * rows;
+        (fits && worth).then_some(Self { size, outputs, out_size, first, all_rows, rows, columns })
+    }
+
+    /// The tiles as windows over the images.
+    fn windows(&self) -> Windows {
+        Windows {
+            size: self.size,
+            columns: self.columns,
+            taps: [REACH, REACH],
+            stride: [STEP, STEP],
+            first: self.first,
+            dilation: [1, 1],
+        }
+    }
+
+    /// Image, and row of tiles in it.
+    fn row(&self, row: usize) -> (usize, usize) {
+        (row / self.rows, row % self.rows)
+    }
+
+    /// The first row of results that a row of tiles makes, counted over all images.
+    fn out_row(&self, row: usize) -> usize {
+        let (image, row) = self.row(row);
+        image * self.out_size[0] + row * STEP
+    }
+
+    /// The row of results behind those of the rows of tiles before `row`, which may be the last one's end.
+    fn end_row(&self, row: usize) -> usize {
+        if row == self.all_rows { row / self.rows * self.out_size[0] } else { self.out_row(row) }
+    }
+
+    /// How many rows of about `tiles` tiles to take at a time: with few lost to make them a multiple of
+    /// `multiple`.
+    fn block_rows(&self, tiles: usize, multiple: usize) -> usize {
+        let most = (tiles / self.columns).clamp(1, self.all_rows.max(1));
+        let used = |rows: &usize| {
+            let tiles = rows * self.columns;
+            tiles * 1024 / tiles.next_multiple_of(multiple)
+        };
+        (most.div_ceil(2)..=most).max_by_key(used).unwrap_or(1)
+    }
+}
