@@ -1,4 +1,6 @@
 //! The transforms, of a vector of channels at a time.
+// Matrices are indexed as the formulas write them.
+#![allow(clippy::needless_range_loop)]
 
 use super::{PLACES, REACH, STEP};
 use crate::simd::f32::Float;

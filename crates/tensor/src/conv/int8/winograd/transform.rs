@@ -2,6 +2,8 @@
 //!
 //! Places are asked of the caller by position, so that what lies where, and why it is in bounds, is
 //! said once, where memory is laid out.
+// Matrices are indexed as the formulas write them.
+#![allow(clippy::needless_range_loop)]
 
 use super::variant::Variant;
 use crate::simd::int8::Int8;
