@@ -1,9 +1,9 @@
 use ottava_tensor::Tensor;
 
 use crate::ops::{
-    Add, AvgPool2d, BatchNorm2d, Clip, Conv2d, CrossEntropy, FakeQuant, Flatten, GlobalAvgPool,
-    LearnedFakeQuant, Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, QuantAdd, QuantAvgPool,
-    QuantLayer, Quantize, Relu, Reshape, Slice, Softmax, Sum,
+    Add, AvgPool2d, BatchNorm2d, Clip, Concat, Conv2d, CrossEntropy, FakeQuant, Flatten,
+    GlobalAvgPool, LearnedFakeQuant, Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, QuantAdd,
+    QuantAvgPool, QuantConcat, QuantLayer, Quantize, Relu, Reshape, Slice, Softmax, Sum,
 };
 use crate::{Mode, Result, Value};
 
@@ -140,6 +140,8 @@ operators! {
     Slice(Slice) = "slice",
     /// Zeros before and after an axis.
     Pad(Pad) = "pad",
+    /// Values one behind another along an axis.
+    Concat(Concat) = "concat",
     /// Logarithm of the softmax of each row.
     LogSoftmax(LogSoftmax) = "log_softmax",
     /// Softmax of each row.
@@ -154,12 +156,14 @@ operators! {
     LearnedFakeQuant(LearnedFakeQuant) = "learned_fake_quant",
     /// Observed rounding of floats to codes.
     Quantize(Quantize) = "quantize",
-    /// Integer convolution or linear layer, BatchNorm and ReLU fused.
+    /// Integer convolution or linear layer, BatchNorm and activation fused.
     QuantLayer(QuantLayer) = "quant_layer",
-    /// Integer addition, ReLU fused.
+    /// Integer addition, activation fused.
     QuantAdd(QuantAdd) = "quant_add",
     /// Integer mean over windows.
     QuantAvgPool(QuantAvgPool) = "quant_avg_pool",
+    /// Integer values one behind another, on one grid.
+    QuantConcat(QuantConcat) = "quant_concat",
 }
 
 /// The `N` inputs of an operator, or an error naming it.

@@ -3,8 +3,8 @@
 use ottava_tensor::conv::ConvAttrs;
 
 use crate::ops::{
-    Add, AvgPool2d, BatchNorm2d, Clip, Conv2d, CrossEntropy, Flatten, GlobalAvgPool, Linear,
-    LogSoftmax, MatMul, MaxPool2d, Mul, Pad, Relu, Reshape, Slice, Softmax, Sum,
+    Add, AvgPool2d, BatchNorm2d, Clip, Concat, Conv2d, CrossEntropy, Flatten, GlobalAvgPool,
+    Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, Relu, Reshape, Slice, Softmax, Sum,
 };
 use crate::{Result, Var};
 
@@ -103,6 +103,12 @@ impl<'t> Var<'t> {
     /// [`Pad`].
     pub fn pad(self, pad: Pad) -> Result<Self> {
         self.op(pad, [self])
+    }
+
+    /// [`Concat`]: this value, and the others behind it.
+    pub fn concat(self, others: &[Self], axis: usize) -> Result<Self> {
+        let inputs: Vec<Self> = std::iter::once(self).chain(others.iter().copied()).collect();
+        self.tape().apply(Concat { axis }.into(), &inputs)
     }
 
     /// [`LogSoftmax`].

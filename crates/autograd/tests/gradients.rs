@@ -1,8 +1,8 @@
 //! Every operator's gradient against central differences.
 
 use ottava_autograd::ops::{
-    Add, AvgPool2d, BatchNorm2d, Clip, Conv2d, CrossEntropy, Flatten, GlobalAvgPool, Linear,
-    LogSoftmax, MatMul, MaxPool2d, Mul, Pad, Relu, Reshape, Slice, Softmax, Sum,
+    Add, AvgPool2d, BatchNorm2d, Clip, Concat, Conv2d, CrossEntropy, Flatten, GlobalAvgPool,
+    Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, Relu, Reshape, Slice, Softmax, Sum,
 };
 use ottava_autograd::{Mode, Op, gradcheck};
 use ottava_tensor::Tensor;
@@ -81,6 +81,9 @@ fn movements() {
     check(Reshape { shape: vec![4, 3] }, &[&[2, 3, 2, 2]]);
     check(Slice { axis: 2, start: 1, end: 5, step: 2 }, &[&[2, 3, 5, 2]]);
     check(Pad { axis: 1, before: 1, after: 2 }, &[&[2, 3, 2, 2]]);
+    check(Concat { axis: 1 }, &[&[2, 3, 2, 2], &[2, 1, 2, 2], &[2, 2, 2, 2]]);
+    check(Concat { axis: 3 }, &[&[2, 2, 2, 3], &[2, 2, 2, 1]]);
+    check(Concat { axis: 1 }, &[&[2, 3], &[2, 4]]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use ottava_autograd::ops::{
     QuantAvgPool, QuantLayer, Quantize,
 };
 use ottava_autograd::{Leaf, Mode, Observer, Tape, Var};
-use ottava_quant::WeightSpec;
+use ottava_quant::{Activation, WeightSpec};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -41,7 +41,7 @@ impl Layer {
             learn_scales: false,
             bias: false,
             norm: Some(BatchNorm2d::default()),
-            relu: true,
+            activation: Activation::RELU,
             folding: Folding::Exact,
             output: Some(QUANT),
         };
@@ -167,7 +167,7 @@ fn sums_and_means_follow_the_float_operators() {
     let (va, vb) = (tape.variable(a.clone()), tape.variable(b.clone()));
     let quantize =
         |x| tape.apply(Quantize { output: QUANT }.into(), &[x, tape.leaf(&state())]).unwrap();
-    let add = QuantAdd { relu: true, output: QUANT };
+    let add = QuantAdd { activation: Activation::RELU, output: QUANT };
     let y = tape.apply(add.into(), &[quantize(va), quantize(vb), tape.leaf(&state())]).unwrap();
     let expected = a.zip_map("add", &b, |a, b| (a + b).max(0.0)).unwrap();
     assert!(largest_difference(&y.tensor(), &expected) < 0.01);

@@ -8,7 +8,7 @@ use ottava_interop::{
     OnnxFormat, OnnxOptions, onnx_from_bytes, onnx_is_quantized, onnx_program_from_bytes,
     program_to_onnx, read_onnx_program, read_safetensors,
 };
-use ottava_quant::{Engine, Instr, Program, QParams, QuantizedLayer, Window};
+use ottava_quant::{Activation, Engine, Instr, Program, QParams, QuantizedLayer, Window};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 use proptest::prelude::*;
@@ -60,20 +60,22 @@ fn program(signed: bool) -> Program {
     };
     let mut b = Program::builder(&[2, 9, 8]).unwrap();
     let x = b.push("in", Instr::Quantize(grid(0.02, 128)), &[b.input()]).unwrap();
-    let conv = |shape: &[usize], attrs, zero, relu| Instr::Conv {
+    let conv = |shape: &[usize], attrs, zero, activation| Instr::Conv {
         layer: layer(shape, 0.004),
         attrs,
         output: grid(0.04, zero),
-        relu,
+        activation,
     };
     let same = ConvAttrs::new(1, 1);
-    let a = b.push("stem", conv(&[6, 2, 3, 3], same, 0, true), &[x]).unwrap();
-    let x = b.push("middle", conv(&[6, 6, 3, 3], same, 100, true), &[a]).unwrap();
+    let a = b.push("stem", conv(&[6, 2, 3, 3], same, 0, Activation::RELU), &[x]).unwrap();
+    let x = b.push("middle", conv(&[6, 6, 3, 3], same, 100, Activation::RELU), &[a]).unwrap();
     let depthwise = ConvAttrs { groups: 6, ..ConvAttrs::new(1, 1) };
-    let x = b.push("dw", conv(&[6, 1, 3, 3], depthwise, 30, false), &[x]).unwrap();
-    let x = b.push("add", Instr::Add { output: grid(0.06, 90), relu: true }, &[a, x]).unwrap();
+    let x = b.push("dw", conv(&[6, 1, 3, 3], depthwise, 30, Activation::NONE), &[x]).unwrap();
+    let x = b
+        .push("add", Instr::Add { output: grid(0.06, 90), activation: Activation::RELU }, &[a, x])
+        .unwrap();
     let x = b.push("max", Instr::MaxPool(Window::new(3, 2, 1)), &[x]).unwrap();
-    let x = b.push("relu", Instr::Relu, &[x]).unwrap();
+    let x = b.push("relu", Instr::Clip(Activation::RELU), &[x]).unwrap();
     let x = b.push("slice", Instr::Slice { axis: 2, start: 1, end: 5, step: 2 }, &[x]).unwrap();
     let x = b.push("pad", Instr::Pad { axis: 1, before: 1, after: 2 }, &[x]).unwrap();
     let mean =
@@ -81,7 +83,11 @@ fn program(signed: bool) -> Program {
     let x = b.push("window", mean(Some(Window::new(2, 1, 1)), 80), &[x]).unwrap();
     let x = b.push("mean", mean(None, 70), &[x]).unwrap();
     let x = b.push("flatten", Instr::Flatten, &[x]).unwrap();
-    let fc = Instr::Linear { layer: layer(&[4, 9], 0.01), output: grid(0.1, 128), relu: false };
+    let fc = Instr::Linear {
+        layer: layer(&[4, 9], 0.01),
+        output: grid(0.1, 128),
+        activation: Activation::NONE,
+    };
     let x = b.push("fc", fc, &[x]).unwrap();
     let mut program = b.finish(x).unwrap();
     program.metadata_mut().insert("class_names".into(), "a\nb\nc\nd".into());

@@ -186,6 +186,62 @@ fn what_stays_in_float_is_the_graphs_own_too() {
     }
 }
 
+/// Depthwise convolutions, linear bottlenecks and ReLU6: all of it in integers.
+#[test]
+fn mobilenet_is_integers() {
+    let (images, _) = photos(4);
+    let graph = calibrated("mobilenet_v2", 1, &QConfigMap::default(), &images);
+    let program = convert(&graph).unwrap();
+    assert!(program.nodes().iter().all(|node| node.why.is_empty()));
+    assert_equal(&graph, &program, &images);
+}
+
+/// Branches that are concatenated, ReLU6 fused and on its own: no operator in float.
+#[test]
+fn branches_and_clips_are_integers() {
+    use ottava::autograd::ops::{Clip, MaxPool2d};
+    use ottava::autograd::{Leaf, trace};
+    use ottava::tensor::conv::ConvAttrs;
+
+    let (images, _) = photos(4);
+    let random = |shape: &[usize], seed: usize| {
+        let len: usize = shape.iter().product();
+        let value = |i: usize| ((i * 61 + seed * 17) % 97) as f32 / 97.0 - 0.45;
+        Tensor::new(shape, (0..len).map(value).collect::<Vec<_>>()).unwrap()
+    };
+    let leaves: Vec<(String, Leaf)> = [&[8, 1, 3, 3][..], &[6, 1, 1, 1], &[10, 15]]
+        .iter()
+        .zip(["a.weight", "b.weight", "fc.weight"])
+        .enumerate()
+        .map(|(i, (shape, name))| (name.into(), Leaf::param(random(shape, i))))
+        .collect();
+    let [a, b, fc] = [0, 1, 2].map(|i| &leaves[i].1);
+    let graph = trace(&leaves, &images, |x| {
+        let tape = x.tape();
+        let wide = x.conv2d(tape.leaf(a), None, ConvAttrs::new(1, 1))?.relu()?;
+        let point = x.conv2d(tape.leaf(b), None, ConvAttrs::default())?.clip(Clip::RELU6)?;
+        let pool = MaxPool2d { kernel: [3, 3], stride: [1, 1], padding: [1; 4] };
+        let whole = wide.concat(&[point, x.max_pool2d(pool)?], 1)?;
+        let whole = whole.clip(Clip { min: -0.5, max: 1.0 })?;
+        whole.global_avg_pool()?.flatten()?.linear(tape.leaf(fc), None)
+    });
+    let prepared = prepare(&graph.unwrap(), &QConfigMap::default()).unwrap();
+    assert!(prepared.float.is_empty() || prepared.float[0].op == "max_pool2d", "{prepared:?}");
+    let graph = prepared.graph;
+    graph.run(Tape::no_grad(Mode::CALIBRATE).input(images.clone())).unwrap();
+    let program = convert(&graph).unwrap();
+    let ops: Vec<&str> = program.nodes().iter().map(|node| node.instr.op()).collect();
+    assert!(ops.contains(&"concat") && ops.contains(&"clip"), "{ops:?}");
+    assert_equal(&graph, &program, &images);
+    // One step of training, all gradients kept.
+    let tape = Tape::new(Mode::TRAIN);
+    let loss = graph.run(tape.input(images)).unwrap().cross_entropy(&[0, 1, 2, 3], 0.0).unwrap();
+    let gradients = loss.backward().unwrap();
+    for (name, leaf) in &leaves {
+        assert!(gradients.get(leaf).unwrap().iter().any(|g| g != 0.0), "{name}");
+    }
+}
+
 /// A whole network in float with dynamic linear layers: near the float network, and smaller.
 #[test]
 fn linear_layers_are_quantized_at_run_time() {

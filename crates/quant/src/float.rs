@@ -37,13 +37,6 @@ pub enum FloatOp {
         /// `[c]`.
         shift: Tensor<f32>,
     },
-    /// `min(max(x, min), max)`.
-    Clip {
-        /// The lower bound.
-        min: f32,
-        /// The upper bound.
-        max: f32,
-    },
     /// The sum of two values, or of one and a constant, broadcast.
     Add(Option<Tensor<f32>>),
     /// The product of two values, or of one and a constant, broadcast.
@@ -92,7 +85,6 @@ impl FloatOp {
             Self::Linear { .. } => "float_linear",
             Self::MatMul(_) => "float_matmul",
             Self::Affine { .. } => "float_affine",
-            Self::Clip { .. } => "float_clip",
             Self::Add(_) => "float_add",
             Self::Mul(_) => "float_mul",
             Self::AvgPool { .. } => "float_avg_pool",
@@ -111,7 +103,6 @@ impl FloatOp {
             | Self::Linear { .. }
             | Self::MatMul(_)
             | Self::Affine { .. }
-            | Self::Clip { .. }
             | Self::Add(Some(_))
             | Self::Mul(Some(_))
             | Self::AvgPool { .. }
@@ -139,7 +130,6 @@ impl FloatOp {
             Self::Affine { scale, shift } => {
                 vec![("scale", scale.clone()), ("shift", shift.clone())]
             }
-            Self::Clip { min, max } => vec![("bounds", vector(vec![*min, *max]))],
             Self::Add(Some(constant)) | Self::Mul(Some(constant)) => {
                 vec![("constant", constant.clone())]
             }
@@ -193,7 +183,6 @@ impl FloatOp {
                 of_length("shift", Some(shift), x.shape[0])?;
                 Ok(x.shape.clone())
             }
-            Self::Clip { .. } => Ok(x.shape.clone()),
             Self::Add(None) | Self::Mul(None) => {
                 let (a, b) = (&x.shape, &inputs[1].shape);
                 if a.len() != b.len() {
@@ -260,7 +249,6 @@ impl FloatOp {
                 let (scale, shift) = (scale.to_vec(), shift.to_vec());
                 Box::new(move |x| channel_affine(&x[0], &scale, &shift, false))
             }
-            Self::Clip { min, max } => Box::new(move |x| clip(&x[0], min, max)),
             Self::Add(constant) => Box::new(move |x| {
                 let b = constant.as_ref().unwrap_or_else(|| &x[1]);
                 x[0].zip_map("add", b, |a, b| a + b).expect(CHECKED)
@@ -304,11 +292,6 @@ pub fn linear(
         None => Ok(y),
         Some(bias) => Ok(y.zip_map("linear", bias, |y, b| y + b)?),
     }
-}
-
-/// `min(max(x, low), high)`; a NaN becomes `low`.
-pub fn clip(x: &Tensor<f32>, low: f32, high: f32) -> Tensor<f32> {
-    x.map(move |x| x.max(low).min(high))
 }
 
 /// A vector of `len` numbers, if there is one.

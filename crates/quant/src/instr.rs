@@ -1,7 +1,7 @@
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 
-use crate::{FloatOp, QParams, QuantizedLayer, add_codes, average};
+use crate::{Activation, FloatOp, QParams, QuantizedLayer, add_codes, average};
 
 /// One step of a [`Program`](crate::Program): attributes and constants, no inputs.
 ///
@@ -22,8 +22,8 @@ pub enum Instr {
         attrs: ConvAttrs,
         /// The grid of the output.
         output: QParams,
-        /// Whether negative results become zero.
-        relu: bool,
+        /// What the results are clamped to.
+        activation: Activation,
     },
     /// A matrix product with weight codes `[o, k]`, as [`Instr::Conv`] has it.
     Linear {
@@ -31,15 +31,15 @@ pub enum Instr {
         layer: QuantizedLayer,
         /// The grid of the output.
         output: QParams,
-        /// Whether negative results become zero.
-        relu: bool,
+        /// What the results are clamped to.
+        activation: Activation,
     },
     /// The sum of two values: [`add_codes`].
     Add {
         /// The grid of the output.
         output: QParams,
-        /// Whether negative results become zero.
-        relu: bool,
+        /// What the results are clamped to.
+        activation: Activation,
     },
     /// The largest code of each window, padding left out; same grid.
     MaxPool(Window),
@@ -52,8 +52,8 @@ pub enum Instr {
         /// The grid of the output.
         output: QParams,
     },
-    /// Negative values become zero: `max(q, zx)`; same grid.
-    Relu,
+    /// ReLU, ReLU6 and others on their own: `min(max(q, quantize(min)), quantize(max))`; same grid.
+    Clip(Activation),
     /// Every `step`-th index of `start..end` along an axis; same grid.
     Slice {
         /// The axis, the batch being axis 0 (which cannot be sliced).
@@ -76,6 +76,13 @@ pub enum Instr {
     },
     /// `[c, h, w]` to `[c·h·w]` in that order; same grid.
     Flatten,
+    /// Values one behind another along an axis, each rounded to one grid: [`requantize_codes`].
+    Concat {
+        /// The axis, the batch being axis 0 (along which nothing is concatenated).
+        axis: usize,
+        /// The grid of the output; `None` keeps that of the inputs, which is one, or floats.
+        output: Option<QParams>,
+    },
     /// Another shape for as many elements, in logical order; same grid.
     Reshape(Vec<usize>),
     /// An operator in `f32`, where there is no integer form or none is wanted.
@@ -181,31 +188,34 @@ impl Instr {
             Self::Add { .. } => "add",
             Self::MaxPool(_) => "max_pool",
             Self::AvgPool { .. } => "avg_pool",
-            Self::Relu => "relu",
+            Self::Clip(Activation::RELU) => "relu",
+            Self::Clip(_) => "clip",
             Self::Slice { .. } => "slice",
             Self::Pad { .. } => "pad",
             Self::Flatten => "flatten",
             Self::Reshape(_) => "reshape",
+            Self::Concat { .. } => "concat",
             Self::Float(op) => op.name(),
         }
     }
 
-    /// How many values it takes.
-    pub(crate) fn arity(&self) -> usize {
+    /// How many values it takes; `None` for any number.
+    fn arity(&self) -> Option<usize> {
         match self {
-            Self::Add { .. } => 2,
-            Self::Float(op) => op.arity(),
+            Self::Concat { .. } => None,
+            Self::Add { .. } => Some(2),
+            Self::Float(op) => Some(op.arity()),
             Self::Quantize(_)
             | Self::Dequantize
             | Self::Conv { .. }
             | Self::Linear { .. }
             | Self::MaxPool(_)
             | Self::AvgPool { .. }
-            | Self::Relu
+            | Self::Clip(_)
             | Self::Slice { .. }
             | Self::Pad { .. }
             | Self::Flatten
-            | Self::Reshape(_) => 1,
+            | Self::Reshape(_) => Some(1),
         }
     }
 
@@ -218,19 +228,21 @@ impl Instr {
             | Self::Add { .. }
             | Self::MaxPool(_)
             | Self::AvgPool { .. }
-            | Self::Relu
+            | Self::Clip(_)
             | Self::Slice { .. }
             | Self::Pad { .. }
             | Self::Flatten
             | Self::Reshape(_)
+            | Self::Concat { .. }
             | Self::Float(_) => None,
         }
     }
 
     /// Checks every parameter against the inputs; the type of the output if they fit.
     pub(crate) fn check(&self, inputs: &[&ValueType]) -> Check<ValueType> {
-        if inputs.len() != self.arity() {
-            return Err(format!("takes {} inputs, but got {}", self.arity(), inputs.len()));
+        let wanted = self.arity().unwrap_or(inputs.len().max(1));
+        if inputs.len() != wanted {
+            return Err(format!("takes {wanted} inputs, but got {}", inputs.len()));
         }
         let x = inputs[0];
         let (shape, elements) = match self {
@@ -242,15 +254,15 @@ impl Instr {
                 codes_of(x)?;
                 (x.shape.clone(), Elements::Float)
             }
-            Self::Conv { layer, attrs, output, relu } => {
+            Self::Conv { layer, attrs, output, activation } => {
                 let grid = codes_of(x)?;
                 let weight = layer.codes.dims("conv").map_err(|error| error.to_string())?;
                 let geometry = conv_geometry(weight, *attrs, x)?;
-                check_layer(layer, grid, *output, *relu)?;
+                check_layer(layer, grid, *output, *activation)?;
                 let [_, c, h, w] = geometry.output_shape();
                 (vec![c, h, w], Elements::Codes(byte_grid(*output)?))
             }
-            Self::Linear { layer, output, relu } => {
+            Self::Linear { layer, output, activation } => {
                 let grid = codes_of(x)?;
                 let [o, k] = layer.codes.dims("linear").map_err(|error| error.to_string())?;
                 if x.image() != [k, 1, 1] {
@@ -260,16 +272,17 @@ impl Instr {
                         x.shape
                     ));
                 }
-                check_layer(layer, grid, *output, *relu)?;
+                check_layer(layer, grid, *output, *activation)?;
                 (vec![o], Elements::Codes(byte_grid(*output)?))
             }
-            Self::Add { output, relu } => {
+            Self::Add { output, activation } => {
                 let (a, b) = (codes_of(x)?, codes_of(inputs[1])?);
                 if x.shape != inputs[1].shape {
                     return Err(format!("shapes {:?} and {:?} differ", x.shape, inputs[1].shape));
                 }
                 let y = byte_grid(*output)?;
-                let add = add_codes(a, b, y, *relu);
+                check_fused(*activation)?;
+                let add = add_codes(a, b, y, *activation);
                 // Every intermediate of `AddCodes::apply` is at most this.
                 let most = 255.0 * (add.a_ratio + add.b_ratio) + add.fixed.abs();
                 if !most.is_finite() {
@@ -297,7 +310,14 @@ impl Instr {
                 }
                 (shape, Elements::Codes(y))
             }
-            Self::Relu => (x.shape.clone(), x.elements),
+            Self::Clip(activation) => {
+                let Activation { min, max } = *activation;
+                let holds_a_value = min <= max && min < f32::INFINITY && max > f32::NEG_INFINITY;
+                if !holds_a_value {
+                    return Err(empty_interval(*activation));
+                }
+                (x.shape.clone(), x.elements)
+            }
             Self::Slice { axis, start, end, step } => {
                 let mut shape = x.shape.clone();
                 let size = axis_of(&mut shape, *axis)?;
@@ -329,6 +349,20 @@ impl Instr {
                     ));
                 }
                 (shape.clone(), x.elements)
+            }
+            Self::Concat { axis, output } => {
+                let elements = match output {
+                    Some(output) => Elements::Codes(byte_grid(*output)?),
+                    None => x.elements,
+                };
+                for input in inputs {
+                    match output {
+                        Some(_) => drop(codes_of(input)?),
+                        None if input.elements == elements => {}
+                        None => return Err("its inputs differ in grid, and it has none".into()),
+                    }
+                }
+                (concatenated(inputs, *axis)?, elements)
             }
             Self::Float(op) => (op.check(inputs)?, Elements::Float),
         };
@@ -381,6 +415,20 @@ pub(crate) fn pooled(window: Window, x: &ValueType) -> Check<Vec<usize>> {
     Ok(geometry.output_shape()[1..].to_vec())
 }
 
+fn concatenated(inputs: &[&ValueType], axis: usize) -> Check<Vec<usize>> {
+    let mut shape = inputs[0].shape.clone();
+    *axis_of(&mut shape, axis)? = 0;
+    for input in inputs {
+        let fits = input.shape.len() == shape.len()
+            && (0..shape.len()).all(|i| i + 1 == axis || input.shape[i] == shape[i]);
+        let sum = shape[axis - 1].checked_add(*input.shape.get(axis - 1).unwrap_or(&0));
+        shape[axis - 1] = sum.filter(|_| fits).ok_or_else(|| {
+            format!("shapes {:?} and {:?} differ beside axis {axis}", inputs[0].shape, input.shape)
+        })?;
+    }
+    Ok(shape)
+}
+
 fn codes_of(x: &ValueType) -> Check<QParams> {
     x.grid().ok_or_else(|| "its input is f32; quantize it first".into())
 }
@@ -412,8 +460,23 @@ fn scales_apart(x: f32, y: f32) -> String {
     format!("the input's scale {x} divided by the output's {y} is beyond f32")
 }
 
+fn empty_interval(Activation { min, max }: Activation) -> String {
+    format!("{min} to {max} is no interval that values can be clamped to here")
+}
+
+/// Zero stays zero behind a fused activation.
+fn check_fused(activation: Activation) -> Check<()> {
+    activation.holds_zero().then_some(()).ok_or_else(|| empty_interval(activation))
+}
+
 /// Checks that a layer is whole and that none of its sums can leave `i32`.
-fn check_layer(layer: &QuantizedLayer, x: QParams, y: QParams, relu: bool) -> Check<()> {
+fn check_layer(
+    layer: &QuantizedLayer,
+    x: QParams,
+    y: QParams,
+    activation: Activation,
+) -> Check<()> {
+    check_fused(activation)?;
     let channels = layer.codes.shape()[0];
     let inner = layer.codes.len() / channels.max(1);
     if inner == 0 || layer.scales.len() != channels || layer.bias.len() != channels {
@@ -424,7 +487,7 @@ fn check_layer(layer: &QuantizedLayer, x: QParams, y: QParams, relu: bool) -> Ch
             layer.bias.len()
         ));
     }
-    let multipliers = layer.requantize(x.scale(), y, relu).multiplier;
+    let multipliers = layer.requantize(x.scale(), y, activation).multiplier;
     for (channel, (&scale, m)) in layer.scales.iter().zip(multipliers).enumerate() {
         if !(scale > 0.0 && m.is_finite()) {
             return Err(format!(

@@ -4,6 +4,8 @@
 //!
 //! A value of logical shape `[n, c, h, w]` lies in memory as `[n, h, w, c]`.
 
+use std::ops::Range;
+
 use bytemuck::AnyBitPattern;
 use ottava_tensor::parallel::{CHUNK, for_each_chunk};
 use ottava_tensor::{Element, Tensor};
@@ -138,9 +140,9 @@ pub(crate) fn tensor<T: Element + AnyBitPattern>(
     tensor.expect("as many elements as planned")
 }
 
-/// Codes below the code of zero become it.
-pub(crate) fn relu_in_place(zero_point: u8, y: &mut [u8]) {
-    for_each_chunk(y, CHUNK, |_, y| y.iter_mut().for_each(|y| *y = (*y).max(zero_point)));
+/// Codes below `low` and above `high` become these.
+pub(crate) fn clip_in_place(low: u8, high: u8, y: &mut [u8]) {
+    for_each_chunk(y, CHUNK, |_, y| y.iter_mut().for_each(|y| *y = (*y).max(low).min(high)));
 }
 
 /// An axis of a value in memory: its size, and the bytes behind each of its indices.
@@ -162,6 +164,11 @@ impl Axis {
         };
         Self { size: value.shape[axis - 1], inner: inner * value.element_bytes() }
     }
+
+    /// Bytes of all its indices.
+    pub(crate) fn bytes(self) -> usize {
+        self.size * self.inner
+    }
 }
 
 /// Every `step`-th index from `start` on, `size` of them.
@@ -176,6 +183,29 @@ pub(crate) fn slice(axis: Axis, start: usize, step: usize, size: usize, x: &[u8]
         } else {
             for (y, x) in y.chunks_exact_mut(inner).zip(x.chunks(inner).step_by(step)) {
                 y.copy_from_slice(x);
+            }
+        }
+    });
+}
+
+/// The parts of `x` into the bytes `range` of each row of `y`, with other codes if there is a `table`.
+pub(crate) fn concat(
+    row: usize,
+    range: Range<usize>,
+    table: Option<&[u8; 256]>,
+    x: &[u8],
+    y: &mut [u8],
+) {
+    let rows = (CHUNK / row).max(1);
+    for_each_chunk(y, rows * row, |i, y| {
+        let parts = x[i * rows * range.len()..].chunks_exact(range.len());
+        for (row, part) in y.chunks_exact_mut(row).zip(parts) {
+            match table {
+                None => row[range.clone()].copy_from_slice(part),
+                Some(table) => {
+                    let codes = row[range.clone()].iter_mut().zip(part);
+                    codes.for_each(|(y, &x)| *y = table[usize::from(x)]);
+                }
             }
         }
     });

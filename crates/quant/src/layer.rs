@@ -2,7 +2,7 @@ use ottava_tensor::Tensor;
 use ottava_tensor::conv::int8::Requantize;
 
 use crate::scheme::power_of_two_above;
-use crate::{Error, Levels, MIN_SCALE, QParams, Result, Scheme, choose_qparams};
+use crate::{Activation, Error, Levels, MIN_SCALE, QParams, Result, Scheme, choose_qparams};
 
 /// How the weights of a layer are quantized: symmetric, `bits` wide, with a scale for each output
 /// channel or one for all.
@@ -240,10 +240,10 @@ impl QuantizedLayer {
         Tensor::new(self.codes.shape(), values).expect("as many values as codes")
     }
 
-    /// The step from this layer's sums to codes on the grid `y`, a fused ReLU clamping at zero:
+    /// The step from this layer's sums to codes on the grid `y`, clamped by the fused activation:
     /// `multiplier = x_scale · scale / y_scale` in `f32`, as ONNX Runtime's `QLinearConv` has it.
-    pub fn requantize(&self, x_scale: f32, y: QParams, relu: bool) -> Requantize {
-        let y = if relu { y.to_unsigned().rectified() } else { y.to_unsigned() };
+    pub fn requantize(&self, x_scale: f32, y: QParams, activation: Activation) -> Requantize {
+        let y = activation.clamp(y.to_unsigned());
         Requantize {
             bias: self.bias.clone(),
             multiplier: self.scales.iter().map(|s| x_scale * s / y.scale()).collect(),

@@ -6,7 +6,9 @@
 //! files other than our own (`ottava-interop`).
 #![forbid(unsafe_code)]
 
+mod activation;
 mod combine;
+mod concat;
 mod dynamic;
 mod error;
 mod file;
@@ -26,11 +28,13 @@ mod summary;
 mod tune;
 mod workspace;
 
-pub use combine::{add_codes, average};
+pub use activation::Activation;
+pub use combine::{add_codes, average, requantize_codes};
+pub use concat::concat;
 pub use dynamic::DynamicLinear;
 pub use error::{Error, Result};
 pub use file::{Container, Dtype, Entry, Stored, write_atomic};
-pub use float::{FloatOp, clip, linear};
+pub use float::{FloatOp, linear};
 pub use instr::{Elements, Instr, ValueType, Window};
 pub use layer::{
     BatchNormStats, QuantizedLayer, WeightRange, WeightSpec, fold_batch_norm, quantize_layer,

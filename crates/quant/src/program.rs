@@ -208,7 +208,7 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{QParams, QuantizedLayer, Window};
+    use crate::{Activation, QParams, QuantizedLayer, Window};
     use ottava_tensor::Tensor;
     use ottava_tensor::conv::ConvAttrs;
 
@@ -225,7 +225,12 @@ mod tests {
     }
 
     fn conv(layer: QuantizedLayer) -> Instr {
-        Instr::Conv { layer, attrs: ConvAttrs::new(1, 1), output: grid(), relu: true }
+        Instr::Conv {
+            layer,
+            attrs: ConvAttrs::new(1, 1),
+            output: grid(),
+            activation: Activation::RELU,
+        }
     }
 
     #[test]
@@ -237,22 +242,43 @@ mod tests {
             let error = b.push("x", instr, inputs).unwrap_err().to_string();
             assert!(error.contains("\"x\"") && error.contains(words), "{error}");
         };
-        refused(Instr::Add { output: grid(), relu: false }, &[input, q], "quantize it first");
+        refused(
+            Instr::Add { output: grid(), activation: Activation::NONE },
+            &[input, q],
+            "quantize it first",
+        );
         refused(Instr::Quantize(grid()), &[q], "already");
-        refused(Instr::Relu, &[ValueId(9)], "value 9");
-        refused(Instr::Add { output: grid(), relu: false }, &[q], "takes 2 inputs");
+        refused(Instr::Clip(Activation::RELU), &[ValueId(9)], "value 9");
+        refused(
+            Instr::Add { output: grid(), activation: Activation::NONE },
+            &[q],
+            "takes 2 inputs",
+        );
         refused(conv(layer(&[4, 2, 3, 3], 0)), &[q], "expects 2");
         refused(conv(layer(&[4, 3, 3, 3], i32::MAX)), &[q], "beyond 32 bits");
         let attrs = ConvAttrs::new(1 << 29, 1 << 29);
-        let far = Instr::Conv { layer: layer(&[4, 3, 3, 3], 0), attrs, output: grid(), relu: true };
+        let far = Instr::Conv {
+            layer: layer(&[4, 3, 3, 3], 0),
+            attrs,
+            output: grid(),
+            activation: Activation::RELU,
+        };
         refused(far, &[q], "larger");
+        let without_zero = Activation { min: 1.0, max: 2.0 };
+        refused(Instr::Add { output: grid(), activation: without_zero }, &[q, q], "no interval");
+        let nan = Activation { min: f32::NAN, max: 2.0 };
+        refused(Instr::Clip(nan), &[q], "no interval");
         let mut short = layer(&[4, 3, 3, 3], 0);
         short.bias.pop();
         refused(conv(short), &[q], "3 biases");
         let mut nan = layer(&[4, 3, 3, 3], 0);
         nan.scales[2] = f32::NAN;
         refused(conv(nan), &[q], "channel 2");
-        let linear = Instr::Linear { layer: layer(&[4, 192], 0), output: grid(), relu: false };
+        let linear = Instr::Linear {
+            layer: layer(&[4, 192], 0),
+            output: grid(),
+            activation: Activation::NONE,
+        };
         refused(linear, &[q], "flatten it first");
         refused(Instr::MaxPool(Window::new(9, 1, 0)), &[q], "9×9");
         refused(Instr::Slice { axis: 0, start: 0, end: 1, step: 1 }, &[q], "axis 0");
@@ -260,14 +286,14 @@ mod tests {
         refused(Instr::Pad { axis: 1, before: usize::MAX, after: 0 }, &[q], "overflows");
         refused(Instr::Pad { axis: 1, before: 1 << 40, after: 0 }, &[q], "larger");
         let wide = QParams::new(1.0, 0, -32768..=32767).unwrap();
-        refused(Instr::Add { output: wide, relu: false }, &[q, q], "byte");
+        refused(Instr::Add { output: wide, activation: Activation::NONE }, &[q, q], "byte");
     }
 
     #[test]
     fn names_are_unique_and_the_output_is_a_nodes() {
         let mut b = Program::builder(&[4]).unwrap();
         let q = b.push("q", Instr::Quantize(grid()), &[b.input()]).unwrap();
-        assert!(b.push("q", Instr::Relu, &[q]).is_err());
+        assert!(b.push("q", Instr::Clip(Activation::RELU), &[q]).is_err());
         assert!(b.clone().finish(ValueId::INPUT).is_err());
         assert!(b.clone().finish(ValueId(2)).is_err());
         assert_eq!(b.finish(q).unwrap().output_shape(), [4]);

@@ -116,9 +116,9 @@ impl QParams {
         }
     }
 
-    /// The code range above zero: what a fused ReLU clamps to.
-    pub fn rectified(self) -> Self {
-        Self { qmin: self.qmin.max(self.zero_point), ..self }
+    /// The same grid with fewer codes.
+    pub(crate) fn between(self, qmin: i32, qmax: i32) -> Self {
+        Self { qmin, qmax, ..self }
     }
 
     fn low(&self) -> f32 {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ottava_tensor::conv::int8::{AddCodes, Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 use ottava_tensor::pool::int8::{self, Average};
-use ottava_tensor::{Level, Tensor, elementwise, pool};
+use ottava_tensor::{Level, Tensor, pool};
 
 use crate::float::FloatKernel;
 use crate::instr::{Elements, ValueType, contiguous};
@@ -14,7 +14,7 @@ use crate::plan::{ALIGN, Plan, Sharing};
 use crate::workspace::aligned;
 use crate::{
     DynamicLinear, Error, FloatOp, Instr, Options, Program, QParams, QuantizedLayer, Result,
-    ValueId, Window, add_codes, average,
+    ValueId, Window, add_codes, average, requantize_codes,
 };
 
 /// What a step does, to which values.
@@ -36,7 +36,10 @@ enum Kernel {
     Add(AddCodes),
     MaxPool(PoolGeometry),
     AvgPool(PoolGeometry, Average),
-    Relu(u8),
+    Clip {
+        low: u8,
+        high: u8,
+    },
     Slice {
         axis: Axis,
         start: usize,
@@ -54,6 +57,8 @@ enum Kernel {
         to: [usize; 3],
         elements: Elements,
     },
+    /// Of each input the bytes that are one behind another, and their new codes.
+    Concat(Vec<(usize, Option<Box<[u8; 256]>>)>),
     View,
     /// A computation on tensors, given the shape of each input; its memory is its own.
     Float(FloatKernel, Vec<Vec<usize>>),
@@ -84,7 +89,7 @@ impl Step {
             op: node.instr.op(),
             reason: error.to_string(),
         };
-        let conv = |layer: &QuantizedLayer, attrs, output, relu| -> Result<Kernel> {
+        let conv = |layer: &QuantizedLayer, attrs, output, activation| -> Result<Kernel> {
             // A linear layer is a convolution over images of one pixel.
             let shape = match *layer.codes.shape() {
                 [o, c, kh, kw] => [o, c, kh, kw],
@@ -97,7 +102,7 @@ impl Step {
                     .map_err(refuse)?,
                 geometry: ConvGeometry::new([1, c, h, w], shape, attrs).map_err(refuse)?,
                 zero_point: zero_point(x),
-                requantize: layer.requantize(grid(x).scale(), output, relu),
+                requantize: layer.requantize(grid(x).scale(), output, activation),
                 add: None,
             })))
         };
@@ -110,13 +115,15 @@ impl Step {
         let kernel = match &node.instr {
             Instr::Quantize(grid) => Kernel::Quantize(x.image(), grid.to_unsigned()),
             Instr::Dequantize => Kernel::Dequantize(grid(x)),
-            Instr::Conv { layer, attrs, output, relu } => conv(layer, *attrs, *output, *relu)?,
-            Instr::Linear { layer, output, relu } => {
-                conv(layer, ConvAttrs::default(), *output, *relu)?
+            Instr::Conv { layer, attrs, output, activation } => {
+                conv(layer, *attrs, *output, *activation)?
             }
-            Instr::Add { output, relu } => {
+            Instr::Linear { layer, output, activation } => {
+                conv(layer, ConvAttrs::default(), *output, *activation)?
+            }
+            Instr::Add { output, activation } => {
                 let b = program.value(node.inputs[1]);
-                Kernel::Add(add_codes(grid(x), grid(b), *output, *relu))
+                Kernel::Add(add_codes(grid(x), grid(b), *output, *activation))
             }
             Instr::MaxPool(window) if of_floats => {
                 let geometry = windows(*window)?;
@@ -129,8 +136,13 @@ impl Step {
                 let geometry = windows(window.unwrap_or_else(|| Window::whole(x)))?;
                 Kernel::AvgPool(geometry, average(grid(x), *output, *count_padding))
             }
-            Instr::Relu if of_floats => float(Box::new(|x| elementwise::relu(&x[0]))),
-            Instr::Relu => Kernel::Relu(zero_point(x)),
+            &Instr::Clip(activation) if of_floats => {
+                float(Box::new(move |x| activation.map(&x[0])))
+            }
+            Instr::Clip(activation) => {
+                let grid = activation.clamp(grid(x));
+                Kernel::Clip { low: grid.qmin() as u8, high: grid.qmax() as u8 }
+            }
             Instr::Slice { axis, start, end, step } => Kernel::Slice {
                 axis: Axis::new(x, *axis),
                 start: *start,
@@ -151,6 +163,16 @@ impl Step {
                     ([1, _, _] | [_, 1, 1], [1, _, _] | [_, 1, 1]) => Kernel::View,
                     _ => Kernel::Reshape { from, to, elements: x.elements },
                 }
+            }
+            Instr::Concat { axis, output } => {
+                let inputs = node.inputs.iter().map(|&id| program.value(id));
+                let part = |x: &ValueType| {
+                    let output = output.map(QParams::to_unsigned);
+                    let other = output.filter(|output| x.grid() != Some(*output));
+                    let table = other.map(|output| Box::new(requantize_codes(grid(x), output)));
+                    (Axis::new(x, *axis).bytes(), table)
+                };
+                Kernel::Concat(inputs.map(part).collect())
             }
             Instr::Float(FloatOp::DynamicLinear { codes, scales, bias }) => {
                 let (scales, bias) = (scales.clone(), bias.clone());
@@ -186,7 +208,7 @@ impl Step {
     pub(crate) fn sharing(&self) -> Sharing {
         match &self.kernel {
             Kernel::View => Sharing::View,
-            Kernel::Relu(_) => Sharing::InPlace,
+            Kernel::Clip { .. } => Sharing::InPlace,
             Kernel::Input(_)
             | Kernel::Quantize(..)
             | Kernel::Dequantize(_)
@@ -197,6 +219,7 @@ impl Step {
             | Kernel::Slice { .. }
             | Kernel::Pad { .. }
             | Kernel::Reshape { .. }
+            | Kernel::Concat(_)
             | Kernel::Float(..) => Sharing::None,
         }
     }
@@ -239,10 +262,11 @@ impl Step {
             | Kernel::Add(_)
             | Kernel::MaxPool(_)
             | Kernel::AvgPool(..)
-            | Kernel::Relu(_)
+            | Kernel::Clip { .. }
             | Kernel::Slice { .. }
             | Kernel::Pad { .. }
             | Kernel::Reshape { .. }
+            | Kernel::Concat(_)
             | Kernel::View
             | Kernel::Float(..) => None,
         }
@@ -316,11 +340,11 @@ impl Step {
                 let (x, y) = unary(arena);
                 int8::average_pool(level, &PoolGeometry { batch, ..*geometry }, x, average, y);
             }
-            Kernel::Relu(zero_point) => {
+            Kernel::Clip { low, high } => {
                 if output != place(0) {
                     arena.copy_within(place(0), output.start);
                 }
-                kernels::relu_in_place(*zero_point, &mut arena[output]);
+                kernels::clip_in_place(*low, *high, &mut arena[output]);
             }
             Kernel::Slice { axis, start, step, size } => {
                 let (x, y) = unary(arena);
@@ -339,6 +363,15 @@ impl Step {
                             (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(y));
                         kernels::reshape(x, *from, *to, y);
                     }
+                }
+            }
+            Kernel::Concat(parts) => {
+                let row = parts.iter().map(|(bytes, _)| bytes).sum();
+                let mut start = 0;
+                for (i, (bytes, table)) in parts.iter().enumerate() {
+                    let (y, [x]) = carve(arena, output.clone(), [place(i)]);
+                    kernels::concat(row, start..start + bytes, table.as_deref(), x, y);
+                    start += bytes;
                 }
             }
             Kernel::Float(kernel, shapes) => {

@@ -98,11 +98,12 @@ impl Program {
             | Instr::Add { .. }
             | Instr::MaxPool(_)
             | Instr::AvgPool { .. }
-            | Instr::Relu
+            | Instr::Clip(_)
             | Instr::Slice { .. }
             | Instr::Pad { .. }
             | Instr::Flatten
             | Instr::Reshape(_)
+            | Instr::Concat { .. }
             | Instr::Float(_) => 0,
         };
         NodeSummary {

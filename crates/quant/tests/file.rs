@@ -3,7 +3,7 @@
 mod networks;
 
 use networks::{Dice, random, resnet};
-use ottava_quant::{Container, Engine, Error, Instr, Program, QuantizedLayer};
+use ottava_quant::{Activation, Container, Engine, Error, Instr, Program, QuantizedLayer};
 use ottava_tensor::Tensor;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -237,7 +237,9 @@ fn four_bit_weights_take_half_a_byte() {
     let grid = ottava_quant::QParams::new(0.05, 128, 0..=255).unwrap();
     let x = builder.push("in", Instr::Quantize(grid), &[builder.input()]).unwrap();
     let layer = dice.layer(&[63, 33], 7);
-    let x = builder.push("fc", Instr::Linear { layer, output: grid, relu: false }, &[x]).unwrap();
+    let x = builder
+        .push("fc", Instr::Linear { layer, output: grid, activation: Activation::NONE }, &[x])
+        .unwrap();
     let program = builder.finish(x).unwrap();
     let container = program.to_container().unwrap();
     assert_eq!(container.tensors()["fc.weight"].bytes().len(), (63 * 33usize).div_ceil(2));

@@ -1,4 +1,4 @@
-use ottava_quant::{QTensor, clip};
+use ottava_quant::{Activation, QTensor};
 use ottava_tensor::Tensor;
 use ottava_tensor::elementwise;
 
@@ -33,7 +33,7 @@ impl Rule for Relu {
     }
 }
 
-/// `clamp(x, min, max)`; ReLU6 is `0..6`.
+/// `clamp(x, min, max)`; ReLU6 is `0..6`. Codes stay codes on their grid.
 ///
 /// # Source
 /// PyTorch `torch.clamp`, `relu6`; ONNX `Clip`.
@@ -48,19 +48,33 @@ pub struct Clip {
 impl Clip {
     /// `clamp(x, 0, 6)`.
     pub const RELU6: Self = Self { min: 0.0, max: 6.0 };
+
+    /// The interval.
+    pub fn activation(self) -> Activation {
+        Activation { min: self.min, max: self.max }
+    }
 }
 
 impl Rule for Clip {
     fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
         let [x] = op::inputs("clip", inputs)?;
-        let (x, Self { min, max }) = (x.float(), *self);
+        let Self { min, max } = *self;
 
-        // y = min(max(x, low), high)
-        let y = clip(&x, min, max);
+        // y = min(max(x, low), high); codes are ordered as their values are
+        let y = match x {
+            Value::Float(x) => Value::Float(self.activation().map(x)),
+            Value::Codes(x) => {
+                let ends = self.activation().clamp(x.params());
+                let (low, high) = (ends.qmin() as u8, ends.qmax() as u8);
+                let codes = x.codes().map(move |q| q.max(low).min(high));
+                Value::Codes(QTensor::new(codes, x.params()))
+            }
+        };
         if !context.backward() {
             return Ok(Output::constant(y));
         }
         // ∂x = ∂y where low < x < high
+        let x = x.float();
         Ok(Output::new(y, move |grad, _| {
             vec![Some(zip(&grad, &x, move |g, x| if min < x && x < max { g } else { 0.0 }))]
         }))

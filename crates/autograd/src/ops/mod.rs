@@ -1,6 +1,7 @@
 //! The operators: attributes, forward and backward of each on one screen.
 
 mod activation;
+mod concat;
 mod conv;
 mod elementwise;
 mod fake_quant;
@@ -15,6 +16,7 @@ mod quantizer;
 mod shape;
 
 pub use activation::{Clip, LogSoftmax, Relu, Softmax};
+pub use concat::{Concat, QuantConcat};
 pub use conv::Conv2d;
 pub use elementwise::{Add, Mul, Sum};
 pub use fake_quant::{FakeQuant, LearnedFakeQuant};

@@ -1,12 +1,12 @@
-use ottava_quant::{QTensor, add_codes};
-use ottava_tensor::{Level, Tensor, elementwise, pool};
+use ottava_quant::{Activation, QTensor, add_codes};
+use ottava_tensor::{Level, Tensor, pool};
 
-use super::activation::rectified;
 use super::quantizer::ActivationQuant;
+use crate::mask::Mask;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
 
-/// Addition of two integer tensors and rounding to a grid of its own, ReLU fused: the end of a
+/// Addition of two integer tensors and rounding to a grid of its own, an activation fused: the end of a
 /// residual block.
 ///
 /// # Shapes
@@ -16,8 +16,8 @@ use crate::{Error, Result, Value};
 /// ONNX Runtime `com.microsoft.QLinearAdd`; PyTorch `FloatFunctional.add_relu`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct QuantAdd {
-    /// Whether a ReLU follows the sum.
-    pub relu: bool,
+    /// What the sum is clamped to.
+    pub activation: Activation,
     /// The observer and the grid.
     pub output: ActivationQuant,
 }
@@ -31,14 +31,15 @@ impl Rule for QuantAdd {
         }
         let sum = || -> Result<Tensor<f32>> {
             let sum = a.float().zip_map("quant_add", &b.float(), |a, b| a + b)?;
-            Ok(if self.relu { elementwise::relu(&sum) } else { sum })
+            Ok(self.activation.map(&sum))
         };
         if !context.mode.quantize {
             let y = sum()?;
             self.output.watch(&y, state, 2, context)?;
-            let (relu, saved) = (self.relu, y.clone());
+            let activation = self.activation;
+            let open = context.backward().then(|| Mask::of(&y, move |y| activation.passes(y)));
             return Ok(Output::new(y, move |grad, _| {
-                let grad = if relu { rectified(&grad, &saved) } else { grad };
+                let grad = open.map_or(grad.clone(), |open| open.apply(grad));
                 vec![Some(grad.clone()), Some(grad), None]
             }));
         }
@@ -51,7 +52,7 @@ impl Rule for QuantAdd {
         let float = (context.mode.observe || context.backward()).then(sum).transpose()?;
         let seen = || float.clone().expect("computed when observing");
         let params = self.output.observe(seen, state, 2, context)?;
-        let add = add_codes(qa.params(), qb.params(), params, self.relu);
+        let add = add_codes(qa.params(), qb.params(), params, self.activation);
         // Equal shapes lie equally in memory once they are channels-last.
         let (qa, qb) = (qa.codes().channels_last(), qb.codes().channels_last());
         let codes = match (qa.as_nhwc(), qb.as_nhwc()) {
@@ -67,7 +68,7 @@ impl Rule for QuantAdd {
             return Ok(Output::constant(y));
         };
         // ∂a = ∂b = ∂y where the sum was not clamped
-        let rounding = self.output.rounding(&float, params, self.relu);
+        let rounding = self.output.rounding(&float, params, self.activation);
         Ok(Output::new(y, move |grad, _| {
             let (grad, range) = rounding.back(grad);
             vec![Some(grad.clone()), Some(grad), range]

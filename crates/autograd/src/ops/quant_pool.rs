@@ -1,4 +1,4 @@
-use ottava_quant::{QTensor, average};
+use ottava_quant::{Activation, QTensor, average};
 use ottava_tensor::conv::PoolGeometry;
 use ottava_tensor::{Level, Tensor, pool};
 
@@ -55,7 +55,7 @@ impl Rule for QuantAvgPool {
             return Ok(Output::constant(y));
         };
         // ∂x = Σ ∂y / count where the mean was not clamped
-        let rounding = self.output.rounding(&float, params, false);
+        let rounding = self.output.rounding(&float, params, Activation::NONE);
         Ok(Output::new(y, move |grad, _| {
             let (grad, range) = rounding.back(grad);
             vec![Some(back(&grad)), range]

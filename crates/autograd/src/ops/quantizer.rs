@@ -1,4 +1,4 @@
-use ottava_quant::{QParams, QTensor, Scheme, choose_power_of_two, choose_qparams};
+use ottava_quant::{Activation, QParams, QTensor, Scheme, choose_power_of_two, choose_qparams};
 use ottava_tensor::Tensor;
 
 use super::activation::zip;
@@ -141,15 +141,20 @@ impl ActivationQuant {
         state.len() != 2 || state.iter().any(f32::is_infinite)
     }
 
-    /// The way back through the rounding of `y` to `params`; behind a fused ReLU if `relu`.
-    pub(crate) fn rounding(&self, y: &Tensor<f32>, params: QParams, relu: bool) -> Rounding {
-        let mask = Mask::of(y, move |y| params.covers(y) && (!relu || y > 0.0));
+    /// The way back through the rounding of `y` to `params`; behind a fused activation.
+    pub(crate) fn rounding(
+        &self,
+        y: &Tensor<f32>,
+        params: QParams,
+        activation: Activation,
+    ) -> Rounding {
+        let mask = Mask::of(y, move |y| params.covers(y) && activation.passes(y));
         let learned = self.learn.map(|learning| Learned {
             learning,
             scheme: self.scheme,
             params,
             // Below a ReLU there is nothing: its lower end stays at zero.
-            lower: !relu,
+            lower: activation.min < 0.0,
             y: y.clone(),
         });
         Rounding { mask, learned }
@@ -157,7 +162,7 @@ impl ActivationQuant {
 }
 
 /// The way back through a rounding: the straight-through estimator lets the gradient pass where the
-/// code before clamping was in range (and a fused ReLU open); a learned range gets its own.
+/// code before clamping was in range (and a fused activation open); a learned range gets its own.
 pub(crate) struct Rounding {
     mask: Mask,
     learned: Option<Learned>,
@@ -258,7 +263,7 @@ impl Rule for Quantize {
             return Ok(Output::constant(y));
         }
         // ∂x = ∂y where x was not clamped
-        let rounding = self.output.rounding(&x, params, false);
+        let rounding = self.output.rounding(&x, params, Activation::NONE);
         Ok(Output::new(y, move |grad, _| {
             let (grad, range) = rounding.back(grad);
             vec![Some(grad), range]

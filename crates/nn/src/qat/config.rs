@@ -159,7 +159,7 @@ impl QConfigMap {
     }
 
     /// Another configuration for the layers of an operator: `conv2d`, `linear`, `add`,
-    /// `global_avg_pool`, `avg_pool2d`; `None` leaves them in float.
+    /// `global_avg_pool`, `avg_pool2d`, `concat`; `None` leaves them in float.
     pub fn with_operator(mut self, operator: &str, config: Option<QConfig>) -> Self {
         self.operators.push((operator.into(), config));
         self

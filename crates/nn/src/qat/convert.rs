@@ -2,7 +2,9 @@ use std::collections::{HashMap, HashSet};
 
 use ottava_autograd::ops::{LayerKind, QuantLayer};
 use ottava_autograd::{Error, Graph, GraphNode, NodeId, NodeKind, Op, Result};
-use ottava_quant::{Builder, FloatOp, Instr, Program, QParams, ValueId, WeightSpec, Window};
+use ottava_quant::{
+    Activation, Builder, FloatOp, Instr, Program, QParams, ValueId, WeightSpec, Window,
+};
 use ottava_quant::{Elements, quantize_layer};
 use ottava_tensor::Tensor;
 
@@ -103,17 +105,21 @@ impl Writer<'_> {
                     op: op.name(),
                     reason: "reads floats; put a quantize in front of it".into(),
                 })?;
-                let (output, relu) = (self.grid_of(quant, inputs)?, layer.relu);
+                let (output, activation) = (self.grid_of(quant, inputs)?, layer.activation);
                 let folded = layer.fold(&leaves, x)?;
                 let instr = match layer.kind {
-                    LayerKind::Conv(attrs) => Instr::Conv { layer: folded, attrs, output, relu },
-                    LayerKind::Linear => Instr::Linear { layer: folded, output, relu },
+                    LayerKind::Conv(attrs) => {
+                        Instr::Conv { layer: folded, attrs, output, activation }
+                    }
+                    LayerKind::Linear => Instr::Linear { layer: folded, output, activation },
                 };
                 (instr, vec![input])
             }
             Op::QuantAdd(add) => {
-                let instr =
-                    Instr::Add { output: self.grid_of(&add.output, inputs)?, relu: add.relu };
+                let instr = Instr::Add {
+                    output: self.grid_of(&add.output, inputs)?,
+                    activation: add.activation,
+                };
                 (instr, vec![self.value(inputs[0])?, self.value(inputs[1])?])
             }
             Op::QuantAvgPool(pool) => {
@@ -128,7 +134,8 @@ impl Writer<'_> {
                     Window { kernel: pool.kernel, stride: pool.stride, padding: pool.padding };
                 (Instr::MaxPool(window), vec![self.value(inputs[0])?])
             }
-            Op::Relu(_) => (Instr::Relu, vec![self.value(inputs[0])?]),
+            Op::Relu(_) => (Instr::Clip(Activation::RELU), vec![self.value(inputs[0])?]),
+            Op::Clip(clip) => (Instr::Clip(clip.activation()), vec![self.value(inputs[0])?]),
             Op::Slice(slice) => {
                 let x = self.value(inputs[0])?;
                 // A program's shapes leave out the batch.
@@ -146,11 +153,26 @@ impl Writer<'_> {
             Op::Reshape(reshape) => {
                 (Instr::Reshape(reshape.shape.clone()), vec![self.value(inputs[0])?])
             }
+            Op::Concat(concat) => {
+                let values = inputs.iter().map(|&id| self.value(id)).collect::<Result<Vec<_>>>()?;
+                let elements = |&id: &ValueId| self.program.value(id).elements;
+                let one_grid = values.iter().all(|id| elements(id) == elements(&values[0]));
+                let values = match one_grid {
+                    true => values,
+                    false => inputs.iter().map(|&id| self.float(id)).collect::<Result<_>>()?,
+                };
+                (Instr::Concat { axis: concat.axis, output: None }, values)
+            }
+            Op::QuantConcat(concat) => {
+                let output = Some(self.grid_of(&concat.output, inputs)?);
+                let values = inputs[..inputs.len() - 1].iter().map(|&id| self.value(id));
+                let values = values.collect::<Result<_>>()?;
+                (Instr::Concat { axis: concat.axis, output }, values)
+            }
             Op::Conv2d(_)
             | Op::Linear(_)
             | Op::MatMul(_)
             | Op::BatchNorm2d(_)
-            | Op::Clip(_)
             | Op::Add(_)
             | Op::Mul(_)
             | Op::AvgPool2d(_)
@@ -192,11 +214,11 @@ impl Writer<'_> {
         };
         // The value has the graph's name, so that the two can be compared.
         let name = self.graph.nodes()[id].name.clone();
-        let value = if layer.relu {
+        let value = if layer.activation != Activation::NONE {
             let sum = self.unique(format!("{name}.sum"));
             let sum = self.program.push(sum, Instr::Float(op), &[x])?;
             self.program.explain(sum, WEIGHTS_ALONE);
-            self.program.push(name, Instr::Relu, &[sum])?
+            self.program.push(name, Instr::Clip(layer.activation), &[sum])?
         } else {
             self.program.push(name, Instr::Float(op), &[x])?
         };

@@ -88,6 +88,7 @@ pub(super) fn output_of(op: &Op) -> Option<&ActivationQuant> {
         Op::QuantLayer(op) => op.output.as_ref(),
         Op::QuantAdd(op) => Some(&op.output),
         Op::QuantAvgPool(op) => Some(&op.output),
+        Op::QuantConcat(op) => Some(&op.output),
         Op::Conv2d(_)
         | Op::Linear(_)
         | Op::MatMul(_)
@@ -103,6 +104,7 @@ pub(super) fn output_of(op: &Op) -> Option<&ActivationQuant> {
         | Op::Reshape(_)
         | Op::Slice(_)
         | Op::Pad(_)
+        | Op::Concat(_)
         | Op::LogSoftmax(_)
         | Op::Softmax(_)
         | Op::CrossEntropy(_)

@@ -24,9 +24,13 @@ pub(super) fn no_integer_form(op: &Op, inputs: &[Option<Vec<usize>>]) -> Option<
         Op::AvgPool2d(pool) => {
             (pool.padding != [0; 4]).then_some("averages over padding have no integer form here")
         }
+        Op::Concat(_) => {
+            inputs.iter().any(Option::is_none).then_some("one of its operands is a constant")
+        }
         Op::BatchNorm2d(_) => Some("it has an integer form only behind an integer convolution"),
         Op::GlobalAvgPool(_)
         | Op::Relu(_)
+        | Op::Clip(_)
         | Op::MaxPool2d(_)
         | Op::Flatten(_)
         | Op::Reshape(_)
@@ -35,9 +39,9 @@ pub(super) fn no_integer_form(op: &Op, inputs: &[Option<Vec<usize>>]) -> Option<
         | Op::Quantize(_)
         | Op::QuantLayer(_)
         | Op::QuantAdd(_)
-        | Op::QuantAvgPool(_) => None,
+        | Op::QuantAvgPool(_)
+        | Op::QuantConcat(_) => None,
         Op::MatMul(_)
-        | Op::Clip(_)
         | Op::Mul(_)
         | Op::LogSoftmax(_)
         | Op::Softmax(_)
@@ -53,6 +57,7 @@ pub(super) fn left_in_float(op: &Op) -> &'static str {
     match op {
         // These have the form of what they read.
         Op::Relu(_)
+        | Op::Clip(_)
         | Op::MaxPool2d(_)
         | Op::Flatten(_)
         | Op::Reshape(_)
@@ -97,7 +102,6 @@ pub(super) fn float_op(
             let vector = |values: Vec<f32>| Tensor::new(&[values.len()], values);
             FloatOp::Affine { scale: vector(scale)?, shift: vector(shift)? }
         }
-        Op::Clip(clip) => FloatOp::Clip { min: clip.min, max: clip.max },
         Op::Add(_) => {
             let (constant, values) = pair();
             return Ok((FloatOp::Add(constant), values));
@@ -130,15 +134,18 @@ pub(super) fn float_op(
             return Err(refuse("has no result for each image; let the graph end before it"));
         }
         Op::Relu(_)
+        | Op::Clip(_)
         | Op::MaxPool2d(_)
         | Op::Flatten(_)
         | Op::Reshape(_)
         | Op::Slice(_)
         | Op::Pad(_)
+        | Op::Concat(_)
         | Op::Quantize(_)
         | Op::QuantLayer(_)
         | Op::QuantAdd(_)
-        | Op::QuantAvgPool(_) => return Err(refuse("is no float operator of its own")),
+        | Op::QuantAvgPool(_)
+        | Op::QuantConcat(_) => return Err(refuse("is no float operator of its own")),
     };
     Ok((unary, vec![0]))
 }

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use ottava_autograd::ops::{
-    ActivationQuant, LayerKind, QuantAdd, QuantAvgPool, QuantLayer, Quantize,
+    ActivationQuant, LayerKind, QuantAdd, QuantAvgPool, QuantConcat, QuantLayer, Quantize,
 };
 use ottava_autograd::{Error, Graph, GraphNode, Leaf, Mode, NodeId, NodeKind, Op, Result, Tape};
 use ottava_quant::{QParams, WeightSpec};
@@ -9,7 +9,7 @@ use ottava_tensor::Tensor;
 
 use super::config::{QConfig, QConfigMap};
 use super::float::{WEIGHTS_ALONE, left_in_float, no_integer_form};
-use super::fuse::{Chain, fuse};
+use super::fuse::{Chain, activation_of, fuse};
 
 /// A graph made quantization-aware.
 #[derive(Clone, Debug)]
@@ -33,11 +33,11 @@ pub struct FloatNode {
     pub reason: String,
 }
 
-/// Makes a traced graph quantization-aware: fuses conv + BatchNorm + ReLU, linear + ReLU and
-/// add + ReLU into integer operators, and puts an observer and a rounding at every point where the
-/// integer network rounds: the input, each layer, each residual sum, each average.
+/// Makes a traced graph quantization-aware: fuses conv + BatchNorm + activation, linear +
+/// activation and add + activation (ReLU, ReLU6, clips) into integer operators, and puts an observer and a rounding at every point where the
+/// integer network rounds: the input, each layer, each residual sum, each average, each concatenation.
 ///
-/// What only moves values (max-pooling, slicing, padding, flattening, a ReLU of its own) passes codes
+/// What only moves values (max-pooling, slicing, padding, flattening, an activation of its own) passes codes
 /// through on their grid. A layer whose weights have levels without integer codes computes in float, with
 /// rounded weights. Anything else stays in float. Both are listed.
 ///
@@ -72,7 +72,7 @@ pub fn prepare(graph: &Graph, config: &QConfigMap) -> Result<Prepared> {
     let fused: HashMap<NodeId, &Chain> = chains
         .iter()
         .flat_map(|chain| {
-            [Some(chain.head), chain.norm, chain.relu].map(|id| id.map(|id| (id, chain)))
+            [Some(chain.head), chain.norm, chain.activation].map(|id| id.map(|id| (id, chain)))
         })
         .flatten()
         .collect();
@@ -251,7 +251,11 @@ impl Builder<'_> {
         let Some((config, input)) = self.configs[&chain.head] else {
             return self.keep(chain, left_in_float(op));
         };
-        let (relu, quant) = (chain.relu.is_some(), config.activation);
+        let activation = chain.activation.and_then(|id| match &self.graph.nodes()[id].kind {
+            NodeKind::Op(op, _) => activation_of(op),
+            NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+        });
+        let (activation, quant) = (activation.unwrap_or_default(), config.activation);
         let (op, inputs): (Op, Vec<NodeId>) = match op {
             Op::Conv2d(_) | Op::Linear(_) => {
                 let kind = match op {
@@ -277,8 +281,16 @@ impl Builder<'_> {
                 }
                 let bias = inputs.len() > 2;
                 let output = integer.then_some(quant);
-                let layer =
-                    QuantLayer { kind, weight, learn_scales, bias, norm, folding, relu, output };
+                let layer = QuantLayer {
+                    kind,
+                    weight,
+                    learn_scales,
+                    bias,
+                    norm,
+                    folding,
+                    activation,
+                    output,
+                };
                 if !integer {
                     return self.weights_alone(chain, layer, placed);
                 }
@@ -286,7 +298,7 @@ impl Builder<'_> {
             }
             Op::Add(_) => {
                 let placed = vec![self.as_codes(inputs[0], input), self.as_codes(inputs[1], input)];
-                (QuantAdd { relu, output: quant }.into(), placed)
+                (QuantAdd { activation, output: quant }.into(), placed)
             }
             Op::GlobalAvgPool(_) => {
                 let placed = vec![self.as_codes(inputs[0], input)];
@@ -296,6 +308,10 @@ impl Builder<'_> {
                 let placed = vec![self.as_codes(inputs[0], input)];
                 let window = Some((pool.kernel, pool.stride));
                 (QuantAvgPool { window, output: quant }.into(), placed)
+            }
+            Op::Concat(concat) => {
+                let placed = inputs.iter().map(|&id| self.as_codes(id, input)).collect();
+                (QuantConcat { axis: concat.axis, output: quant }.into(), placed)
             }
             _ => unreachable!("no chain begins with it"),
         };
@@ -322,7 +338,7 @@ impl Builder<'_> {
     }
 
     fn keep(&mut self, chain: &Chain, reason: &str) -> Result<()> {
-        for id in [Some(chain.head), chain.norm, chain.relu].into_iter().flatten() {
+        for id in [Some(chain.head), chain.norm, chain.activation].into_iter().flatten() {
             self.keep_one(id, reason);
         }
         Ok(())
@@ -340,13 +356,14 @@ impl Builder<'_> {
     /// An operator that is not fused.
     fn other(&mut self, id: NodeId, op: &Op, inputs: &[NodeId]) -> Result<()> {
         match op {
-            // Values move, or are clamped at zero, on the grid they are on.
+            // Values move, or are clamped, on the grid they are on.
             Op::MaxPool2d(_)
             | Op::Flatten(_)
             | Op::Reshape(_)
             | Op::Slice(_)
             | Op::Pad(_)
-            | Op::Relu(_) => {
+            | Op::Relu(_)
+            | Op::Clip(_) => {
                 let placed = self.placed(inputs);
                 let codes = self.codes[&placed[0]];
                 let name = self.graph.nodes()[id].name.clone();
@@ -356,6 +373,7 @@ impl Builder<'_> {
             | Op::QuantLayer(_)
             | Op::QuantAdd(_)
             | Op::QuantAvgPool(_)
+            | Op::QuantConcat(_)
             | Op::FakeQuant(_)
             | Op::LearnedFakeQuant(_) => {
                 return Err(Error::Trace { reason: "the graph is quantized already".into() });
@@ -364,11 +382,11 @@ impl Builder<'_> {
             | Op::Linear(_)
             | Op::MatMul(_)
             | Op::BatchNorm2d(_)
-            | Op::Clip(_)
             | Op::Add(_)
             | Op::Mul(_)
             | Op::AvgPool2d(_)
             | Op::GlobalAvgPool(_)
+            | Op::Concat(_)
             | Op::LogSoftmax(_)
             | Op::Softmax(_)
             | Op::CrossEntropy(_)

@@ -3,7 +3,7 @@
 
 use ottava::autograd::ops::{BatchNorm2d, Folding, LayerKind, QuantLayer};
 use ottava::autograd::{Gradients, Leaf, Mode, Tape};
-use ottava::quant::WeightSpec;
+use ottava::quant::{Activation, WeightSpec};
 use ottava::tensor::Tensor;
 use ottava::tensor::conv::ConvAttrs;
 
@@ -32,7 +32,7 @@ impl Layer {
             bias: false,
             norm: Some(BatchNorm2d::default()),
             folding: Folding::Approximate,
-            relu: true,
+            activation: Activation::RELU,
             output: None,
         };
         let mode = Mode { batch_stats: !case.flag("freeze_bn"), observe: false, quantize: true };

@@ -1,6 +1,6 @@
 //! Integer operators: every byte.
 
-use ottava::quant::{QParams, QTensor, QuantizedLayer, add_codes};
+use ottava::quant::{Activation, QParams, QTensor, QuantizedLayer, add_codes};
 use ottava::tensor::conv::int8::{Algorithm, Int8Conv, Output};
 use ottava::tensor::conv::{ConvAttrs, ConvGeometry};
 use ottava::tensor::{Level, Tensor};
@@ -32,7 +32,7 @@ pub fn qlinear_conv(case: &Case) {
         scales: case.float("param.weight_scale").to_vec(),
         bias: case.integers("param.bias").iter().map(|&b| b as i32).collect(),
     };
-    let requantize = layer.requantize(x.params().scale(), y, false);
+    let requantize = layer.requantize(x.params().scale(), y, Activation::NONE);
     let shape = layer.codes.dims("qlinear_conv").unwrap();
     let geometry =
         ConvGeometry::new(x.codes().dims("qlinear_conv").unwrap(), shape, attrs).unwrap();
@@ -49,7 +49,7 @@ pub fn qlinear_conv(case: &Case) {
 }
 
 pub fn qlinear_add(case: &Case) {
-    let add = add_codes(grid(case, "a"), grid(case, "b"), grid(case, "y"), false);
+    let add = add_codes(grid(case, "a"), grid(case, "b"), grid(case, "y"), Activation::NONE);
     let (a, b) = (codes(case, "in.a"), codes(case, "in.b"));
     let got = a.zip_map("add", &b, |a, b| add.apply(a, b)).unwrap();
     assert_eq!(got, codes(case, "out.y"), "{}", case.name);

@@ -45,13 +45,6 @@ pub(super) fn get(
         "float_linear" => FloatOp::Linear { weight: floats("weight")?, bias: optional("bias")? },
         "float_matmul" => FloatOp::MatMul(floats("weight")?),
         "float_affine" => FloatOp::Affine { scale: floats("scale")?, shift: floats("shift")? },
-        "float_clip" => match floats("bounds")?.to_vec()[..] {
-            [min, max] => FloatOp::Clip { min, max },
-            ref bounds => {
-                let reason = format!("{} bounds where 2 are needed", bounds.len());
-                return Err(Error::Entry { name: name.into(), reason });
-            }
-        },
         "float_add" => FloatOp::Add(optional("constant")?),
         "float_mul" => FloatOp::Mul(optional("constant")?),
         "float_avg_pool" => FloatOp::AvgPool { window, count_padding },

@@ -18,7 +18,8 @@ use super::json::{Reader, quote};
 use super::{Container, float};
 use crate::instr::contiguous;
 use crate::{
-    Error, FloatOp, Instr, Node, Program, QParams, QuantizedLayer, Result, ValueId, Window,
+    Activation, Error, FloatOp, Instr, Node, Program, QParams, QuantizedLayer, Result, ValueId,
+    Window,
 };
 
 /// The metadata entry that holds the graph.
@@ -129,6 +130,18 @@ fn put_flag(out: &mut String, key: &str, flag: bool) {
     }
 }
 
+/// ReLU by its name, of other intervals the ends that they have.
+fn put_activation(out: &mut String, activation: Activation) {
+    if activation == Activation::RELU {
+        return put_flag(out, "relu", true);
+    }
+    for (key, end) in [("min", activation.min), ("max", activation.max)] {
+        if end.is_finite() {
+            put(out, key, format_args!("{end:?}"));
+        }
+    }
+}
+
 /// `[scale, zero_point]` or `[scale, zero_point, qmin, qmax]`; the scale as the shortest decimal that
 /// reads back as the same `f32`.
 fn put_grid(out: &mut String, grid: QParams) {
@@ -160,14 +173,14 @@ fn put_node(out: &mut String, index: usize, node: &Node) {
     }
     match &node.instr {
         Instr::Quantize(grid) => put_grid(out, *grid),
-        Instr::Conv { attrs, output, relu, .. } => {
+        Instr::Conv { attrs, output, activation, .. } => {
             put_attrs(out, attrs);
             put_grid(out, *output);
-            put_flag(out, "relu", *relu);
+            put_activation(out, *activation);
         }
-        Instr::Linear { output, relu, .. } | Instr::Add { output, relu } => {
+        Instr::Linear { output, activation, .. } | Instr::Add { output, activation } => {
             put_grid(out, *output);
-            put_flag(out, "relu", *relu);
+            put_activation(out, *activation);
         }
         Instr::MaxPool(window) => put_window(out, window),
         Instr::AvgPool { window, count_padding, output } => {
@@ -189,8 +202,17 @@ fn put_node(out: &mut String, index: usize, node: &Node) {
             put(out, "shape", "");
             put_list(out, shape);
         }
+        Instr::Concat { axis, output } => {
+            put(out, "axis", axis);
+            if let Some(grid) = output {
+                put_grid(out, *grid);
+            }
+        }
         Instr::Float(op) => put_float(out, op),
-        Instr::Dequantize | Instr::Relu | Instr::Flatten => {}
+        Instr::Clip(activation) if *activation != Activation::RELU => {
+            put_activation(out, *activation);
+        }
+        Instr::Dequantize | Instr::Clip(_) | Instr::Flatten => {}
     }
 }
 
@@ -213,7 +235,6 @@ fn put_float(out: &mut String, op: &FloatOp) {
         FloatOp::Linear { .. }
         | FloatOp::MatMul(_)
         | FloatOp::Affine { .. }
-        | FloatOp::Clip { .. }
         | FloatOp::Add(_)
         | FloatOp::Mul(_)
         | FloatOp::Softmax
@@ -279,6 +300,8 @@ struct Fields {
     dilation: Option<[usize; 2]>,
     groups: Option<usize>,
     relu: bool,
+    min: Option<f32>,
+    max: Option<f32>,
     count_padding: bool,
     axis: Option<usize>,
     range: Option<[usize; 3]>,
@@ -322,7 +345,13 @@ impl Fields {
             match key {
                 "name" => fields.name = reader.string()?.into(),
                 "op" => fields.op = reader.string()?.into(),
-                "in" => fields.inputs = Some(list(reader)?),
+                "in" => {
+                    let inputs = fields.inputs.insert(vec![]);
+                    reader.array(|reader| {
+                        inputs.push(reader.number()?);
+                        Ok(())
+                    })?;
+                }
                 "grid" => fields.grid = Some(grid(reader)?),
                 "kernel" => fields.kernel = Some(sizes(reader)?),
                 "stride" => fields.stride = Some(sizes(reader)?),
@@ -330,6 +359,8 @@ impl Fields {
                 "dilation" => fields.dilation = Some(sizes(reader)?),
                 "groups" => fields.groups = Some(reader.number()?),
                 "relu" => fields.relu = reader.boolean()?,
+                "min" => fields.min = Some(reader.number()?),
+                "max" => fields.max = Some(reader.number()?),
                 "count_padding" => fields.count_padding = reader.boolean()?,
                 "axis" => fields.axis = Some(reader.number()?),
                 "range" => fields.range = Some(exactly(reader)?),
@@ -357,7 +388,9 @@ impl Fields {
             padding: self.pad.unwrap_or([0; 4]),
         });
         let layer = || get_layer(container, name, self.int4.as_deref());
-        let relu = self.relu;
+        let usual = if self.relu { Activation::RELU } else { Activation::NONE };
+        let activation =
+            Activation { min: self.min.unwrap_or(usual.min), max: self.max.unwrap_or(usual.max) };
         let attrs = ConvAttrs {
             stride: self.stride.unwrap_or([1; 2]),
             padding: self.pad.unwrap_or([0; 4]),
@@ -367,14 +400,15 @@ impl Fields {
         Ok(match self.op.as_str() {
             "quantize" => Instr::Quantize(grid()?),
             "dequantize" => Instr::Dequantize,
-            "conv" => Instr::Conv { layer: layer()?, attrs, output: grid()?, relu },
-            "linear" => Instr::Linear { layer: layer()?, output: grid()?, relu },
-            "add" => Instr::Add { output: grid()?, relu },
+            "conv" => Instr::Conv { layer: layer()?, attrs, output: grid()?, activation },
+            "linear" => Instr::Linear { layer: layer()?, output: grid()?, activation },
+            "add" => Instr::Add { output: grid()?, activation },
             "max_pool" => Instr::MaxPool(window.ok_or_else(|| needs("kernel"))?),
             "avg_pool" => {
                 Instr::AvgPool { window, count_padding: self.count_padding, output: grid()? }
             }
-            "relu" => Instr::Relu,
+            "relu" => Instr::Clip(Activation::RELU),
+            "clip" => Instr::Clip(activation),
             "slice" => {
                 let [start, end, step] = self.range.ok_or_else(|| needs("range"))?;
                 Instr::Slice { axis: axis()?, start, end, step }
@@ -385,6 +419,7 @@ impl Fields {
             }
             "flatten" => Instr::Flatten,
             "reshape" => Instr::Reshape(self.shape.clone().ok_or_else(|| needs("shape"))?),
+            "concat" => Instr::Concat { axis: axis()?, output: self.grid },
             op => {
                 let attributes = float::Attributes {
                     attrs,

@@ -37,7 +37,6 @@ pub fn instr(dice: &mut Dice, shape: &[usize]) -> Instr {
         (shape, 4) => {
             FloatOp::Affine { scale: dice.floats(&shape[..1]), shift: dice.floats(&shape[..1]) }
         }
-        (_, 5) => FloatOp::Clip { min: dice.unit() * 2.0 - 2.0, max: dice.unit() * 6.0 },
         (_, 6) => FloatOp::Add(constant(dice, shape)),
         (_, 7) => FloatOp::Mul(constant(dice, shape)),
         (shape, 8) => {
@@ -51,7 +50,7 @@ pub fn instr(dice: &mut Dice, shape: &[usize]) -> Instr {
             let grids = (0..count).map(|_| scaled().unwrap()).collect();
             FloatOp::FakeQuant { grids, axis }
         }
-        _ => return Instr::Relu,
+        _ => return Instr::Clip(dice.activation()),
     };
     Instr::Float(op)
 }

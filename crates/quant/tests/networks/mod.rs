@@ -4,7 +4,8 @@
 mod float;
 
 use ottava_quant::{
-    Builder, Elements, FloatOp, Instr, Program, QParams, QuantizedLayer, ValueId, ValueType, Window,
+    Activation, Builder, Elements, FloatOp, Instr, Program, QParams, QuantizedLayer, ValueId,
+    ValueType, Window,
 };
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
@@ -36,6 +37,17 @@ impl Dice {
         let zero_point = low + self.roll((high - low + 1) as usize) as i32;
         let scale = (0.3 + self.unit()) / 2f32.powi(self.roll(7) as i32);
         QParams::new(scale, zero_point, low..=high).unwrap()
+    }
+
+    /// None, ReLU, or another interval with zero in it.
+    pub fn activation(&mut self) -> Activation {
+        let end = self.unit() * 3.0;
+        match self.roll(6) {
+            0 | 1 => Activation::NONE,
+            2 | 3 => Activation::RELU,
+            4 => Activation { min: 0.0, max: end },
+            _ => Activation { min: -end, ..Activation::NONE },
+        }
     }
 
     /// Weights of `top` or less, with scales that keep the results near the middle of a grid.
@@ -89,6 +101,11 @@ pub fn random(seed: u64, nodes: usize) -> Program {
             continue;
         }
         let of_codes = elements != Elements::Float;
+        if dice.roll(9) == 0 {
+            let concat = concat(&mut dice, &draft, &values, x);
+            values.push(draft.push(concat.0, &concat.1));
+            continue;
+        }
         let instr = match (<[usize; 3]>::try_from(&shape[..]), dice.roll(12)) {
             (_, 10) if of_codes => Instr::Dequantize,
             (_, 11) => float::reshape(&mut dice, &shape),
@@ -105,7 +122,7 @@ pub fn random(seed: u64, nodes: usize) -> Program {
                     },
                 }
             }
-            (_, 4) => Instr::Relu,
+            (_, 4) => Instr::Clip(dice.activation()),
             (_, 5) => {
                 let axis = dice.roll(shape.len());
                 let start = dice.roll(shape[axis]);
@@ -121,7 +138,7 @@ pub fn random(seed: u64, nodes: usize) -> Program {
             (Err(_), 7) if of_codes => Instr::Linear {
                 layer: linear(&mut dice, shape[0]),
                 output: dice.grid(),
-                relu: dice.roll(2) == 0,
+                activation: dice.activation(),
             },
             _ if !of_codes => Instr::Quantize(dice.grid()),
             _ => {
@@ -132,7 +149,7 @@ pub fn random(seed: u64, nodes: usize) -> Program {
                     .filter(|&v| draft.builder.value(v).elements != Elements::Float)
                     .collect();
                 let other = others[dice.roll(others.len())];
-                let add = Instr::Add { output: dice.grid(), relu: dice.roll(2) == 0 };
+                let add = Instr::Add { output: dice.grid(), activation: dice.activation() };
                 values.push(draft.push(add, &[x, other]));
                 continue;
             }
@@ -149,6 +166,29 @@ pub fn random(seed: u64, nodes: usize) -> Program {
     let mut program = draft.builder.finish(output).unwrap();
     program.metadata_mut().insert("classes".into(), "[\"cat\",\"dög\"]".into());
     program
+}
+
+/// Some values of a shape that differs along an axis only, behind `x`.
+fn concat(dice: &mut Dice, draft: &Draft, values: &[ValueId], x: ValueId) -> (Instr, Vec<ValueId>) {
+    let of = |id: ValueId| draft.builder.value(id);
+    let (shape, elements) = (&of(x).shape, of(x).elements);
+    let axis = 1 + dice.roll(shape.len());
+    let output = (elements != Elements::Float && dice.roll(3) > 0).then(|| dice.grid());
+    let fits = |id: &ValueId| {
+        let other = of(*id);
+        let alike = match output {
+            Some(_) => other.elements != Elements::Float,
+            None => other.elements == elements,
+        };
+        let mut sizes = other.shape.iter().zip(shape).enumerate();
+        alike
+            && other.shape.len() == shape.len()
+            && sizes.all(|(i, (a, b))| i + 1 == axis || a == b)
+    };
+    let others = Vec::from_iter(values.iter().copied().filter(fits));
+    let more = (0..dice.roll(3)).map(|_| others[dice.roll(others.len())]);
+    let inputs = std::iter::once(x).chain(more).collect();
+    (Instr::Concat { axis, output }, inputs)
 }
 
 fn window(dice: &mut Dice, h: usize, w: usize) -> Window {
@@ -170,7 +210,7 @@ fn conv(dice: &mut Dice, image: [usize; 3]) -> Instr {
     let (shape, attrs) = conv_shape(dice, image);
     let top = [127, 127, 7, 1][dice.roll(4)];
     let layer = dice.layer(&shape, top);
-    Instr::Conv { layer, attrs, output: dice.grid(), relu: dice.roll(2) == 0 }
+    Instr::Conv { layer, attrs, output: dice.grid(), activation: dice.activation() }
 }
 
 fn conv_shape(dice: &mut Dice, [c, h, w]: [usize; 3]) -> ([usize; 4], ConvAttrs) {
@@ -217,8 +257,9 @@ pub fn resnet(blocks: usize, width: usize, size: usize) -> Program {
     let mut x = draft.push(Instr::Quantize(grid(&mut dice, 114)), &[ValueId::INPUT]);
     let conv = |draft: &mut Draft, dice: &mut Dice, x, shape, stride, relu| {
         let output = grid(dice, if relu { 0 } else { 120 });
+        let activation = if relu { Activation::RELU } else { Activation::NONE };
         let attrs = ConvAttrs::new(stride, 1);
-        draft.push(Instr::Conv { layer: layer(dice, shape), attrs, output, relu }, &[x])
+        draft.push(Instr::Conv { layer: layer(dice, shape), attrs, output, activation }, &[x])
     };
     x = conv(&mut draft, &mut dice, x, [width, 3, 3, 3], 1, true);
     for stage in 0..3 {
@@ -234,7 +275,7 @@ pub fn resnet(blocks: usize, width: usize, size: usize) -> Program {
                 x = draft.push(Instr::Pad { axis: 1, before: c / 4, after: c / 4 }, &[x]);
             }
             let output = QParams::new(0.03, 0, 0..=255).unwrap();
-            x = draft.push(Instr::Add { output, relu: true }, &[inner, x]);
+            x = draft.push(Instr::Add { output, activation: Activation::RELU }, &[inner, x]);
         }
     }
     let output = QParams::new(0.01, 0, 0..=255).unwrap();
@@ -242,7 +283,7 @@ pub fn resnet(blocks: usize, width: usize, size: usize) -> Program {
     x = draft.push(Instr::Flatten, &[x]);
     let fc = dice.layer(&[10, 4 * width], 127);
     let output = QParams::new(0.1, 100, 0..=255).unwrap();
-    x = draft.push(Instr::Linear { layer: fc, output, relu: false }, &[x]);
+    x = draft.push(Instr::Linear { layer: fc, output, activation: Activation::NONE }, &[x]);
     x = draft.push(Instr::Dequantize, &[x]);
     draft.builder.finish(x).unwrap()
 }

@@ -38,7 +38,6 @@ pub fn evaluate(op: &FloatOp, inputs: &[&Naive]) -> Naive {
         FloatOp::Affine { scale, shift } => each(x, |i, v| {
             f64::from(scale.at(&[channel(i)])) * v + f64::from(shift.at(&[channel(i)]))
         }),
-        FloatOp::Clip { min, max } => each(x, |_, v| v.max(f64::from(*min)).min(f64::from(*max))),
         FloatOp::Add(b) => binary(x, b.as_ref(), inputs.get(1), |a, b| a + b),
         FloatOp::Mul(b) => binary(x, b.as_ref(), inputs.get(1), |a, b| a * b),
         FloatOp::AvgPool { window, count_padding } => {

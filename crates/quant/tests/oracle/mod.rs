@@ -4,7 +4,7 @@
 
 mod float;
 
-use ottava_quant::{Instr, QParams, QuantizedLayer, Value, Window};
+use ottava_quant::{Activation, Instr, QParams, QuantizedLayer, Value, Window};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -69,8 +69,9 @@ impl From<&Value> for Naive {
 /// What the instruction makes of its inputs.
 pub fn evaluate(instr: &Instr, inputs: &[&Naive]) -> Naive {
     match instr {
-        Instr::Add { output, relu } => add(inputs[0], inputs[1], *output, *relu),
+        Instr::Add { output, activation } => add(inputs[0], inputs[1], *output, *activation),
         Instr::Float(op) => float::evaluate(op, inputs),
+        Instr::Concat { axis, output } => concat(inputs, *axis, *output),
         instr if inputs[0].grid.is_some() || matches!(instr, Instr::Quantize(_)) => {
             unary(instr, inputs[0])
         }
@@ -81,9 +82,17 @@ pub fn evaluate(instr: &Instr, inputs: &[&Naive]) -> Naive {
 /// Floats move as codes do: their places are moved as codes, 0 standing for the padding's zero.
 fn moved(instr: &Instr, x: &Naive) -> Naive {
     match instr {
-        Instr::Relu => {
-            let floats = x.floats.iter().map(|&v| if v < 0.0 { 0.0 } else { v }).collect();
-            Naive { floats, ..x.clone() }
+        Instr::Clip(Activation { min, max }) => {
+            let clip = |v: f32| {
+                if v < *min {
+                    *min
+                } else if v > *max {
+                    *max
+                } else {
+                    v
+                }
+            };
+            Naive { floats: x.floats.iter().map(|&v| clip(v)).collect(), ..x.clone() }
         }
         Instr::MaxPool(window) => float::windows(x, *window, |taps, _| {
             taps.iter().copied().fold(f32::NEG_INFINITY, f32::max)
@@ -117,14 +126,18 @@ fn unary(instr: &Instr, x: &Naive) -> Naive {
             let floats = x.codes.iter().map(|&q| same().dequantize(q as i32)).collect();
             Naive { shape: x.shape, codes: vec![], floats, grid: None }
         }
-        Instr::Conv { layer, attrs, output, relu } => conv(x, layer, *attrs, *output, *relu),
-        Instr::Linear { layer, output, relu } => {
+        Instr::Conv { layer, attrs, output, activation } => {
+            conv(x, layer, *attrs, *output, *activation)
+        }
+        Instr::Linear { layer, output, activation } => {
             let shape = [layer.codes.shape()[0], layer.codes.shape()[1], 1, 1];
             let codes = layer.codes.reshape(&shape).unwrap();
             let layer = QuantizedLayer { codes, ..layer.clone() };
-            conv(x, &layer, ConvAttrs::default(), *output, *relu)
+            conv(x, &layer, ConvAttrs::default(), *output, *activation)
         }
-        Instr::Add { .. } | Instr::Float(_) => unreachable!("not unary, or not of codes"),
+        Instr::Add { .. } | Instr::Concat { .. } | Instr::Float(_) => {
+            unreachable!("not unary, or not of codes")
+        }
         Instr::MaxPool(window) => pool(x, *window, same(), |taps, _| *taps.iter().max().unwrap()),
         Instr::AvgPool { window, count_padding, output } => {
             let whole = Window { kernel: [h, w], stride: [1, 1], padding: [0; 4] };
@@ -140,9 +153,9 @@ fn unary(instr: &Instr, x: &Naive) -> Naive {
                 (clamped.round_ties_even() + zero) as i64
             })
         }
-        Instr::Relu => {
-            let zero = i64::from(same().zero_point());
-            x.like(x.shape, same(), |[n, c, y, i]| x.at(n, c, y, i).max(zero))
+        Instr::Clip(activation) => {
+            let (low, high) = ends(same(), *activation);
+            x.like(x.shape, same(), |[n, c, y, i]| x.at(n, c, y, i).clamp(low, high))
         }
         Instr::Slice { axis, start, end, step } => {
             let mut shape = x.shape;
@@ -169,7 +182,23 @@ fn unary(instr: &Instr, x: &Naive) -> Naive {
     }
 }
 
-fn conv(x: &Naive, layer: &QuantizedLayer, attrs: ConvAttrs, y: QParams, relu: bool) -> Naive {
+/// The lowest and the highest code of a result.
+fn ends(grid: QParams, Activation { min, max }: Activation) -> (i64, i64) {
+    let code = |v: f32| {
+        let steps = (f64::from(v * grid.scale().recip())).round_ties_even();
+        (steps + f64::from(grid.zero_point())).clamp(f64::from(grid.qmin()), f64::from(grid.qmax()))
+            as i64
+    };
+    (code(min), code(max))
+}
+
+fn conv(
+    x: &Naive,
+    layer: &QuantizedLayer,
+    attrs: ConvAttrs,
+    y: QParams,
+    activation: Activation,
+) -> Naive {
     let [n, channels, h, w] = x.shape;
     let [o, per_group, kh, kw] = layer.codes.dims("conv").unwrap();
     let (x_grid, y) = (x.grid.expect("codes"), y.to_unsigned());
@@ -198,25 +227,58 @@ fn conv(x: &Naive, layer: &QuantizedLayer, attrs: ConvAttrs, y: QParams, relu: b
             }
         }
         let multiplier = x_grid.scale() * layer.scales[o_c] / y.scale();
-        let low = if relu { y.qmin().max(y.zero_point()) } else { y.qmin() };
+        let (low, high) = ends(y, activation);
         let zero = y.zero_point();
         let steps = (acc as i32 as f32 * multiplier)
-            .clamp((low - zero) as f32, (y.qmax() - zero) as f32)
+            .clamp((low - i64::from(zero)) as f32, (high - i64::from(zero)) as f32)
             .round_ties_even();
         steps as i64 + i64::from(zero)
     })
 }
 
-fn add(a: &Naive, b: &Naive, y: QParams, relu: bool) -> Naive {
+fn concat(inputs: &[&Naive], axis: usize, output: Option<QParams>) -> Naive {
+    let mut shape = inputs[0].shape;
+    shape[axis] = inputs.iter().map(|x| x.shape[axis]).sum();
+    // Which input an element comes from, and where it is there.
+    let source = |mut at: [usize; 4]| {
+        let mut of = inputs.iter();
+        let mut x = of.next().unwrap();
+        while at[axis] >= x.shape[axis] {
+            at[axis] -= x.shape[axis];
+            x = of.next().unwrap();
+        }
+        (*x, ((at[0] * x.shape[1] + at[1]) * x.shape[2] + at[2]) * x.shape[3] + at[3])
+    };
+    let Some(grid) = inputs[0].grid else {
+        let floats = std::cell::RefCell::new(vec![]);
+        let grid = QParams::new(1.0, 0, 0..=255).unwrap();
+        inputs[0].like(shape, grid, |at| {
+            let (x, i) = source(at);
+            floats.borrow_mut().push(x.floats[i]);
+            0
+        });
+        return Naive { shape, codes: vec![], floats: floats.into_inner(), grid: None };
+    };
+    let y = output.map_or(grid, QParams::to_unsigned);
+    inputs[0].like(shape, y, |at| {
+        let (x, i) = source(at);
+        let grid = x.grid.expect("codes");
+        let value = grid.scale() * (x.codes[i] - i64::from(grid.zero_point())) as f32;
+        let steps = f64::from(value * y.scale().recip()).round_ties_even();
+        (steps as i64 + i64::from(y.zero_point())).clamp(y.qmin().into(), y.qmax().into())
+    })
+}
+
+fn add(a: &Naive, b: &Naive, y: QParams, activation: Activation) -> Naive {
     let (ga, gb, y) = (a.grid.expect("codes"), b.grid.expect("codes"), y.to_unsigned());
     let (ra, rb) = (ga.scale() / y.scale(), gb.scale() / y.scale());
     let fixed = y.zero_point() as f32 - (ra * ga.zero_point() as f32 + rb * gb.zero_point() as f32);
-    let low = if relu { y.qmin().max(y.zero_point()) } else { y.qmin() };
+    let (low, high) = ends(y, activation);
     a.like(a.shape, y, |[n, c, i, j]| {
         let (qa, qb) = (a.at(n, c, i, j) as f32, b.at(n, c, i, j) as f32);
         // Each product is rounded together with its sum.
         let sum = qa.mul_add(ra, qb.mul_add(rb, fixed));
-        sum.clamp(low as f32, y.qmax() as f32).round_ties_even() as i64
+        sum.clamp(low as f32, high as f32).round_ties_even() as i64
     })
 }
 

@@ -1,10 +1,10 @@
 //! The layer with a frozen BatchNorm: what is deployed.
 
 use ottava_quant::{QTensor, linear, quantize_layer_on};
+use ottava_tensor::Tensor;
 use ottava_tensor::conv;
 use ottava_tensor::conv::int8::Output as Sink;
 use ottava_tensor::norm::channel_sums;
-use ottava_tensor::{Tensor, elementwise};
 
 use super::super::conv::vector;
 use super::super::quantizer::{ActivationQuant, Rounding};
@@ -88,7 +88,7 @@ impl Run<'_> {
         let Folded { weight, bias, grids } = folded;
         let layer = quantize_layer_on(grids.clone(), weight, bias, x_scale, self.layer.weight)?;
         let params = output.params(state)?;
-        let requantize = layer.requantize(x_scale, params, self.layer.relu);
+        let requantize = layer.requantize(x_scale, params, self.layer.activation);
         let mut y = Tensor::zeros_channels_last(&self.geometry.output_shape());
         let sink = Sink::Requantize(&requantize, y.data_mut());
         self.run(&self.kernel(&layer.codes)?, &x, sink);
@@ -106,23 +106,22 @@ impl Run<'_> {
         let x_scale = x.params().scale();
         let Folded { weight, bias, grids } = folded;
         let layer = quantize_layer_on(grids.clone(), weight, bias, x_scale, self.layer.weight)?;
-        let relu = self.layer.relu;
+        let activation = self.layer.activation;
         let sums = self.accumulate(&x, &layer.codes)?;
         let steps: Vec<f32> = layer.scales.iter().map(|s| x_scale * s).collect();
         let float = per_channel(&sums, |c, sum| {
-            let y = sum.wrapping_add(layer.bias[c]) as f32 * steps[c];
-            if relu { y.max(0.0) } else { y }
+            activation.apply(sum.wrapping_add(layer.bias[c]) as f32 * steps[c])
         });
         let state = self.output.map(|(_, state)| state).expect("the layer rounds its result");
         let params = output.observe(|| float.clone(), state, self.state_index(), context)?;
-        let requantize = layer.requantize(x_scale, params, relu);
+        let requantize = layer.requantize(x_scale, params, activation);
         let codes = per_channel(&sums, |c, sum| requantize.apply(c, sum));
-        let rounding = context.backward().then(|| output.rounding(&float, params, relu));
+        let rounding = context.backward().then(|| output.rounding(&float, params, activation));
         let value = QTensor::new(self.shaped(codes)?, params).into();
         Ok(Forward { value, x: Input::Codes(x), rounded: layer.dequantize(), rounding })
     }
 
-    /// Rounded weights, everything else in float: `y = relu(x ⋆ round(W') + b')`.
+    /// Rounded weights, everything else in float: `y = clip(x ⋆ round(W') + b')`.
     fn in_float(&self, folded: &Folded, context: &Context) -> Result<Forward> {
         let x = self.float()?;
         let rounded = self.layer.weight.fake_quantize(&folded.weight, &folded.grids)?;
@@ -134,9 +133,9 @@ impl Run<'_> {
                 y.reshape(&self.geometry.output_shape())?
             }
         };
-        let relu = self.layer.relu;
-        let y = if relu { elementwise::relu(&y) } else { y };
-        let open = || Rounding::none(Mask::of(&y, move |y| !relu || y > 0.0));
+        let activation = self.layer.activation;
+        let y = activation.map(&y);
+        let open = || Rounding::none(Mask::of(&y, move |y| activation.passes(y)));
         let rounding = context.backward().then(open);
         Ok(Forward { value: self.shaped(y)?.into(), x: Input::Float(x), rounded, rounding })
     }

@@ -1,4 +1,4 @@
-//! The integer layer: convolution or fully connected, BatchNorm and ReLU fused, rounded once.
+//! The integer layer: convolution or fully connected, BatchNorm and activation fused, rounded once.
 //!
 //! Forward is what the integer program computes, on the same kernels with the same parameters:
 //!
@@ -7,7 +7,7 @@
 //!           acc    = Σ (q_x − z_x) · q_W'  (i32, exact) + round(b' / (s_x · s_W'))
 //!           q_y    = clamp(round(acc · s_x · s_W' / s_y)) + z_y
 //! unfolded  y₀     = s_x · s_W · Σ (q_x − z_x) · q_W      the batch's statistics are needed first
-//!           q_y    = quantize(relu(BN(y₀)))
+//!           q_y    = quantize(clip(BN(y₀)))
 //! ```
 //!
 //! Why the unfolded form trains the network that the folded form deploys: with a symmetric scale per
@@ -25,8 +25,8 @@ mod folded;
 mod unfolded;
 
 use ottava_quant::{
-    BatchNormStats, QParams, QTensor, QuantizedLayer, WeightRange, WeightSpec, fold_batch_norm,
-    quantize_layer_on,
+    Activation, BatchNormStats, QParams, QTensor, QuantizedLayer, WeightRange, WeightSpec,
+    fold_batch_norm, quantize_layer_on,
 };
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output as Sink};
 use ottava_tensor::conv::{self, ConvAttrs, ConvGeometry};
@@ -90,8 +90,8 @@ pub struct QuantLayer {
     pub norm: Option<BatchNorm2d>,
     /// How it is folded while it is live.
     pub folding: Folding,
-    /// Whether a ReLU follows.
-    pub relu: bool,
+    /// What the result is clamped to.
+    pub activation: Activation,
     /// The observer and the grid of the result; `None` if only the weights are rounded, and the layer
     /// computes in float.
     pub output: Option<ActivationQuant>,

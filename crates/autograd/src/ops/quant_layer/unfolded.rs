@@ -1,10 +1,10 @@
 //! The layer before folding: in float while nothing is rounded yet, with rounded weights while the
 //! batch's statistics are needed.
 
-use ottava_quant::{BatchNormStats, QTensor};
+use ottava_quant::{Activation, BatchNormStats, QTensor};
+use ottava_tensor::Tensor;
 use ottava_tensor::conv;
 use ottava_tensor::norm::{batch_norm_grad, channel_affine, channel_sums};
-use ottava_tensor::{Tensor, elementwise};
 
 use super::super::conv::vector;
 use super::super::norm::affine;
@@ -30,7 +30,7 @@ struct Linear {
 }
 
 impl Run<'_> {
-    /// `q_y = quantize(relu(BN(x ⋆ W + b)))`.
+    /// `q_y = quantize(clip(BN(x ⋆ W + b)))`.
     pub(super) fn unfolded(self, context: &mut Context, live: bool) -> Result<Output> {
         let geometry = self.geometry;
         let rounds = context.mode.quantize;
@@ -46,12 +46,12 @@ impl Run<'_> {
         let Linear { x, weight: rounded, y0, weight_rounding, factors } = linear;
         let weight = self.weight()?;
 
-        // y = relu(BN(y₀))
-        let relu = self.layer.relu;
+        // y = clip(BN(y₀)); a ReLU in the same pass
+        let activation = self.layer.activation;
+        let relu = activation == Activation::RELU;
         let mut running = Vec::new();
         let (y, normed) = match &self.layer.norm {
-            None if relu => (elementwise::relu(&y0), None),
-            None => (y0.clone(), None),
+            None => (activation.map(&y0), None),
             Some(norm) => {
                 let [gamma, beta, mut mean, var] = [0, 1, 2, 3].map(|i| self.norm_leaf(i));
                 let mut inv_std = norm.inv_std(&var);
@@ -72,18 +72,19 @@ impl Run<'_> {
                     let (scale, shift) = affine(&gamma, &beta, &mean, &inv_std);
                     channel_affine(&y0, &scale, &shift, relu)
                 };
+                let y = if relu { y } else { activation.map(&y) };
                 (y, Some((gamma, mean, inv_std)))
             }
         };
 
         let index = self.state_index();
-        let open = |y: &Tensor<f32>| Rounding::none(Mask::of(y, move |y| !relu || y > 0.0));
+        let open = |y: &Tensor<f32>| Rounding::none(Mask::of(y, move |y| activation.passes(y)));
         let (value, rounding): (Value, _) = match self.output {
             Some((output, state)) if rounds => {
                 let params = output.observe(|| y.clone(), state, index, context)?;
                 let codes = QTensor::quantize(&y, params);
                 let codes = QTensor::new(self.shaped(codes.codes().clone())?, params);
-                let rounding = || output.rounding(&y, params, relu);
+                let rounding = || output.rounding(&y, params, activation);
                 (codes.into(), context.backward().then(rounding))
             }
             output => {
@@ -205,6 +206,6 @@ impl Run<'_> {
         let ratio: Vec<f32> = inv_std.iter().zip(running).map(|(b, r)| b / r).collect();
         let centre: Vec<f32> = mean.iter().zip(self.bias()).map(|(m, b)| m - b).collect();
         let (_, shift) = affine(gamma, beta, &centre, inv_std);
-        Ok(channel_affine(&c, &ratio, &shift, self.layer.relu))
+        Ok(channel_affine(&c, &ratio, &shift, self.layer.activation == Activation::RELU))
     }
 }

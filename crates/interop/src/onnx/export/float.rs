@@ -125,6 +125,7 @@ fn operator(
             inputs.push(writer.ints(&format!("{name}.pads"), &pads));
             ("Pad", vec![])
         }
+        Op::Concat(op) => ("Concat", vec![int("axis", op.axis as i64)]),
         Op::LogSoftmax(_) => ("LogSoftmax", vec![int("axis", 1)]),
         Op::Softmax(_) => ("Softmax", vec![int("axis", 1)]),
         Op::CrossEntropy(_)
@@ -134,6 +135,7 @@ fn operator(
         | Op::Quantize(_)
         | Op::QuantLayer(_)
         | Op::QuantAdd(_)
-        | Op::QuantAvgPool(_) => return None,
+        | Op::QuantAvgPool(_)
+        | Op::QuantConcat(_) => return None,
     })
 }

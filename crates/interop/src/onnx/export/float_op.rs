@@ -36,11 +36,6 @@ pub(super) fn write(
             inputs = vec![writer.node("Mul", &format!("{name}.scaled"), [x, scale], vec![]), shift];
             ("Add", vec![])
         }
-        FloatOp::Clip { min, max } => {
-            inputs.push(writer.floats(&format!("{name}.min"), &[], &[*min]));
-            inputs.push(writer.floats(&format!("{name}.max"), &[], &[*max]));
-            ("Clip", vec![])
-        }
         FloatOp::Add(constant) => {
             inputs.extend(constant.iter().map(|c| writer.tensor(&format!("{name}.constant"), c)));
             ("Add", vec![])

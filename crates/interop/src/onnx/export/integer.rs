@@ -1,6 +1,6 @@
 //! Integer programs, in both formats.
 
-use ottava_quant::{Instr, Node, Program, QParams, QuantizedLayer, ValueId};
+use ottava_quant::{Activation, Instr, Node, Program, QParams, QuantizedLayer, ValueId};
 
 use super::super::proto::Attribute;
 use super::float_op::{self, average_attributes, conv_attributes, window_attributes};
@@ -73,18 +73,18 @@ impl Export<'_> {
                 self.quantized(name, value, *grid)
             }
             Instr::Dequantize => self.float(x, name),
-            Instr::Conv { layer, attrs, output, relu } => {
+            Instr::Conv { layer, attrs, output, activation } => {
                 let attributes = conv_attributes(*attrs, &layer.codes.shape()[2..]);
-                self.layer(node, layer, "Conv", attributes, *output, *relu)
+                self.layer(node, layer, "Conv", attributes, *output, *activation)
             }
-            Instr::Linear { layer, output, relu } => {
-                self.layer(node, layer, "Gemm", vec![int("transB", 1)], *output, *relu)
+            Instr::Linear { layer, output, activation } => {
+                self.layer(node, layer, "Gemm", vec![int("transB", 1)], *output, *activation)
             }
-            Instr::Add { output, relu } => {
+            Instr::Add { output, activation } => {
                 let (a, b) = (self.name(x), self.name(inputs[1]));
                 if self.qdq() {
                     let sum = self.writer.node("Add", name, [a, b], vec![]);
-                    return self.rounded(name, sum, *output, *relu);
+                    return self.rounded(name, sum, *output, *activation);
                 }
                 let (a_grid, b_grid) = (self.grid_of(x), self.grid_of(inputs[1]));
                 let a_grid = self.grid(&format!("{name}.a"), a_grid);
@@ -92,7 +92,7 @@ impl Export<'_> {
                 let y_grid = self.grid(name, *output);
                 let inputs = [&[a], &a_grid[..], &[b], &b_grid, &y_grid].concat();
                 let codes = self.writer.node_of(MICROSOFT, "QLinearAdd", name, inputs, vec![]);
-                self.clamped(name, codes, *output, *relu)
+                self.clamped(name, codes, *output, *activation)
             }
             Instr::AvgPool { window, count_padding, output } => {
                 let (op, mut attributes) = match window {
@@ -102,7 +102,7 @@ impl Export<'_> {
                 let value = self.name(x);
                 if self.qdq() {
                     let mean = self.writer.node(op, name, [value], attributes);
-                    return self.rounded(name, mean, *output, false);
+                    return self.rounded(name, mean, *output, Activation::NONE);
                 }
                 attributes.push(int("channels_last", 0));
                 let x_grid = self.grid_of(x);
@@ -111,18 +111,25 @@ impl Export<'_> {
                 let inputs = [&[value], &x_grid[..], &y_grid].concat();
                 let op = format!("QLinear{op}");
                 let codes = self.writer.node_of(MICROSOFT, &op, name, inputs, attributes);
-                self.clamped(name, codes, *output, false)
+                self.clamped(name, codes, *output, Activation::NONE)
             }
             Instr::MaxPool(window) => {
                 self.moved(node, "MaxPool", vec![], window_attributes(window))
             }
-            Instr::Relu if self.qdq() || self.program.value(x).grid().is_none() => {
-                self.moved(node, "Relu", vec![], vec![])
-            }
-            Instr::Relu => {
-                let (codes, grid) = (self.name(x), self.grid_of(x));
-                self.clamped(name, codes, grid, true)
-            }
+            Instr::Clip(activation) => match self.program.value(x).grid() {
+                Some(grid) if !self.qdq() => {
+                    let codes = self.name(x);
+                    self.clamped(name, codes, grid, *activation)
+                }
+                _ if *activation == Activation::RELU => self.moved(node, "Relu", vec![], vec![]),
+                _ => {
+                    let Activation { min, max } = *activation;
+                    let ends = [("min", min), ("max", max)].map(|(what, end)| {
+                        self.writer.floats(&format!("{name}.{what}"), &[], &[end])
+                    });
+                    self.moved(node, "Clip", ends.to_vec(), vec![])
+                }
+            },
             Instr::Slice { axis, start, end, step } => {
                 let numbers = [("starts", start), ("ends", end), ("axes", axis), ("steps", step)];
                 let inputs = numbers.map(|(what, &value)| {
@@ -154,6 +161,31 @@ impl Export<'_> {
                 let sizes = self.writer.ints(&format!("{name}.shape"), &sizes);
                 self.moved(node, "Reshape", vec![sizes], vec![])
             }
+            Instr::Concat { axis, output } => {
+                let axis = vec![int("axis", *axis as i64)];
+                let values: Vec<String> = inputs.iter().map(|&id| self.name(id)).collect();
+                match output {
+                    None => {
+                        let whole = self.writer.node("Concat", name, values, axis);
+                        self.on_grid_of(x, name, whole)
+                    }
+                    Some(grid) if self.qdq() => {
+                        let whole = self.writer.node("Concat", name, values, axis);
+                        self.rounded(name, whole, *grid, Activation::NONE)
+                    }
+                    Some(output) => {
+                        let mut operands = self.grid(name, *output).to_vec();
+                        for (i, (value, &id)) in values.into_iter().zip(inputs).enumerate() {
+                            let grid = self.grid_of(id);
+                            operands.push(value);
+                            operands.extend(self.grid(&format!("{name}.{i}"), grid));
+                        }
+                        let op = "QLinearConcat";
+                        let codes = self.writer.node_of(MICROSOFT, op, name, operands, axis);
+                        self.clamped(name, codes, *output, Activation::NONE)
+                    }
+                }
+            }
             Instr::Float(op) => {
                 let rank = self.program.value(x).shape.len() + 1;
                 let inputs = inputs.iter().map(|&id| self.name(id)).collect();
@@ -172,8 +204,13 @@ impl Export<'_> {
     ) -> String {
         let inputs = std::iter::once(self.name(node.inputs[0])).chain(constants);
         let result = self.writer.node(op, &node.name, inputs, attributes);
-        match self.program.value(node.inputs[0]).grid() {
-            Some(grid) if self.qdq() => self.quantized(&node.name, result, grid),
+        self.on_grid_of(node.inputs[0], &node.name, result)
+    }
+
+    /// What came of values on the grid of `x` by moving them: with QDQ, quantized again.
+    fn on_grid_of(&mut self, x: ValueId, name: &str, result: String) -> String {
+        match self.program.value(x).grid() {
+            Some(grid) if self.qdq() => self.quantized(name, result, grid),
             _ => result,
         }
     }
@@ -191,16 +228,22 @@ impl Export<'_> {
     }
 
     /// The result of a float operator of QDQ to a grid.
-    fn rounded(&mut self, name: &str, value: String, grid: QParams, relu: bool) -> String {
+    fn rounded(
+        &mut self,
+        name: &str,
+        value: String,
+        grid: QParams,
+        activation: Activation,
+    ) -> String {
         let unsigned = grid.to_unsigned();
         // Only where zero is the lowest code does a Relu before the rounding let runtimes fuse it.
-        let fused = relu && unsigned.zero_point() == 0;
+        let fused = activation.min == 0.0 && unsigned.zero_point() == 0;
         let value = match fused {
             true => self.writer.node("Relu", &format!("{name}.relu"), [value], vec![]),
             false => value,
         };
         let result = self.quantized(name, value, grid);
-        let (low, high) = bounds(grid, relu);
+        let (low, high) = bounds(grid, activation);
         if (low, high) == (0, 255) {
             return result;
         }
@@ -213,9 +256,15 @@ impl Export<'_> {
         self.quantized(&name, clipped, grid)
     }
 
-    /// Codes clamped to what a grid, or a fused ReLU, allows.
-    fn clamped(&mut self, name: &str, codes: String, grid: QParams, relu: bool) -> String {
-        let (low, high) = bounds(grid, relu);
+    /// Codes clamped to what a grid, or a fused activation, allows.
+    fn clamped(
+        &mut self,
+        name: &str,
+        codes: String,
+        grid: QParams,
+        activation: Activation,
+    ) -> String {
+        let (low, high) = bounds(grid, activation);
         if (low, high) == (0, 255) {
             return codes;
         }
@@ -232,7 +281,7 @@ impl Export<'_> {
         op: &str,
         attributes: Vec<Attribute>,
         output: QParams,
-        relu: bool,
+        activation: Activation,
     ) -> String {
         let (name, id) = (&node.name, node.inputs[0]);
         let x_grid = self.grid_of(id);
@@ -260,7 +309,7 @@ impl Export<'_> {
             let bias =
                 self.writer.node("DequantizeLinear", &bias_name, [bias, scale, zero], axis());
             let sum = self.writer.node(op, name, [x, weight, bias], attributes);
-            return self.rounded(name, sum, output, relu);
+            return self.rounded(name, sum, output, activation);
         }
         let x_grid = self.grid(&format!("{name}.x"), x_grid);
         let y_grid = self.grid(name, output);
@@ -272,7 +321,7 @@ impl Export<'_> {
             let inputs = [&[x], &x_grid[..], &weights, &[bias], &y_grid].concat();
             self.writer.node_of(MICROSOFT, "QGemm", name, inputs, attributes)
         };
-        self.clamped(name, codes, output, relu)
+        self.clamped(name, codes, output, activation)
     }
 
     /// Codes, scales and zero-points of a weight.
@@ -301,8 +350,8 @@ impl Export<'_> {
 }
 
 /// The lowest and highest code that a result may have.
-fn bounds(grid: QParams, relu: bool) -> (u8, u8) {
-    let grid = if relu { grid.to_unsigned().rectified() } else { grid.to_unsigned() };
+fn bounds(grid: QParams, activation: Activation) -> (u8, u8) {
+    let grid = activation.clamp(grid.to_unsigned());
     (grid.qmin() as u8, grid.qmax() as u8)
 }
 
@@ -327,18 +376,24 @@ mod tests {
         let mut b = Program::builder(&[2, 4, 4]).unwrap();
         let x = b.push("in", Instr::Quantize(grid(9)), &[b.input()]).unwrap();
         let attrs = ConvAttrs::new(1, 1);
-        let conv = |zero, relu| Instr::Conv {
+        let conv = |zero, activation| Instr::Conv {
             layer: layer(&[2, 2, 3, 3]),
             attrs,
             output: grid(zero),
-            relu,
+            activation,
         };
-        let y = b.push("conv", conv(0, true), &[x]).unwrap();
-        let x = b.push("shifted", conv(5, true), &[y]).unwrap();
-        let x = b.push("add", Instr::Add { output: grid(0), relu: false }, &[x, y]).unwrap();
+        let y = b.push("conv", conv(0, Activation::RELU), &[x]).unwrap();
+        let x = b.push("shifted", conv(5, Activation::RELU), &[y]).unwrap();
+        let x = b
+            .push("add", Instr::Add { output: grid(0), activation: Activation::NONE }, &[x, y])
+            .unwrap();
         let gap = Instr::AvgPool { window: None, count_padding: false, output: grid(0) };
         let x = b.push("gap", gap, &[x]).unwrap();
-        let fc = Instr::Linear { layer: layer(&[3, 2]), output: grid(128), relu: false };
+        let fc = Instr::Linear {
+            layer: layer(&[3, 2]),
+            output: grid(128),
+            activation: Activation::NONE,
+        };
         let x = b.push("output", fc, &[x]).unwrap();
         b.finish(x).unwrap()
     }
@@ -390,7 +445,7 @@ mod tests {
         let mut b = Program::builder(&[2, 4, 4]).unwrap();
         let affine = FloatOp::Affine { scale: channels(), shift: channels() };
         let x = b.push("affine", Instr::Float(affine), &[b.input()]).unwrap();
-        let x = b.push("relu", Instr::Relu, &[x]).unwrap();
+        let x = b.push("relu", Instr::Clip(Activation::RELU), &[x]).unwrap();
         let x = b.push("q", Instr::Quantize(grid), &[x]).unwrap();
         let x = b.push("pool", Instr::MaxPool(ottava_quant::Window::new(2, 2, 0)), &[x]).unwrap();
         let x = b.push("floats", Instr::Dequantize, &[x]).unwrap();

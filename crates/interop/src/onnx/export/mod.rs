@@ -19,7 +19,7 @@ pub enum OnnxFormat {
     #[default]
     Qdq,
     /// Integer operators: `QLinearConv`, and ONNX Runtime's own `QGemm`, `QLinearAdd`,
-    /// `QLinearGlobalAveragePool` and `QLinearAveragePool`.
+    /// `QLinearGlobalAveragePool`, `QLinearAveragePool` and `QLinearConcat`.
     QOperator,
 }
 

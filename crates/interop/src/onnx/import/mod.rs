@@ -40,7 +40,7 @@ const MAX_ELEMENTS: usize = 1 << 28;
 ///
 /// Operators: `Conv` (any groups), `BatchNormalization`, `Relu`, `Clip`, `Add`, `Sub`, `Mul` and
 /// `Div` (the latter two by a constant), `MaxPool`, `AveragePool`, `GlobalAveragePool`, `Gemm`,
-/// `MatMul`, `Flatten`, `Reshape`, `Squeeze`, `ReduceMean` over an image, `Softmax`, `LogSoftmax`,
+/// `MatMul`, `Concat`, `Flatten`, `Reshape`, `Squeeze`, `ReduceMean` over an image, `Softmax`, `LogSoftmax`,
 /// `Slice`, `Pad`, `Constant`, `Identity`, `Dropout`, `Cast`. The batch is the first axis of the one
 /// input; the other sizes must be fixed.
 ///
@@ -208,6 +208,7 @@ impl Importer {
             "AveragePool" => self.average_pool(node)?,
             "GlobalAveragePool" => self.global_average(node, true)?,
             "ReduceMean" => self.reduce_mean(node)?,
+            "Concat" => self.concat(node)?,
             "Flatten" => self.flatten(node)?,
             "Reshape" => self.reshape(node)?,
             "Squeeze" => self.squeeze(node)?,

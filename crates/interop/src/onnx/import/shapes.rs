@@ -2,7 +2,7 @@
 //! go where. Both importers ask here.
 
 use ottava_autograd::NodeId;
-use ottava_autograd::ops::{Flatten, Pad, Reshape, Slice};
+use ottava_autograd::ops::{Concat, Flatten, Pad, Reshape, Slice};
 
 use super::super::attributes::Check;
 use super::super::constant::{Constant, Constants};
@@ -177,6 +177,27 @@ impl Importer {
         let x = self.activation(node, 0)?;
         let shape = reshaped(&self.constants, node, &self.shapes[x])?;
         self.shaped(node, x, shape)
+    }
+
+    pub(super) fn concat(&mut self, node: &Node) -> Check<NodeId> {
+        let values = (0..node.input.len()).map(|i| self.activation(node, i));
+        let values = values.collect::<Check<Vec<NodeId>>>()?;
+        let &first = values.first().ok_or("no inputs")?;
+        let axis = match axis(&self.shapes[first], node.int("axis", 0))? {
+            0 => return Err("concatenates batches".into()),
+            axis => axis,
+        };
+        let mut shape = self.shapes[first].clone();
+        for &other in &values[1..] {
+            let next = &self.shapes[other];
+            let fits = next.len() == shape.len()
+                && (0..shape.len()).all(|i| i + 1 == axis || next[i] == shape[i]);
+            if !fits {
+                return Err(format!("values {shape:?} and {next:?} along axis {axis}"));
+            }
+            shape[axis - 1] += next[axis - 1];
+        }
+        self.push(&owner(node, None), Concat { axis }, values, shape)
     }
 
     pub(super) fn squeeze(&mut self, node: &Node) -> Check<NodeId> {

@@ -1,6 +1,6 @@
 //! An operator that waits for the grid of its result.
 
-use ottava_quant::{Instr, QParams, QuantizedLayer, ValueId, Window};
+use ottava_quant::{Activation, Instr, QParams, QuantizedLayer, ValueId, Window};
 use ottava_tensor::conv::ConvAttrs;
 
 use super::super::super::attributes::Check;
@@ -85,12 +85,13 @@ impl Pending {
     pub(super) fn emit(self, grid: QParams, importer: &mut Importer) -> Check<ValueId> {
         let Self { name, head, inputs, clamp, moves, .. } = self;
         let relu = clamp.low == 0.0;
+        let activation = if relu { Activation::RELU } else { Activation::NONE };
         // A layer's own ReLU takes care of the lower end.
         let output = Clamp { low: if relu { f32::MIN } else { clamp.low }, ..clamp }.codes(grid)?;
         let instr = match head {
-            Head::Conv(layer, attrs) => Some(Instr::Conv { layer, attrs, output, relu }),
-            Head::Linear(layer) => Some(Instr::Linear { layer, output, relu }),
-            Head::Add => Some(Instr::Add { output, relu }),
+            Head::Conv(layer, attrs) => Some(Instr::Conv { layer, attrs, output, activation }),
+            Head::Linear(layer) => Some(Instr::Linear { layer, output, activation }),
+            Head::Add => Some(Instr::Add { output, activation }),
             Head::Average { window, count_padding } => {
                 Some(Instr::AvgPool { window, count_padding, output: clamp.codes(grid)? })
             }
@@ -116,7 +117,7 @@ fn same(importer: &Importer, x: ValueId, clamp: Clamp, grid: QParams) -> Check<O
             return Ok(None);
         }
         if clamp.low == 0.0 && from.qmax() <= output.qmax() {
-            return Ok(Some(Instr::Relu));
+            return Ok(Some(Instr::Clip(Activation::RELU)));
         }
     }
     if value.shape.len() != 3 {
