@@ -60,7 +60,7 @@ fn everything_that_does_not_fit_is_named_and_nothing_changes() {
     assert_eq!(
         error.to_string(),
         "the tensors do not fit this network: 2 missing, 2 unexpected, 1 of another shape; missing \
-         \"bn1.bias\" [16] (is it \"norm1.bias\" in the file?); missing \"fc.bias\" [10]; unexpected \
+         \"bn1.bias\" [16] (is it \"norm1.bias\" in the file?); missing \"fc.bias\" [10] (is it \"norm1.bias\" in the file?); unexpected \
          \"stem.weight\" [1]; unexpected \"norm1.bias\" [16] (is it \"bn1.bias\" in the network?); \
          \"fc.weight\" is [100, 64] in the file and [10, 64] in the network"
     );
