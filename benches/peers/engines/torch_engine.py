@@ -214,14 +214,15 @@ def cifar_resnet18(classes=10):
 
 def load_training(files):
     """One step: forward, cross-entropy, backward, SGD with momentum."""
-    if files.model == "resnet20":
+    if files.model == "cifar-resnet18":
+        nodes = cifar_resnet18()
+    else:
         nodes = files.nodes()
         nodes[0]["in"] = 3
-    else:
-        nodes = cifar_resnet18()
     torch.manual_seed(0)
     made = Network(nodes).train().to(memory_format=torch.channels_last)
-    x = torch.randn(files.batch, 3, 32, 32).to(memory_format=torch.channels_last)
+    side = 224 if files.model == "resnet18" else 32
+    x = torch.randn(files.batch, 3, side, side).to(memory_format=torch.channels_last)
     y = torch.arange(files.batch) % 10
     setting = "eager, channels-last"
     if files.precision == "qat":

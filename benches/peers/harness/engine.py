@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 
-PYTHON = ["onnxruntime", "openvino", "torch", "litert", "ncnn"]
-RUST = ["ottava", "rten", "tract", "candle"]
+PYTHON = ["onnxruntime", "openvino", "torch", "litert", "ncnn", "openblas"]
+RUST = ["ottava", "rten", "tract", "candle", "burn", "gemm", "matrixmultiply"]
+# Engines that are one program, told which of them it is.
+SHARED = {"gemm": "products", "matrixmultiply": "products"}
 ALL = ["ottava", *PYTHON, *RUST[1:]]
 LABELS = {"ottava": "**Ottava**", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch",
-          "litert": "LiteRT", "ncnn": "ncnn", "rten": "rten", "tract": "tract", "candle": "candle"}
+          "litert": "LiteRT", "ncnn": "ncnn", "openblas": "OpenBLAS", "rten": "rten", "tract": "tract", "candle": "candle",
+          "burn": "burn", "gemm": "gemm", "matrixmultiply": "matrixmultiply"}
 DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai-edge-litert",
                  "ncnn": "ncnn"}
 
@@ -29,16 +32,16 @@ class Engine:
         if name in PYTHON:
             command = [sys.executable, str(here / "engines" / f"{name}_engine.py")]
         else:
-            command = [str(cache / "rust" / "release" / f"{name}-engine")]
+            command = [str(cache / "rust" / "release" / f"{SHARED.get(name, name)}-engine")]
         count = str(threads)
         environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
-                         "RTEN_NUM_THREADS", "CANDLE_NUM_THREADS"):
+                         "RTEN_NUM_THREADS", "CANDLE_NUM_THREADS", "MATMUL_NUM_THREADS"):
             environment[variable] = count
         # Older BLAS builds are told a core type here and there; peers run at their own choice.
         environment.pop("OPENBLAS_CORETYPE", None)
         self.process = subprocess.Popen(
-            [*command, str(cache / "models"), count], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            [*command, str(cache / "models"), count, *([name] if name in SHARED else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             text=True, env=environment, start_new_session=True)
         self.pause()
 

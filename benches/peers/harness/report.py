@@ -13,13 +13,17 @@ HOW = {
     "rten": "weights prepacked; int8: ONNX Runtime's QDQ file",
     "tract": "`into_optimized`; int8: ONNX Runtime's QDQ file",
     "candle": "CPU tensors, BatchNorm folded",
+    "openblas": "NumPy's `matmul` into a given array",
+    "burn": "`flex`, the CPU backend its documentation recommends; BatchNorm folded for inference, `autodiff` and its SGD for training",
+    "gemm": "the crate alone, `Parallelism::Rayon`",
+    "matrixmultiply": "the crate alone, feature `threading`",
 }
 TITLES = {
     "network": ("Networks", "Milliseconds a batch: ResNet-18 at 224×224, ResNet-20 (CIFAR) at 32×32."),
     "chain": ("One layer", "Milliseconds a layer: eight 3×3 convolutions with ReLU in a row, divided by eight; quantizing the input "
               "and dequantizing the output is included."),
     "gemm": ("Matrix products", "GOP/s (2·m·n·k ÷ time), m×n×k; weights packed beforehand where the engine can. int8 is u8×s8."),
-    "training": ("Training steps", "Milliseconds a step: forward, cross-entropy, backward, SGD with momentum, 32×32 images."),
+    "training": ("Training steps", "Milliseconds a step: forward, cross-entropy, backward, SGD with momentum; resnet18 at 224×224, the others at 32×32."),
 }
 QUIET = 0.9  # share of its time that a thread has a core
 ENOUGH = 0.98  # cosine with the reference, for layers and products
@@ -41,7 +45,8 @@ def write(results, path):
             "measures them in turn, and checks what they compute. Times hold for this machine only; compare within a table.", "",
             f"- **Machine**: {machine['cpu']} (family {machine['family']}, model {machine['model']}), {machine['cores']} cores, "
             f"{', '.join(machine['isa'])}; {machine['system']}",
-            f"- **Run**: {results['date']}, {results['minutes']:.0f} minutes, {results['rounds']} rounds of {results['block']:g} s an engine; "
+            f"- **Kernels**: Ottava's are those of {kernels(results['rows'])}",
+            f"- **Run**: {runs(results['rows'])}; {results['minutes']:.0f} minutes in all, "
             f"load average at the end {results['load']}",
             "- **Versions**: " + ", ".join(f"{LABELS[n].strip('*')} {v}" for n, v in results["versions"].items())]
     if busy < QUIET:
@@ -81,9 +86,8 @@ def write(results, path):
         out += ["PyTorch's choices: " + "; ".join(f"{s}: {', '.join(sorted(names))}" for s, names in chosen.items()) + ".", ""]
     out += ["## Not measured", ""]
     out += [f"- {LABELS[n]}: {why}" for n, why in results["skipped"].items()] + reasons(results["reasons"])
-    out += ["- burn: the benchmark has no engine for it yet"]
     missing = [n for n in order if not any(n == name for name, _ in rows)]
-    out += [f"- left out of this run (`--only`, `--training`): {', '.join(missing)}"] * bool(missing)
+    out += [f"- left out (`--only`, `--training`): {', '.join(missing)}"] * bool(missing)
     out += ["", "## How it is measured", "",
             "Every engine is a process of its own that answers `load`, `run`, `outputs`; the driver stops all but the one whose turn it is "
             "(`SIGSTOP`), so that no engine's waiting threads disturb another. After a warm-up each runs for the same time, round after round, "
@@ -92,6 +96,17 @@ def write(results, path):
             "All int8 networks are quantized from the same weights with the same 16 calibration images.", ""]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(out))
+
+
+def kernels(rows):
+    """The instruction sets that our engine names at the end of its settings."""
+    return " and ".join(sorted({r["setting"].rpartition(", ")[2] for r in rows if r["engine"] == "ottava"}))
+
+
+def runs(rows):
+    """When and how the rows were measured; a line of a table is always from one run."""
+    made = sorted({(r["run"]["date"], r["run"]["commit"], r["run"]["rounds"], r["run"]["block"]) for r in rows})
+    return "; ".join(f"{date} at {commit}, {rounds} rounds of {block:g} s an engine" for date, commit, rounds, block in made)
 
 
 def busyness(rows):
@@ -166,8 +181,8 @@ def checks(rows, order):
     """Who computed what it should."""
     out = ["## Results checked", "",
            "Check images whose class is the float reference's, and the cosine of all outputs with the reference's:", "",
-           "| engine | f32 networks | int8 networks | worst cosine f32 | int8 | layers and products, worst |",
-           "| --- | --: | --: | --: | --: | --: |"]
+           "| engine | f32 networks | int8 networks | worst cosine f32 | int8 | layers and products, worst | u8×s8 sums exact, worst |",
+           "| --- | --: | --: | --: | --: | --: | --: |"]
     for engine in ALL:
         mine = [r for r in rows if r["engine"] == engine and r.get("cosine") is not None]
         if not mine:
@@ -177,7 +192,10 @@ def checks(rows, order):
         worst = {p: f"{min(r['cosine'] for r in v):.4f}" if v else "–" for p, v in nets.items()}
         rest = [r["cosine"] for r in mine if "agree" not in r]
         low = f"{min(rest):.4f}" + (" ⚠" if min(rest) < ENOUGH else "") if rest else "–"
-        out.append(f"| {LABELS[engine]} | {agree['f32']} | {agree['int8']} | {worst['f32']} | {worst['int8']} | {low} |")
+        # A product that ends in codes has no sums to compare.
+        sums = [r["exact"] for r in mine if "exact" in r and "quantized" not in r["setting"]]
+        exact = f"{min(sums):.2%}" + (" ⚠" if min(sums) < 1 else "") if sums else "–"
+        out.append(f"| {LABELS[engine]} | {agree['f32']} | {agree['int8']} | {worst['f32']} | {worst['int8']} | {low} | {exact} |")
     wrong = sorted({f"{LABELS[r['engine']]}, {r['workload']} ({r['threads']}): {r.get('check')}" for r in rows
                     if r.get("cosine", 1) is None})
     return [*out, *([""] + [f"- {w}" for w in wrong] if wrong else []), ""]

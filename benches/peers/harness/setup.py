@@ -14,7 +14,7 @@ PACKAGES = [
     ["ncnn"],
     ["ai-edge-litert", "litert-torch", "ai-edge-quantizer"],
 ]
-RUST = ["rten", "tract", "candle"]
+RUST = {"rten": ["rten"], "tract": ["tract"], "candle": ["candle"], "burn": ["burn"], "products": ["gemm", "matrixmultiply"]}
 
 
 def python_packages(cache):
@@ -41,9 +41,9 @@ def rust_engines(cache, project):
     """Builds our engine and each peer's; returns why a peer is missing."""
     skipped = {}
     build(cache, project, "ottava") or sys.exit("our own engine does not build")
-    for name in RUST:
+    for name, engines in RUST.items():
         if not build(cache, project, name):
-            skipped[name] = "does not build here"
+            skipped |= {engine: "does not build here" for engine in engines}
     return skipped
 
 

@@ -27,7 +27,7 @@ def all_workloads():
     ]
     made += [
         {"name": f"train-{model}-b{batch}-{p}", "kind": "training", "model": model, "batch": batch, "precision": p}
-        for model, batch in [("resnet20", 128), ("cifar-resnet18", 32)] for p in ("f32", "qat")
+        for model, batch in [("resnet20", 128), ("cifar-resnet18", 32), ("resnet18", 16)] for p in ("f32", "qat")
     ]
     return made
 

@@ -12,15 +12,17 @@ use crate::networks;
 pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let module: Box<dyn Module> = networks::build(&files.model)?;
     let quantized = files.precision == "qat";
+    let side = if files.model == "resnet18" { 224 } else { 32 };
     let network: Box<dyn Network> = if quantized {
-        let graph = nn::trace(&*module, &Tensor::zeros(&[1, 3, 32, 32]))?;
+        let graph = nn::trace(&*module, &Tensor::zeros(&[1, 3, side, side]))?;
         Box::new(prepare(&graph, &QConfigMap::default())?.graph)
     } else {
         Box::new(Whole(module))
     };
     let config = OptimizerConfig::new(OptimizerKind::Sgd, 1e-4);
     let optimizer = config.build(network.parameters(), optim::all)?;
-    let images = init::normal(&[files.batch, 3, 32, 32], 1.0, &mut init::rng(1)).channels_last();
+    let shape = [files.batch, 3, side, side];
+    let images = init::normal(&shape, 1.0, &mut init::rng(1)).channels_last();
     let targets = (0..files.batch).map(|i| i % 10).collect();
     Ok(Box::new(Training { network, optimizer, images, targets, quantized }))
 }
