@@ -41,6 +41,7 @@ pub use layer::{
     quantize_layer_on,
 };
 pub use levels::Levels;
+pub use ottava_tensor::parallel::Threads;
 pub use program::{Builder, Node, Program, ValueId};
 pub use qparams::{
     QParams, covers_per_channel, dequantize, fake_quantize_per_channel, quantize,

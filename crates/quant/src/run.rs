@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ottava_tensor::conv::int8::Algorithm;
-use ottava_tensor::{Level, Tensor, parallel};
+use ottava_tensor::parallel::{self, Threads};
+use ottava_tensor::{Level, Tensor};
 
 use crate::instr::{Elements, ValueType};
 use crate::kernels::{self, Images};
@@ -45,11 +46,13 @@ impl Default for Options {
 
 /// A [`Program`] ready to run: weights packed for an instruction set, steps fused.
 ///
-/// Running needs `&self` only; each thread brings a [`Workspace`] of its own.
+/// Running needs `&self` only; each thread brings a [`Workspace`] of its own. It uses the threads of the
+/// rayon pool that the caller is in, unless told others: [`on`](Self::on).
 pub struct Engine {
     /// Tells workspaces whose plan they hold.
     id: u64,
     level: Level,
+    threads: Threads,
     steps: Vec<Step>,
     uses: Vec<Use>,
     values: Vec<ValueType>,
@@ -151,6 +154,7 @@ impl Engine {
         let mut engine = Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             level: options.level,
+            threads: Threads::Current,
             steps,
             uses,
             values: (0..=nodes).map(|value| program.value(ValueId(value)).clone()).collect(),
@@ -164,6 +168,21 @@ impl Engine {
             engine.part = usize::MAX;
         }
         Ok(engine)
+    }
+
+    /// Runs on these threads from now on: a pool of the caller's, or the calling thread alone, which then
+    /// never meets rayon. Packing happens before this; [`Threads::run`] chooses for it too:
+    ///
+    /// ```no_run
+    /// use ottava_quant::{Engine, Program, Threads};
+    ///
+    /// let program = Program::load("model.ottava")?;
+    /// let engine = Threads::One.run(|| Engine::new(&program))?.on(Threads::One);
+    /// # Ok::<(), ottava_quant::Error>(())
+    /// ```
+    pub fn on(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
     }
 
     /// The instruction set it was packed for.
@@ -207,11 +226,11 @@ impl Engine {
     /// [`Error::Input`] if the shape is another than the program's, [`Error::Batch`] if there is no
     /// memory for a batch of that size.
     pub fn run(&self, input: &Tensor<f32>, workspace: &mut Workspace) -> Result<Tensor<f32>> {
-        self.run_parts(input, workspace, self.part, None)
+        self.threads.run(|| self.run_parts(input, workspace, self.part, None))
     }
 
-    /// [`run`](Self::run) into a slice, which allocates nothing after the first run on a batch size
-    /// (on one thread: a thread pool may) if the input has no gaps.
+    /// [`run`](Self::run) into a slice, which allocates nothing after the first run on a batch size if the
+    /// input has no gaps: on any number of threads, if the caller is one of the pool's.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`ottava_tensor::Error::Length`] if `output` has another length.
@@ -226,11 +245,12 @@ impl Engine {
             let shape = self.batched(self.output, batch);
             return Err(ottava_tensor::Error::Length { shape, elements: output.len() }.into());
         }
-        self.execute(input, output, workspace, self.part, None)
+        self.threads.run(|| self.execute(input, output, workspace, self.part, None))
     }
 
     /// [`run`](Self::run), showing `see` what each node of the program made, by the node's index. A
-    /// convolution fused with its addition is not seen: prepare with `fuse: false` to see all.
+    /// convolution fused with its addition is not seen: prepare with `fuse: false` to see all. Always on
+    /// the caller's own threads: `see` need not be fit to leave them.
     ///
     /// # Errors
     /// As [`run`](Self::run).

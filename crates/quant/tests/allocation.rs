@@ -4,21 +4,27 @@ mod networks;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use networks::{Dice, resnet};
-use ottava_quant::{Engine, Workspace};
+use ottava_quant::{Engine, Threads, Workspace};
 
 struct Counting;
 
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread's allocations count: the test harness has threads of its own.
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-// SAFETY: every call is passed on to the system allocator unchanged; counting touches a
+// SAFETY: every call is passed on to the system allocator unchanged; counting touches an atomic and a
 // thread-local `Cell` without a destructor and allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        if COUNTED.get() {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
         // SAFETY: the caller's promise about `layout` is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -32,21 +38,35 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-#[test]
-fn nothing_is_allocated_after_the_first_run() {
-    let program = resnet(1, 16, 32);
-    let engine = Engine::new(&program).unwrap();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    pool.install(|| {
-        let mut workspace = Workspace::new();
-        let x = Dice(3).floats(&[2, 3, 32, 32]);
-        let mut y = [0.0; 20];
+/// Allocations of three runs after the first ones.
+fn allocations(engine: &Engine) -> usize {
+    let mut workspace = Workspace::new();
+    let x = Dice(3).floats(&[2, 3, 32, 32]);
+    let mut y = [0.0; 20];
+    // Whichever thread has had nothing to do so far meets its work for the first time.
+    for _ in 0..5 {
         engine.run_into(&x, &mut y, &mut workspace).unwrap();
-        let before = ALLOCATIONS.get();
-        for _ in 0..3 {
-            engine.run_into(&x, &mut y, &mut workspace).unwrap();
-        }
-        assert_eq!(ALLOCATIONS.get() - before, 0);
-        assert_eq!(engine.run(&x, &mut workspace).unwrap().to_vec(), y);
-    });
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        engine.run_into(&x, &mut y, &mut workspace).unwrap();
+    }
+    let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert_eq!(engine.run(&x, &mut workspace).unwrap().to_vec(), y);
+    count
+}
+
+/// One test: the count is of all threads.
+#[test]
+fn nothing_is_allocated_after_the_first_runs() {
+    let engine = Engine::new(&resnet(1, 16, 32)).unwrap();
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.start_handler(|_| COUNTED.set(true)).build().unwrap();
+        assert_eq!(pool.install(|| allocations(&engine)), 0, "{threads} threads");
+    }
+    COUNTED.set(true);
+    let engine = engine.on(Threads::One);
+    assert_eq!(allocations(&engine), 0, "no pool");
+    COUNTED.set(false);
 }

@@ -6,7 +6,7 @@ mod oracle;
 
 use networks::{Dice, random, resnet};
 use oracle::{Naive, evaluate};
-use ottava_quant::{Engine, Error, FloatOp, Instr, Options, Program, Tuning, Workspace};
+use ottava_quant::{Engine, Error, FloatOp, Instr, Options, Program, Threads, Tuning, Workspace};
 use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::{Level, Tensor};
 use proptest::prelude::*;
@@ -210,6 +210,10 @@ fn threads_change_nothing() {
     let x = images(&program, 5, 7);
     let [one, two] = [1, 2].map(|threads| pool(threads).install(|| run(&program, &x)));
     assert_eq!(one, two);
+    for threads in [Threads::Current, Threads::One, Threads::Pool(pool(3).into())] {
+        let engine = threads.run(|| Engine::new(&program)).unwrap().on(threads);
+        assert_eq!(engine.run(&x, &mut Workspace::new()).unwrap(), one);
+    }
     assert!(one.iter().any(|y| y != one.at(&[0, 0])), "a network that says always the same");
 }
 

@@ -23,4 +23,5 @@ pub mod simd;
 pub use element::Element;
 pub use error::{Error, Result};
 pub use simd::Level;
+pub use storage::SharedBytes;
 pub use tensor::Tensor;

@@ -2,7 +2,10 @@
 //!
 //! The only file of the engine that names rayon. Work runs on the pool the caller is in
 //! (`rayon::ThreadPool::install`), else on the global one; with one thread it runs in place,
-//! without rayon's overhead.
+//! without rayon's overhead. [`Threads`] says it for a whole computation.
+
+use std::cell::Cell;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -15,7 +18,58 @@ pub(crate) const CODES: usize = 4 * CHUNK;
 
 /// How many threads the current pool has.
 pub fn threads() -> usize {
-    rayon::current_num_threads()
+    if ALONE.get() { 1 } else { rayon::current_num_threads() }
+}
+
+thread_local! {
+    /// Whether this thread does everything itself.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Which threads a computation runs on. The choice changes no result.
+///
+/// ```
+/// use ottava_tensor::parallel::{Threads, threads};
+///
+/// assert_eq!(Threads::One.run(threads), 1);
+/// let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build()?;
+/// assert_eq!(Threads::Pool(pool.into()).run(threads), 3);
+/// # Ok::<(), rayon::ThreadPoolBuildError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub enum Threads {
+    /// Those of the rayon pool that the caller is in, else of the global one, which is made when it is
+    /// first needed.
+    #[default]
+    Current,
+    /// The calling thread: rayon is not asked, and makes no threads.
+    One,
+    /// Those of this pool. A caller outside of it waits.
+    Pool(Arc<rayon::ThreadPool>),
+}
+
+impl Threads {
+    /// Runs `f` there.
+    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Self::Current => f(),
+            Self::One => alone(f),
+            Self::Pool(pool) => pool.install(f),
+        }
+    }
+}
+
+/// Runs `f` on this thread alone.
+fn alone<R>(f: impl FnOnce() -> R) -> R {
+    /// Restores what held before, after a panic too.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    f()
 }
 
 /// Calls `f(i)` for each `i` below `tasks`, in any order, on the current pool.
@@ -60,8 +114,27 @@ pub fn map<R: Send>(tasks: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::*;
+
     /// What `f` returns on a pool of `threads` threads.
     pub(crate) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+    }
+
+    #[test]
+    fn alone_means_the_calling_thread_and_ends_with_the_call() {
+        with_threads(3, || {
+            let here = std::thread::current().id();
+            Threads::One.run(|| {
+                assert_eq!(threads(), 1);
+                for_each(100, |_| assert_eq!(std::thread::current().id(), here));
+                assert_eq!(Threads::One.run(threads), 1);
+                assert_eq!(threads(), 1);
+            });
+            assert_eq!(threads(), 3);
+            let panicked = std::panic::catch_unwind(|| Threads::One.run(|| panic!("on purpose")));
+            assert!(panicked.is_err());
+            assert_eq!(threads(), 3);
+        });
     }
 }

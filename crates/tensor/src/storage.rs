@@ -1,25 +1,37 @@
-//! Shared, 64-byte aligned memory: one cache line, and the widest vector there is.
+//! Shared memory: of our own, 64-byte aligned (one cache line, and the widest vector there is), or lent
+//! by others.
 
 mod pool;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use bytemuck::AnyBitPattern;
 
 use crate::Element;
 use pool::Block;
 
-/// A fixed number of elements in 64-byte aligned memory. Shared through an `Arc`; written only by
-/// its one owner, or after a copy (see `Tensor::data_mut`).
+/// Bytes that others own: a file in memory, a memory map.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A fixed number of elements. Shared through an `Arc`; written only by its one owner, or after a copy
+/// (see `Tensor::data_mut`); what is lent is never written.
 pub(crate) struct Storage<T> {
-    block: Block,
+    memory: Memory<T>,
     len: usize,
     owns: PhantomData<T>,
 }
 
+/// Where the elements are.
+enum Memory<T> {
+    Own(Block),
+    Lent { start: NonNull<T>, _lender: SharedBytes },
+}
+
 // SAFETY: `Storage` owns its memory as `Vec<T>` does: no aliasing beyond what references to it
-// allow, and every `Element` is `Send` and `Sync` itself.
+// allow, and every `Element` is `Send` and `Sync` itself, as is a lender.
 unsafe impl<T: Element> Send for Storage<T> {}
 // SAFETY: as above; `&Storage<T>` gives out `&[T]` only.
 unsafe impl<T: Element> Sync for Storage<T> {}
@@ -28,33 +40,59 @@ impl<T: Element> Storage<T> {
     /// `len` elements of zero bytes. The caller has checked that `len` elements fit `isize::MAX`
     /// bytes (`shape::checked_len`).
     pub(crate) fn zeroed(len: usize) -> Self {
-        Self { block: Block::zeroed(Self::bytes(len)), len, owns: PhantomData }
+        Self::own(Block::zeroed(Self::bytes(len)), len)
     }
 
     pub(crate) fn from_slice(data: &[T]) -> Self {
-        let storage = Self {
-            block: Block::recycled(Self::bytes(data.len())),
-            len: data.len(),
-            owns: PhantomData,
-        };
-        let target: NonNull<T> = storage.block.start().cast();
+        let storage = Self::own(Block::recycled(Self::bytes(data.len())), data.len());
+        let target = storage.start();
         // SAFETY: the block holds `len` elements and is aligned for them; it is new, so that it does not
         // overlap `data`. Elements are plain data: nothing needs to be dropped in the block.
         unsafe { target.as_ptr().copy_from_nonoverlapping(data.as_ptr(), data.len()) };
         storage
     }
 
+    fn own(block: Block, len: usize) -> Self {
+        Self { memory: Memory::Own(block), len, owns: PhantomData }
+    }
+
+    /// The elements that `range` of the lender's bytes holds, if they are aligned and whole.
+    pub(crate) fn lent(lender: &SharedBytes, range: Range<usize>) -> Option<Self>
+    where
+        T: AnyBitPattern,
+    {
+        let bytes = (**lender).as_ref().get(range)?;
+        let elements: &[T] = bytemuck::try_cast_slice(bytes).ok()?;
+        let start = NonNull::from(elements).cast();
+        let memory = Memory::Lent { start, _lender: Arc::clone(lender) };
+        Some(Self { memory, len: elements.len(), owns: PhantomData })
+    }
+
+    /// Whether the memory is another's, to be read only.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.memory, Memory::Lent { .. })
+    }
+
+    fn start(&self) -> NonNull<T> {
+        match &self.memory {
+            Memory::Own(block) => block.start().cast(),
+            Memory::Lent { start, .. } => *start,
+        }
+    }
+
     pub(crate) fn as_slice(&self) -> &[T] {
         // SAFETY: the block is non-null, aligned for `T` (64 is more than any element needs; a
         // dangling pointer is used for no bytes only) and holds `len` elements that are initialised:
         // to zero bytes, which are a valid `Element`, from a slice of them, or to what
-        // `recycled` argues.
-        unsafe { std::slice::from_raw_parts(self.block.start().cast().as_ptr(), self.len) }
+        // `recycled` argues. If they are lent, they were the elements of a slice borrowed from the
+        // lender, which `self` keeps alive and, an `Arc` being shared, nobody can borrow mutably.
+        unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
-        // SAFETY: as in `as_slice`; `&mut self` makes the reference unique.
-        unsafe { std::slice::from_raw_parts_mut(self.block.start().cast().as_ptr(), self.len) }
+        assert!(!self.is_lent(), "lent memory is read only");
+        // SAFETY: as in `as_slice`; the memory is our own, and `&mut self` makes the reference unique.
+        unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.len) }
     }
 
     fn bytes(len: usize) -> usize {
@@ -66,14 +104,13 @@ impl<T: Element + AnyBitPattern> Storage<T> {
     /// `len` elements of any value, for who overwrites them all: clearing memory first would be a
     /// good part of what writing a result costs.
     pub(crate) fn recycled(len: usize) -> Self {
-        let block = Block::recycled(Self::bytes(len));
-        // What a block holds is initialised, and any bits are a `T`: `as_slice` holds.
-        let mut storage = Self { block, len, owns: PhantomData };
+        let mut block = Block::recycled(Self::bytes(len));
         if cfg!(debug_assertions) {
             // NaN in floats: what is not overwritten shows in the tests.
-            storage.block.fill(0xFF);
+            block.fill(0xFF);
         }
-        storage
+        // What a block holds is initialised, and any bits are a `T`: `as_slice` holds.
+        Self::own(block, len)
     }
 }
 
@@ -87,6 +124,20 @@ mod tests {
         assert_eq!(storage.as_slice().as_ptr() as usize % 64, 0);
         assert!(storage.as_slice().iter().all(|&x| x == 0.0));
         assert!(Storage::<bool>::zeroed(0).as_slice().is_empty());
+    }
+
+    #[test]
+    fn lent_memory_is_not_copied_and_outlives_its_first_holder() {
+        let lender: SharedBytes = Arc::new((0..64u8).collect::<Vec<_>>());
+        let start = (*lender).as_ref().as_ptr();
+        let storage = Storage::<i8>::lent(&lender, 3..10).unwrap();
+        assert!(Storage::<i8>::lent(&lender, 60..65).is_none());
+        let odd = 1 + start.align_offset(4);
+        assert!(Storage::<f32>::lent(&lender, odd..odd + 4).is_none());
+        assert!(Storage::<f32>::lent(&lender, odd - 1..odd + 2).is_none());
+        drop(lender);
+        assert_eq!(storage.as_slice().as_ptr().cast::<u8>(), start.wrapping_add(3));
+        assert_eq!(storage.as_slice(), [3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytemuck::AnyBitPattern;
-use ottava_tensor::{Element, Tensor};
+use ottava_tensor::{Element, SharedBytes, Tensor};
 
 use super::json::{Reader, quote};
 use super::write_atomic;
@@ -57,7 +57,7 @@ pub struct Container {
 pub struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: SharedBytes,
     range: Range<usize>,
 }
 
@@ -214,7 +214,7 @@ impl Container {
         self.tensors.remove(name).is_some()
     }
 
-    /// A copy of the tensor called `name`.
+    /// The tensor called `name`, on the container's own bytes where they are aligned.
     ///
     /// # Errors
     /// [`Error::Entry`] if there is none, or its elements are not `T`.
@@ -229,9 +229,7 @@ impl Container {
             return Err(refuse(format!("its elements are {has}, but {needs} is needed")));
         }
         // Checked when it was read: the shape fits memory, and the bytes fit the shape.
-        let mut tensor = Tensor::zeros(&entry.shape);
-        bytemuck::cast_slice_mut::<T, u8>(tensor.data_mut()).copy_from_slice(entry.bytes());
-        Ok(tensor)
+        Ok(Tensor::from_shared(&entry.shape, &entry.owner, entry.range.clone())?)
     }
 
     /// Reads a container from shared bytes: a `Vec<u8>`, an `Arc<[u8]>`, a memory map. Tensors borrow
@@ -241,7 +239,7 @@ impl Container {
     /// [`Error::File`], naming the byte, if the bytes are cut off or contradict themselves;
     /// [`Error::Entry`], naming the tensor, if its shape and its bytes disagree.
     pub fn read(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
-        let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(bytes);
+        let owner: SharedBytes = Arc::new(bytes);
         let whole = (*owner).as_ref();
         let (header, data) = split(whole)?;
         let start = whole.len() - data.len();

@@ -3,12 +3,14 @@ mod reduce;
 mod view;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytemuck::AnyBitPattern;
 use view::channels_last_order;
 
 use crate::shape::{self, Offsets};
-use crate::storage::Storage;
+use crate::storage::{SharedBytes, Storage};
 use crate::{Element, Error, Result};
 
 /// A strided view of shared memory.
@@ -57,6 +59,42 @@ impl<T: Element> Tensor<T> {
             return Err(Error::Length { shape: shape.to_vec(), elements: data.len() });
         }
         Ok(Self::from_storage(shape, Storage::from_slice(data)))
+    }
+
+    /// A row-major tensor of the elements that `range` of `bytes` holds in this machine's byte order. They
+    /// stay where they are (a memory map, for example) if they are aligned, and are copied else; who
+    /// writes to the tensor gets a copy.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the bytes do not fill `shape` exactly, or are not there; [`Error::Overflow`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use ottava_tensor::{SharedBytes, Tensor};
+    ///
+    /// let bytes: SharedBytes = Arc::new([1u8, 2, 3, 255]);
+    /// assert_eq!(Tensor::<i8>::from_shared(&[2], &bytes, 2..4)?.to_vec(), [3, -1]);
+    /// # Ok::<(), ottava_tensor::Error>(())
+    /// ```
+    pub fn from_shared(shape: &[usize], bytes: &SharedBytes, range: Range<usize>) -> Result<Self>
+    where
+        T: AnyBitPattern,
+    {
+        let len = shape::checked_len::<T>(shape)?;
+        let part = (**bytes).as_ref().get(range.clone());
+        let elements = part.map_or(0, <[u8]>::len) / size_of::<T>().max(1);
+        let Some(part) = part.filter(|part| part.len() == len * size_of::<T>()) else {
+            return Err(Error::Length { shape: shape.to_vec(), elements });
+        };
+        let storage = Storage::lent(bytes, range).unwrap_or_else(|| {
+            let mut copy = Storage::zeroed(len);
+            copy.as_mut_slice()
+                .iter_mut()
+                .zip(part.chunks_exact(size_of::<T>()))
+                .for_each(|(element, bytes)| *element = bytemuck::pod_read_unaligned(bytes));
+            copy
+        });
+        Ok(Self::from_storage(shape, storage))
     }
 
     /// A tensor of zeros (`false`).
@@ -186,9 +224,9 @@ impl<T: Element> Tensor<T> {
             )
     }
 
-    /// Whether anybody else holds this tensor's memory.
+    /// Whether anybody else holds this tensor's memory, or owns it.
     pub fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.storage) > 1
+        self.storage.is_lent() || Arc::strong_count(&self.storage) > 1
     }
 
     /// The elements as they lie in memory, if they lie in logical order without gaps.
@@ -310,6 +348,27 @@ mod tests {
         assert_eq!(view.shape(), [2, 2, 3]);
         assert_eq!(view.to_vec(), [1, 5, 9, 13, 17, 21, 3, 7, 11, 15, 19, 23]);
         assert!(x.is_shared());
+    }
+
+    #[test]
+    fn shared_bytes_are_read_in_place_and_never_written() {
+        let words = Arc::new([1.5f32, -2.0, 0.25].map(f32::to_ne_bytes).concat());
+        let bytes: SharedBytes = words.clone();
+        let aligned = words.as_ptr().align_offset(4) == 0;
+        let mut x = Tensor::<f32>::from_shared(&[2], &bytes, 4..12).unwrap();
+        assert_eq!(aligned, x.span().as_ptr().cast::<u8>() == words[4..].as_ptr());
+        x.data_mut()[0] = 7.0;
+        assert_eq!((x.to_vec(), &words[4..8]), (vec![7.0, 0.25], &(-2f32).to_ne_bytes()[..]));
+
+        let shifted: SharedBytes = Arc::new([&[0u8][..], &words[..]].concat());
+        for start in 0..2 {
+            let x = Tensor::<f32>::from_shared(&[2], &shifted, start..start + 8).unwrap();
+            assert_eq!(start == 1, x.to_vec() == [1.5, -2.0]);
+        }
+        for range in [0..4, 8..16] {
+            let refused = Tensor::<f32>::from_shared(&[2], &bytes, range);
+            assert!(matches!(refused, Err(Error::Length { .. })));
+        }
     }
 
     #[test]

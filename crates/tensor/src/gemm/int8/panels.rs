@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
+use crate::parallel;
 use crate::simd::int8::{Int8, Product};
 use crate::storage::Storage;
 
@@ -28,7 +29,7 @@ pub(crate) struct Panels<W> {
     pub(crate) steps: usize,
     /// Elements under one column, padding included.
     depth: usize,
-    holds: PhantomData<W>,
+    holds: PhantomData<fn() -> W>,
 }
 
 impl<W: Pod> Panels<W> {
@@ -61,27 +62,33 @@ impl<W: Pod> Panels<W> {
         columns: usize,
         runs: usize,
         len: usize,
-        read: impl Fn(usize, usize, &mut [W]),
+        read: impl Fn(usize, usize, &mut [W]) + Sync,
     ) -> Self {
         let mut panels = Self::zeroed(product, columns, runs, len);
-        let mut values = vec![W::zeroed(); len];
-        for column in 0..columns {
-            for run in 0..runs {
-                read(column, run, &mut values);
-                let (start, stride) = panels.place(column, run, 0);
-                let out = &mut panels.weights_mut()[start..];
-                let groups = values.chunks_exact(P::GROUP);
-                let (rest, tail) = (groups.remainder(), groups.len() * stride);
-                // A loop of a constant length: a copy of a slice would be a call for every four bytes.
-                for (out, group) in out.chunks_mut(stride).zip(groups) {
-                    let out = &mut out[..P::GROUP];
-                    (0..P::GROUP).for_each(|i| out[i] = group[i]);
-                }
-                if !rest.is_empty() {
-                    out[tail..][..rest.len()].copy_from_slice(rest);
+        let mut data = std::mem::replace(&mut panels.data, Storage::zeroed(0));
+        let bytes = panels.width * panels.depth * size_of::<W>();
+        parallel::for_each_chunk(data.as_mut_slice(), bytes, |index, panel| {
+            let panel: &mut [W] = bytemuck::cast_slice_mut(panel);
+            let (first, mut values) = (index * panels.width, vec![W::zeroed(); len]);
+            for column in first..columns.min(first + panels.width) {
+                for run in 0..runs {
+                    read(column, run, &mut values);
+                    let (start, stride) = panels.place(column, run, 0);
+                    let out = &mut panel[start - first * panels.depth..];
+                    let groups = values.chunks_exact(P::GROUP);
+                    let (rest, tail) = (groups.remainder(), groups.len() * stride);
+                    // A loop of a constant length: a copy of a slice would be a call for every four bytes.
+                    for (out, group) in out.chunks_mut(stride).zip(groups) {
+                        let out = &mut out[..P::GROUP];
+                        (0..P::GROUP).for_each(|i| out[i] = group[i]);
+                    }
+                    if !rest.is_empty() {
+                        out[tail..][..rest.len()].copy_from_slice(rest);
+                    }
                 }
             }
-        }
+        });
+        panels.data = data;
         panels
     }
 
@@ -91,10 +98,6 @@ impl<W: Pod> Panels<W> {
         let stride = panel_width(self.columns - first, self.width, self.lanes) * self.group;
         let row = run * self.steps + step;
         (first * self.depth + row * stride + (column - first) * self.group, stride)
-    }
-
-    fn weights_mut(&mut self) -> &mut [W] {
-        bytemuck::cast_slice_mut(self.data.as_mut_slice())
     }
 
     /// How many panels there are.
