@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use crate::ops::NormRelu;
 use crate::{Error, Leaf, Op, Result, Var};
 
 /// A network as data: nodes in the order they run, and named leaves.
@@ -34,6 +35,16 @@ pub enum NodeKind {
     Leaf(Leaf),
     /// An operator and the nodes it reads, all before it.
     Op(Op, Vec<NodeId>),
+}
+
+impl GraphNode {
+    /// The nodes it reads.
+    fn inputs(&self) -> &[NodeId] {
+        match &self.kind {
+            NodeKind::Op(_, inputs) => inputs,
+            NodeKind::Input(_) | NodeKind::Leaf(_) => &[],
+        }
+    }
 }
 
 impl Graph {
@@ -124,7 +135,7 @@ impl Graph {
     /// # Errors
     /// What an operator refuses, naming the node.
     pub fn run<'t>(&self, x: Var<'t>) -> Result<Var<'t>> {
-        self.run_with(x, |_, _| {})
+        self.run_fused(x, &self.rectified_norms(), |_, _| {})
     }
 
     /// Runs the network and shows every operator's result to `see`. Values are released as soon as
@@ -135,6 +146,30 @@ impl Graph {
     pub fn run_with<'t>(
         &self,
         x: Var<'t>,
+        see: impl FnMut(&GraphNode, Var<'t>),
+    ) -> Result<Var<'t>> {
+        self.run_fused(x, &vec![None; self.nodes.len()], see)
+    }
+
+    /// For each ReLU, the BatchNorm in front of it, if nobody else reads that.
+    fn rectified_norms(&self) -> Vec<Option<NodeId>> {
+        let readers = self.readers();
+        let norm = |node: &GraphNode| match &node.kind {
+            NodeKind::Op(Op::Relu(_), inputs) => inputs.first().copied().filter(|&norm| {
+                norm != self.output
+                    && readers[norm].len() == 1
+                    && matches!(self.nodes[norm].kind, NodeKind::Op(Op::BatchNorm2d(_), _))
+            }),
+            NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+        };
+        self.nodes.iter().map(norm).collect()
+    }
+
+    /// Runs the network; a ReLU with a BatchNorm in `norms` runs together with it.
+    fn run_fused<'t>(
+        &self,
+        x: Var<'t>,
+        norms: &[Option<NodeId>],
         mut see: impl FnMut(&GraphNode, Var<'t>),
     ) -> Result<Var<'t>> {
         let shape = x.shape();
@@ -147,32 +182,47 @@ impl Graph {
                 ),
             });
         }
-        let mut last_use = vec![0; self.nodes.len()];
-        for (id, node) in self.nodes.iter().enumerate() {
-            if let NodeKind::Op(_, inputs) = &node.kind {
-                inputs.iter().for_each(|&input| last_use[input] = id);
+        // What each node reads as it runs: a fused ReLU what its BatchNorm would, that nothing.
+        let mut reads: Vec<&[NodeId]> = self.nodes.iter().map(GraphNode::inputs).collect();
+        for (id, &norm) in norms.iter().enumerate() {
+            if let Some(norm) = norm {
+                reads[id] = std::mem::take(&mut reads[norm]);
             }
+        }
+        let mut last_use = vec![0; self.nodes.len()];
+        for (id, reads) in reads.iter().enumerate() {
+            reads.iter().for_each(|&input| last_use[input] = id);
         }
         let tape = x.tape();
         let mut vars: Vec<Var<'t>> = Vec::with_capacity(self.nodes.len());
         for (id, node) in self.nodes.iter().enumerate() {
-            let var = match &node.kind {
-                NodeKind::Input(_) => x,
-                NodeKind::Leaf(leaf) => tape.leaf(leaf),
-                NodeKind::Op(op, inputs) => {
-                    let inputs: Vec<Var<'t>> = inputs.iter().map(|&input| vars[input]).collect();
-                    let var =
-                        tape.apply(op.clone(), &inputs).map_err(|error| error.at(&node.name))?;
+            let inputs = || reads[id].iter().map(|&input| vars[input]).collect::<Vec<Var<'t>>>();
+            let norm = norms[id].and_then(|norm| match &self.nodes[norm].kind {
+                NodeKind::Op(op @ Op::BatchNorm2d(norm), _) => Some((op, NormRelu(*norm))),
+                NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+            });
+            let var = match (&node.kind, norm) {
+                (NodeKind::Input(_), _) => x,
+                (NodeKind::Leaf(leaf), _) => tape.leaf(leaf),
+                // Runs with its ReLU, which alone reads it: nobody looks at this variable.
+                (NodeKind::Op(..), None) if reads[id].is_empty() => x,
+                (NodeKind::Op(..), Some((op, rule))) => {
+                    let run = tape.apply_as(op.clone(), &rule, &inputs());
+                    let var = run.map_err(|error| error.at(&node.name))?;
+                    see(node, var);
+                    var
+                }
+                (NodeKind::Op(op, _), None) => {
+                    let run = tape.apply(op.clone(), &inputs());
+                    let var = run.map_err(|error| error.at(&node.name))?;
                     see(node, var);
                     var
                 }
             };
             vars.push(var);
-            if let NodeKind::Op(_, inputs) = &node.kind {
-                for &input in inputs {
-                    if last_use[input] == id && input != self.output && input != self.input {
-                        tape.release(vars[input]);
-                    }
+            for &input in reads[id] {
+                if last_use[input] == id && input != self.output && input != self.input {
+                    tape.release(vars[input]);
                 }
             }
         }

@@ -28,6 +28,6 @@ pub use leaf::{Kind, Leaf};
 pub use mode::Mode;
 pub use observer::{Degenerate, Observer, Stage};
 pub use op::{Backward, Context, Op, Output, Rule};
-pub use tape::{Gradients, Tape, Var};
+pub use tape::{Gradients, Span, Tape, Var};
 pub use trace::trace;
 pub use value::Value;

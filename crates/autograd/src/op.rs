@@ -77,6 +77,9 @@ macro_rules! operators {
         }
 
         impl Op {
+            /// The name of every operator.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
             /// The operator's name, as reports and errors spell it.
             pub fn name(&self) -> &'static str {
                 match self {

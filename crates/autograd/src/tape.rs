@@ -1,9 +1,10 @@
 use std::cell::RefCell;
 use std::fmt;
+use std::time::{Duration, Instant};
 
-use ottava_tensor::Tensor;
+use ottava_tensor::{Tensor, elementwise};
 
-use crate::op::{Backward, Context, Op};
+use crate::op::{Backward, Context, Op, Rule};
 use crate::{Error, Leaf, Mode, Result, Value};
 
 /// A record of operators in the order they ran.
@@ -13,7 +14,7 @@ use crate::{Error, Leaf, Mode, Result, Value};
 ///
 /// ```
 /// use ottava_autograd::{Leaf, Mode, Tape};
-/// use ottava_tensor::Tensor;
+/// use ottava_tensor::{Tensor, elementwise};
 ///
 /// let w = Leaf::param(Tensor::new(&[2], [3.0, -1.0])?);
 /// let tape = Tape::new(Mode::TRAIN);
@@ -26,6 +27,23 @@ pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     mode: Mode,
     recording: bool,
+    /// What ran when, if somebody wants to know.
+    spans: Option<RefCell<Vec<Span>>>,
+}
+
+/// When an operator ran on a tape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// The operator's name, as [`Op::name`] spells it.
+    pub op: &'static str,
+    /// Whether it was its way back.
+    pub backward: bool,
+    /// The shape of its value.
+    pub shape: Vec<usize>,
+    /// When it began.
+    pub start: Instant,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 struct Node {
@@ -54,12 +72,35 @@ pub struct Var<'t> {
 impl Tape {
     /// An empty tape that can go back.
     pub fn new(mode: Mode) -> Self {
-        Self { nodes: RefCell::default(), mode, recording: true }
+        Self { nodes: RefCell::default(), mode, recording: true, spans: None }
     }
 
     /// An empty tape that cannot go back, and so saves nothing for it.
     pub fn no_grad(mode: Mode) -> Self {
         Self { recording: false, ..Self::new(mode) }
+    }
+
+    /// The same tape, which keeps the time of every operator, forward and back.
+    pub fn with_spans(self) -> Self {
+        Self { spans: Some(RefCell::default()), ..self }
+    }
+
+    /// What ran since the last call, in order; nothing without [`with_spans`](Self::with_spans).
+    pub fn take_spans(&self) -> Vec<Span> {
+        self.spans.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
+    /// Keeps the time of something that began at `start`.
+    fn note(&self, op: &'static str, backward: bool, shape: &[usize], start: Option<Instant>) {
+        if let (Some(spans), Some(start)) = (&self.spans, start) {
+            let (shape, duration) = (shape.to_vec(), start.elapsed());
+            spans.borrow_mut().push(Span { op, backward, shape, start, duration });
+        }
+    }
+
+    /// Now, if anybody wants to know.
+    fn now(&self) -> Option<Instant> {
+        self.spans.is_some().then(Instant::now)
     }
 
     /// How operators behave.
@@ -88,6 +129,16 @@ impl Tape {
     /// # Errors
     /// What the operator refuses.
     pub fn apply<'t>(&'t self, op: Op, inputs: &[Var<'t>]) -> Result<Var<'t>> {
+        self.apply_as(op.clone(), op.rule(), inputs)
+    }
+
+    /// Runs an operator by another rule than its own, which does more at once.
+    pub(crate) fn apply_as<'t>(
+        &'t self,
+        op: Op,
+        rule: &dyn Rule,
+        inputs: &[Var<'t>],
+    ) -> Result<Var<'t>> {
         let ids: Vec<usize> = inputs.iter().map(|var| var.id).collect();
         let (values, needs) = {
             let nodes = self.nodes.borrow();
@@ -102,7 +153,9 @@ impl Tape {
         };
         let needs_any = needs.contains(&true);
         let mut context = Context::new(self.mode, needs);
-        let output = op.rule().forward(&values, &mut context)?;
+        let start = self.now();
+        let output = rule.forward(&values, &mut context)?;
+        self.note(op.name(), false, output.value.shape(), start);
         for (input, value) in context.updates {
             if let Origin::Leaf(leaf) = &self.nodes.borrow()[ids[input]].origin {
                 leaf.set(value);
@@ -192,13 +245,14 @@ impl<'t> Var<'t> {
                 Origin::Input if nodes[id].needs => found.inputs.push((id, grad)),
                 Origin::Input => {}
                 Origin::Leaf(leaf) => found.add(leaf.clone(), grad),
-                Origin::Op(_, inputs) => {
-                    let inputs = inputs.clone();
+                Origin::Op(op, inputs) => {
+                    let (op, inputs) = (op.name(), inputs.clone());
                     let wanted: Vec<bool> = inputs.iter().map(|&i| needs(i, &nodes)).collect();
                     let Some(backward) = nodes[id].backward.take() else { continue };
-                    for ((input, wanted), grad) in
-                        inputs.into_iter().zip(&wanted).zip(backward(grad, &wanted))
-                    {
+                    let (shape, start) = (grad.shape().to_vec(), self.tape.now());
+                    let grads = backward(grad, &wanted);
+                    self.tape.note(op, true, &shape, start);
+                    for ((input, wanted), grad) in inputs.into_iter().zip(&wanted).zip(grads) {
                         if let Some(grad) = grad.filter(|_| *wanted) {
                             accumulate(&mut pending[input], grad);
                         }
@@ -213,7 +267,12 @@ impl<'t> Var<'t> {
 fn accumulate(sum: &mut Option<Tensor<f32>>, grad: Tensor<f32>) {
     *sum = Some(match sum.take() {
         None => grad,
-        Some(sum) => sum.zip_map("gradient", &grad, |a, b| a + b).expect("gradients of one value"),
+        // In place, unless the sum is somebody else's gradient too.
+        Some(mut sum) if !sum.is_shared() && sum.strides() == grad.strides() => {
+            elementwise::axpy(1.0, &grad, &mut sum).expect("gradients of one value");
+            sum
+        }
+        Some(sum) => elementwise::add(&sum, &grad).expect("gradients of one value"),
     });
 }
 

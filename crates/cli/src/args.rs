@@ -164,6 +164,14 @@ pub struct Training {
     #[arg(long)]
     #[serde(skip)]
     pub resume: bool,
+    /// Steps between checkpoints [default: one a minute, and one an epoch]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_steps: Option<u64>,
+    /// Measure the operators of the first steps: a table, and trace.json in --out for a trace viewer
+    #[arg(long)]
+    #[serde(skip)]
+    pub profile: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args;
 use crate::classifier::{Classifier, Evaluating, Integer, latency};
+use crate::memory::peak_rss;
 use crate::model::{Model, load};
 use crate::output::{note, result, round, table};
 
@@ -83,11 +84,4 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
         format!("{rate:.1}"),
     ];
     Ok((name, figures, line))
-}
-
-/// The most memory this process has had, where the system says it.
-fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

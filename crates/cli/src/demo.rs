@@ -23,7 +23,7 @@ use crate::run_dir::RunDir;
 use crate::scheme::{self, Scheme};
 use crate::setup::catch_interrupts;
 use crate::task::{Task, input_shape};
-use crate::train::{Defaults, Job, Recipe};
+use crate::train::{Defaults, Job, Options, Recipe};
 
 const FLOAT: Defaults = Defaults {
     epochs: 12,
@@ -64,14 +64,15 @@ pub fn run(args: &args::Demo) -> Result<()> {
         FloatModel::new(Architecture::ResNet8, config, input, &classes, train.preprocess())?;
     let best = run.file("best.ottava");
     let recipe = Recipe { defaults: FLOAT, label_smoothing: 0.0 };
+    let graph = model.trace(input)?;
     let job = Job {
         what: "train",
-        network: &model.network,
+        network: &graph,
         recipe: &recipe,
         train: &train,
         test: &test,
         run: &mut run,
-        resume: false,
+        options: Options::default(),
         global,
     };
     job.run(|_| Mode::TRAIN, |_| true, || model.save(&best))?;
@@ -161,7 +162,7 @@ impl Trained<'_> {
             train: self.train,
             test: self.test,
             run: self.run,
-            resume: false,
+            options: Options::default(),
             global: self.global,
         };
         job.run(

@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 
 use crate::args::{self, Global};
 use crate::classifier::{Evaluating, Integer, Judged, judge, latency};
+use crate::memory::peak_rss;
 use crate::model::{FloatModel, load_float, put};
 use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
 use crate::scheme::Scheme;
 use crate::setup::catch_interrupts;
 use crate::task::{Task, input_shape, name_skipped};
-use crate::train::{Defaults, Job, Recipe};
+use crate::train::{Defaults, Job, Options, Recipe};
 use crate::widths;
 
 /// The published recipe's shape: few epochs, a low rate, a cosine.
@@ -252,6 +253,9 @@ pub fn report(rows: &[Row], agreement: f64, seconds: f64, seed: u64) -> (Value, 
         json[row.name] = row.json();
     }
     json["agreement"] = json!(agreement);
+    if let Some(peak) = peak_rss() {
+        json["peak_rss_bytes"] = json!(peak);
+    }
     json["seconds"] = json!(crate::output::round(seconds, 2));
     json["seed"] = json!(seed);
     json["threads"] = json!(ottava::tensor::parallel::threads());
@@ -327,7 +331,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
         train: &train,
         test: &test,
         run: &mut run,
-        resume: args.training.resume,
+        options: Options::from(&args.training),
         global,
     };
     job.run(|epoch| milestones.mode(epoch), |_| true, save)?;

@@ -47,8 +47,8 @@ impl RunDir {
             .with_context(|| format!("cannot write {}", self.file("metrics.jsonl").display()))
     }
 
-    /// Writes everything that going on needs.
-    pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<()> {
+    /// Writes everything that going on needs; `best` is the top-1 of the best epoch so far.
+    pub fn save_checkpoint(&self, checkpoint: &Checkpoint, best: Option<f64>) -> Result<()> {
         let mut container = Container::default();
         let position = checkpoint.position;
         for (key, value) in [
@@ -58,6 +58,9 @@ impl RunDir {
             ("total_steps", position.total_steps.to_string()),
         ] {
             container.metadata_mut().insert(key.into(), value);
+        }
+        if let Some(best) = best {
+            container.metadata_mut().insert("best_top1".into(), best.to_string());
         }
         for (prefix, tensors) in
             [("network", &checkpoint.network), ("optimizer", &checkpoint.optimizer)]
@@ -70,8 +73,8 @@ impl RunDir {
         Ok(())
     }
 
-    /// Reads it back.
-    pub fn load_checkpoint(&self) -> Result<Checkpoint> {
+    /// Reads it back, and the best top-1 with it.
+    pub fn load_checkpoint(&self) -> Result<(Checkpoint, Option<f64>)> {
         let path = self.file("checkpoint.ottava");
         let container = Container::load(&path)
             .with_context(|| format!("nothing to resume in {}", self.path.display()))?;
@@ -92,10 +95,31 @@ impl RunDir {
                 .map(|(name, short)| Ok((short.to_owned(), container.get(name)?)))
                 .collect()
         };
-        Ok(Checkpoint {
-            position,
-            network: tensors("network.")?,
-            optimizer: tensors("optimizer.")?,
-        })
+        let best = container.metadata().get("best_top1").and_then(|text| text.parse().ok());
+        let (network, optimizer) = (tensors("network.")?, tensors("optimizer.")?);
+        Ok((Checkpoint { position, network, optimizer }, best))
+    }
+
+    /// Drops from `metrics.jsonl` what came after `position`: a run that was killed had gone further
+    /// than its checkpoint, and will go there again.
+    pub fn rewind(&mut self, position: Position) -> Result<()> {
+        let path = self.file("metrics.jsonl");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let before = |line: &&str| {
+            // A line torn by the kill is no JSON.
+            let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
+            match (line["step"].as_u64(), line["epoch"].as_u64()) {
+                (Some(step), _) => step < position.total_steps as u64,
+                (None, Some(epoch)) => epoch < position.epoch as u64,
+                (None, None) => true,
+            }
+        };
+        let kept: String = text.lines().filter(before).map(|line| format!("{line}\n")).collect();
+        write_atomic(&path, kept.as_bytes())?;
+        self.metrics = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
     }
 }

@@ -1,20 +1,26 @@
 //! `ottava train`, and the loop that `qat` and `demo` share with it.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use ottava::autograd::Mode;
 use ottava::data::Loader;
 use ottava::nn::models::ModelConfig;
 use ottava::nn::optim::{self, OptimizerConfig, OptimizerKind};
-use ottava::nn::{Event, Network, Outcome, Schedule, ScheduleKind, TrainConfig, Trainer, evaluate};
+use ottava::nn::{
+    Event, Network, Outcome, Profile, Schedule, ScheduleKind, TrainConfig, Trainer, evaluate,
+};
 use serde_json::json;
 
 use crate::args::{self, Global};
 use crate::classifier::{Evaluating, judge};
+use crate::memory::peak_rss;
 use crate::model::{FloatModel, Model, load};
-use crate::output::{bar, note, result, round};
+use crate::output::{bar, bytes, note, result, round};
+use crate::profile;
 use crate::run_dir::RunDir;
 use crate::setup::{Interrupted, catch_interrupts, interrupted};
 use crate::task::{Task, batches, input_shape, name_skipped};
@@ -87,9 +93,28 @@ pub struct Job<'a, N: ?Sized> {
     pub train: &'a Loader,
     pub test: &'a Loader,
     pub run: &'a mut RunDir,
-    pub resume: bool,
+    pub options: Options,
     pub global: &'a Global,
 }
+
+/// What a training does besides learning.
+#[derive(Clone, Copy, Default)]
+pub struct Options {
+    resume: bool,
+    profile: bool,
+    /// Steps between checkpoints; one a minute without.
+    checkpoint_steps: Option<u64>,
+}
+
+impl From<&args::Training> for Options {
+    fn from(args: &args::Training) -> Self {
+        let args::Training { resume, profile, checkpoint_steps, .. } = *args;
+        Self { resume, profile, checkpoint_steps }
+    }
+}
+
+/// The longest that a kill may cost where nobody said how many steps.
+const CHECKPOINT_TIME: Duration = Duration::from_secs(60);
 
 impl<N: Network + ?Sized> Job<'_, N> {
     /// Trains; `mode` says how operators behave in each epoch, `best` writes the network whenever an
@@ -100,7 +125,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
         counts: impl Fn(usize) -> bool,
         best: impl Fn() -> Result<()>,
     ) -> Result<()> {
-        let Self { what, network, recipe, train, test, run, resume, global } = self;
+        let Self { what, network, recipe, train, test, run, options, global } = self;
         let Defaults { epochs, lr, optimizer, schedule, warmup, weight_decay, .. } =
             recipe.defaults;
         let steps = train.batches();
@@ -113,24 +138,40 @@ impl<N: Network + ?Sized> Job<'_, N> {
         let mut trainer = Trainer::new(network, optimizer, schedule, config)
             .with_mode(mode)
             .with_evaluation(|network, epoch| evaluate(network, Mode::EVAL, batches(test, epoch)));
-        if resume {
-            trainer.resume(run.load_checkpoint()?)?;
+        if options.profile {
+            trainer = trainer.with_profile(Profile::new(profile::STEPS));
+        }
+        let mut top = None;
+        if options.resume {
+            let (checkpoint, best) = run.load_checkpoint()?;
+            run.rewind(checkpoint.position)?;
+            trainer.resume(checkpoint)?;
+            top = best;
             note(global, format!("going on with epoch {}", trainer.position().epoch + 1));
         }
 
         let progress = bar(global, what, steps * epochs);
-        let mut top = f64::NEG_INFINITY;
         let mut failure = None;
+        let saved = Cell::new(Instant::now());
+        let due = |steps: usize| match options.checkpoint_steps {
+            Some(every) => (steps as u64).is_multiple_of(every),
+            None => saved.get().elapsed() >= CHECKPOINT_TIME,
+        };
         let outcome = trainer.run(
             |epoch| batches(train, epoch),
             |trainer, event| {
                 let mut on_event = || -> Result<()> {
                     match *event {
                         Event::EpochBegin { .. } => {}
-                        Event::Step { epoch, total_step, loss, lr, .. } => {
+                        Event::Step { epoch, step, total_step, loss, lr, .. } => {
                             progress.set_position(total_step as u64 + 1);
                             progress.set_message(format!("epoch {} loss {loss:.3}", epoch + 1));
                             run.log(&json!({"step": total_step, "epoch": epoch, "loss": loss, "lr": lr}))?;
+                            // The epoch's end writes one of its own.
+                            if step + 1 < steps && due(total_step + 1) {
+                                run.save_checkpoint(&trainer.checkpoint(), top)?;
+                                saved.set(Instant::now());
+                            }
                         }
                         Event::EpochEnd { epoch, train, evaluation } => {
                             let test = evaluation.unwrap_or_default();
@@ -138,17 +179,19 @@ impl<N: Network + ?Sized> Job<'_, N> {
                                 "epoch": epoch,
                                 "train": {"top1": round(100.0 * train.top1(), 4), "loss": round(train.loss(), 6)},
                                 "test": {"top1": round(100.0 * test.top1(), 4), "loss": round(test.loss(), 6)},
+                                "peak_rss_bytes": peak_rss(),
                             }))?;
                             let line = format!(
                                 "{what} epoch {:>3}/{epochs}: train loss {:.4} top-1 {:.2} %, test top-1 {:.2} %",
                                 epoch + 1, train.loss(), 100.0 * train.top1(), 100.0 * test.top1()
                             );
                             progress.suspend(|| note(global, line));
-                            if counts(epoch) && test.top1() > top {
-                                top = test.top1();
+                            if counts(epoch) && top.is_none_or(|top| test.top1() > top) {
+                                top = Some(test.top1());
                                 best()?;
                             }
-                            run.save_checkpoint(&trainer.checkpoint())?;
+                            run.save_checkpoint(&trainer.checkpoint(), top)?;
+                            saved.set(Instant::now());
                         }
                     }
                     Ok(())
@@ -164,8 +207,14 @@ impl<N: Network + ?Sized> Job<'_, N> {
         if let Some(error) = failure {
             return Err(error);
         }
+        if let Some(profile) = trainer.profile() {
+            let file = run.file("trace.json");
+            profile::write_trace(profile, &file)?;
+            run.log(&json!({"profile": profile::json(profile)}))?;
+            note(global, format!("{}the trace is {}", profile::text(profile), file.display()));
+        }
         if outcome == Outcome::Interrupted {
-            run.save_checkpoint(&trainer.checkpoint())?;
+            run.save_checkpoint(&trainer.checkpoint(), top)?;
             let path = run.file("checkpoint.ottava");
             return Err(Interrupted(format!(
                 "interrupted; {} lets --resume go on from here",
@@ -200,14 +249,16 @@ pub fn run(args: &args::Train) -> Result<()> {
     let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
     let mut run = RunDir::create(&out, args, args.training.resume)?;
     let best = run.file("best.ottava");
+    // The graph forgets each value once nobody reads it any more; a module cannot know.
+    let graph = model.trace(input)?;
     let job = Job {
         what: "train",
-        network: &model.network,
+        network: &graph,
         recipe: &recipe,
         train: &train,
         test: &test,
         run: &mut run,
-        resume: args.training.resume,
+        options: Options::from(&args.training),
         global: &args.global,
     };
     job.run(|_| Mode::TRAIN, |_| true, || model.save(&best))?;
@@ -216,13 +267,18 @@ pub fn run(args: &args::Train) -> Result<()> {
     }
     let Model::Float(best) = load(&best, None)? else { bail!("best.ottava is no float network") };
     let judged = judge(&mut Evaluating(&best.network), &test, "evaluate", &args.global)?;
+    let mut json = judged.json();
+    let peak = peak_rss();
+    if let Some(peak) = peak {
+        json["peak_rss_bytes"] = json!(peak);
+    }
     let text = format!(
-        "top-1 {:.2} %, loss {:.4}; the network is {}",
+        "top-1 {:.2} %, loss {:.4}{}; the network is {}",
         judged.top1(),
         judged.metrics.loss(),
+        peak.map_or_else(String::new, |peak| format!(", at most {} of memory", bytes(peak))),
         out.join("best.ottava").display()
     );
-    let mut json = judged.json();
     name_skipped(&[&train, &test], &mut json, &args.global);
     result(&args.global, json, &text)
 }

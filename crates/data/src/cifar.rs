@@ -4,11 +4,12 @@
 //! Source: A. Krizhevsky, "The CIFAR-10 dataset", section "Binary version".
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use crate::dataset::numbered;
-use crate::{Error, ImageSet, Result, Split};
+use crate::dataset::{beyond, numbered};
+use crate::{Dataset, Error, Image, Result, Sample, Split};
 
 const AREA: usize = 32 * 32;
 const SHAPE: [usize; 3] = [3, 32, 32];
@@ -67,20 +68,86 @@ impl Cifar {
             Self::Hundred => 2,
         }
     }
+
+    /// Bytes of an image and its labels.
+    fn record(self) -> usize {
+        self.label_bytes() + 3 * AREA
+    }
 }
 
-/// Reads one split of CIFAR from `dir`, or from the official folder inside `dir`.
+/// One split of CIFAR: the labels in memory, the pixels read from the files as they are asked for.
+pub struct CifarSet {
+    cifar: Cifar,
+    batches: Vec<BatchFile>,
+    labels: Vec<u8>,
+    classes: Vec<String>,
+}
+
+/// A file of records, open.
+struct BatchFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    /// The first record's number in the set.
+    first: usize,
+}
+
+/// Opens one split of CIFAR in `dir`, or in the official folder inside `dir`, and reads its labels.
 ///
 /// # Errors
 /// [`Error::Io`] if a file is missing, [`Error::Format`] if one is not made of whole records or
 /// holds a label beyond the classes.
-pub fn read_cifar(dir: &Path, cifar: Cifar, split: Split) -> Result<ImageSet> {
+pub fn read_cifar(dir: &Path, cifar: Cifar, split: Split) -> Result<CifarSet> {
     let dir = locate(dir, cifar, split);
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    let (mut batches, mut labels) = (Vec::new(), Vec::new());
     for name in cifar.files(split) {
-        read_batch(&dir.join(name), cifar, &mut pixels, &mut labels)?;
+        let (path, first) = (dir.join(name), labels.len());
+        let mut file = File::open(&path).map_err(|error| Error::io(&path, &error))?;
+        read_labels(&path, &mut file, cifar, &mut labels)?;
+        batches.push(BatchFile { path, file: Mutex::new(file), first });
     }
-    ImageSet::new(SHAPE, pixels, labels, class_names(&dir, cifar))
+    Ok(CifarSet { cifar, batches, labels, classes: class_names(&dir, cifar) })
+}
+
+impl CifarSet {
+    /// The class of each image.
+    pub fn labels(&self) -> &[u8] {
+        &self.labels
+    }
+}
+
+impl Dataset for CifarSet {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn shape(&self) -> Option<[usize; 3]> {
+        Some(SHAPE)
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let label = *self.labels.get(index).ok_or_else(|| beyond(index, self.len()))?;
+        let batch = self.batches.partition_point(|batch| batch.first <= index) - 1;
+        let batch = &self.batches[batch];
+        let offset = (index - batch.first) * self.cifar.record() + self.cifar.label_bytes();
+        let mut planes = [0; 3 * AREA];
+        let read = |file: &mut File, planes: &mut [u8]| -> io::Result<()> {
+            file.seek(SeekFrom::Start(offset as u64))?;
+            file.read_exact(planes)
+        };
+        let mut file = batch.file.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&mut file, &mut planes).map_err(|error| Error::io(&batch.path, &error))?;
+        drop(file);
+        let (red, rest) = planes.split_at(AREA);
+        let (green, blue) = rest.split_at(AREA);
+        let pixels = red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]);
+        let [channels, height, width] = SHAPE;
+        let image = Image::new(channels, height, width, pixels.collect())?;
+        Ok(Sample { image, label: label.into() })
+    }
 }
 
 fn locate(dir: &Path, cifar: Cifar, split: Split) -> PathBuf {
@@ -97,31 +164,40 @@ fn class_names(dir: &Path, cifar: Cifar) -> Vec<String> {
     if names.len() == cifar.classes() { names } else { numbered(cifar.classes()) }
 }
 
-fn read_batch(path: &Path, cifar: Cifar, pixels: &mut Vec<u8>, labels: &mut Vec<u8>) -> Result<()> {
-    let record = cifar.label_bytes() + 3 * AREA;
-    let mut bytes = Vec::new();
-    let mut read = || File::open(path)?.read_to_end(&mut bytes);
-    let size = read().map_err(|error| Error::io(path, &error))?;
+/// Goes over a file once, in pieces, and keeps the labels.
+fn read_labels(path: &Path, file: &mut File, cifar: Cifar, labels: &mut Vec<u8>) -> Result<()> {
+    let record = cifar.record();
+    // Whole records, a few hundred kilobytes.
+    let mut piece = vec![0; 128 * record];
+    let (mut size, before) = (0, labels.len());
+    loop {
+        let mut filled = 0;
+        while filled < piece.len() {
+            match file.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io(path, &error)),
+            }
+        }
+        size += filled;
+        for bytes in piece[..filled].chunks_exact(record) {
+            let label = bytes[cifar.label_bytes() - 1];
+            if usize::from(label) >= cifar.classes() {
+                let at = (labels.len() - before) * record + cifar.label_bytes() - 1;
+                let reason = format!("label {label}, but there are {} classes", cifar.classes());
+                return Err(Error::format(path, at as u64, reason));
+            }
+            labels.push(label);
+        }
+        if filled < piece.len() {
+            break;
+        }
+    }
     if size == 0 || size % record != 0 {
         let whole = (size - size % record) as u64;
         let reason = format!("the file's {size} bytes are not a number of {record}-byte records");
         return Err(Error::format(path, whole, reason));
-    }
-    pixels.reserve(size / record * 3 * AREA);
-    for (i, record_bytes) in bytes.chunks_exact(record).enumerate() {
-        let (label, planes) = record_bytes.split_at(cifar.label_bytes());
-        let label = label[label.len() - 1];
-        if usize::from(label) >= cifar.classes() {
-            let offset = (i * record + cifar.label_bytes() - 1) as u64;
-            let reason = format!("label {label}, but there are {} classes", cifar.classes());
-            return Err(Error::format(path, offset, reason));
-        }
-        labels.push(label);
-        let (red, rest) = planes.split_at(AREA);
-        let (green, blue) = rest.split_at(AREA);
-        for ((&r, &g), &b) in red.iter().zip(green).zip(blue) {
-            pixels.extend([r, g, b]);
-        }
     }
     Ok(())
 }

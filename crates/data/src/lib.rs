@@ -26,7 +26,7 @@ mod spec;
 mod synthetic;
 
 pub use augment::{Augment, ColorJitter, ResizedCrop};
-pub use cifar::{Cifar, read_cifar};
+pub use cifar::{Cifar, CifarSet, read_cifar};
 pub use dataset::{Dataset, ImageSet, Sample, Subset};
 #[cfg(feature = "images")]
 pub use decode::{decode_image, read_image};

@@ -15,6 +15,7 @@ pub mod models;
 mod module;
 mod network;
 pub mod optim;
+mod profile;
 pub mod qat;
 mod schedule;
 mod state_dict;
@@ -25,6 +26,7 @@ pub use metrics::Metrics;
 pub use mismatch::{Misshapen, Missing, StateMismatch, Unexpected};
 pub use module::{Module, State};
 pub use network::{Network, trace};
+pub use profile::{Entry, Profile, Total};
 pub use schedule::{Decay, Schedule, ScheduleKind};
 pub use train::{
     Batch, Checkpoint, Event, Outcome, Position, TrainConfig, Trainer, evaluate, predict,

@@ -1,11 +1,12 @@
 use std::fmt;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use ottava_autograd::{Gradients, Mode, Tape};
 use ottava_tensor::Tensor;
 
 use crate::optim::Optimizer;
-use crate::{Error, Metrics, Network, Result, Schedule};
+use crate::{Error, Metrics, Network, Profile, Result, Schedule};
 
 /// Images `[n, c, h, w]` and the class of each.
 pub type Batch = (Tensor<f32>, Vec<usize>);
@@ -140,6 +141,7 @@ pub struct Trainer<'a, N: ?Sized> {
     position: Position,
     mode: Box<dyn FnMut(usize) -> Mode + 'a>,
     evaluation: Option<Evaluation<'a, N>>,
+    profile: Option<Profile>,
 }
 
 impl<'a, N: Network + ?Sized> Trainer<'a, N> {
@@ -158,6 +160,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             position: Position::default(),
             mode: Box::new(|_| Mode::TRAIN),
             evaluation: None,
+            profile: None,
         }
     }
 
@@ -174,6 +177,17 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
     ) -> Self {
         self.evaluation = Some(Box::new(evaluation));
         self
+    }
+
+    /// Keeps the time of every operator in the next steps, as many as `profile` takes in.
+    pub fn with_profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(profile);
+        self
+    }
+
+    /// Where the time of those steps went.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     /// The network.
@@ -237,7 +251,11 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
                 return Ok(Outcome::Interrupted);
             }
             let mut train = Metrics::default();
-            for batch in batches(epoch).into_iter().skip(self.position.step) {
+            let mut batches = batches(epoch).into_iter().skip(self.position.step);
+            loop {
+                let waiting = Instant::now();
+                let Some(batch) = batches.next() else { break };
+                self.measured("data", waiting);
                 let (images, targets) = batch.map_err(|error| Error::Data {
                     batch: self.position.step,
                     reason: error.to_string(),
@@ -264,6 +282,13 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
         Ok(Outcome::Finished)
     }
 
+    /// Keeps the time of what began at `start` and is no operator, while the profile takes in steps.
+    fn measured(&mut self, name: &'static str, start: Instant) {
+        if let Some(profile) = self.profile.as_mut().filter(|profile| profile.open()) {
+            profile.add(name, "step", start);
+        }
+    }
+
     /// One batch forward, back, and along the gradient.
     fn step(
         &mut self,
@@ -283,11 +308,17 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
         let (loss, mut gradients): (f32, Gradients) = {
             // The tape goes before the optimizer steps: it shares the parameters' memory.
             let tape = Tape::new(mode);
+            let open = self.profile.as_ref().is_some_and(Profile::open);
+            let tape = if open { tape.with_spans() } else { tape };
             let logits = self.network.run(tape.input(images))?;
             let loss = logits.cross_entropy(targets, self.config.label_smoothing)?;
             let value = finite("loss", loss.tensor().item()?)?;
             train.add(&logits.tensor(), targets, value)?;
-            (value, loss.backward()?)
+            let gradients = loss.backward()?;
+            if let Some(profile) = self.profile.as_mut().filter(|_| open) {
+                profile.extend(tape.take_spans());
+            }
+            (value, gradients)
         };
         let grad_norm = match self.config.clip_norm {
             None => None,
@@ -300,7 +331,12 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             }
         };
         let lr = self.schedule.lr(total_steps);
+        let stepping = Instant::now();
         self.optimizer.step(&gradients, lr)?;
+        self.measured("optimizer", stepping);
+        if let Some(profile) = self.profile.as_mut().filter(|profile| profile.open()) {
+            profile.end_step();
+        }
         self.position = Position { epoch, step: step + 1, total_steps: total_steps + 1 };
         let images = targets.len();
         Ok(Event::Step { epoch, step, total_step: total_steps, loss, lr, grad_norm, images })

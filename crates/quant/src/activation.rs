@@ -56,6 +56,16 @@ impl Activation {
         }
     }
 
+    /// Whether it is a ReLU, or nothing; `None` if it clamps to another interval. For passes that know
+    /// those two alone.
+    pub fn relu(self) -> Option<bool> {
+        match self {
+            Self::NONE => Some(false),
+            Self::RELU => Some(true),
+            _ => None,
+        }
+    }
+
     /// Whether a result was not clamped.
     pub fn passes(self, y: f32) -> bool {
         self.min < y && y < self.max

@@ -146,6 +146,30 @@ impl Observer {
         Ok(state(&ranges, self.axis().is_some()))
     }
 
+    /// Whether the extremes of a batch are all that the observer takes from it.
+    pub(crate) fn extremes_suffice(&self) -> bool {
+        match self {
+            Self::MinMax | Self::MovingAverageMinMax { .. } | Self::Fixed { .. } => true,
+            Self::PerChannelMinMax { .. }
+            | Self::MovingAveragePerChannelMinMax { .. }
+            | Self::Histogram { .. }
+            | Self::LeastError { .. }
+            | Self::Percentile { .. }
+            | Self::Entropy { .. }
+            | Self::MeanMagnitude { .. } => false,
+        }
+    }
+
+    /// The state after a batch with these extremes, where they [suffice](Self::extremes_suffice).
+    pub(crate) fn observe_extremes(
+        &self,
+        before: &Tensor<f32>,
+        (min, max): (f32, f32),
+    ) -> Result<Tensor<f32>> {
+        // A tensor of its extremes has the same extremes.
+        self.observe(before, &Tensor::new(&[2], [min, max])?)
+    }
+
     /// The range a state stands for, channel by channel (one for a whole tensor); `None` if nothing
     /// was observed.
     pub fn ranges(&self, state: &Tensor<f32>) -> Option<Vec<(f32, f32)>> {

@@ -1,4 +1,4 @@
-use ottava_tensor::Tensor;
+use ottava_tensor::{Tensor, elementwise};
 
 use super::activation::zip;
 use crate::op::{self, Context, Output, Rule};
@@ -17,7 +17,7 @@ impl Rule for Add {
         let (a, b) = (a.float(), b.float());
 
         // y = a + b
-        let y = a.zip_map("add", &b, |a, b| a + b)?;
+        let y = elementwise::add(&a, &b)?;
         if !context.backward() {
             return Ok(Output::constant(y));
         }

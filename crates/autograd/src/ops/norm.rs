@@ -1,7 +1,7 @@
 use ottava_tensor::Tensor;
 use ottava_tensor::norm::{batch_norm_grad, channel_affine, channel_mean_var, channel_sums};
 
-use super::activation::zip;
+use super::activation::{rectified, zip};
 use super::conv::vector;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
@@ -106,6 +106,23 @@ pub(crate) fn affine(
 
 impl Rule for BatchNorm2d {
     fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        self.normalise(inputs, context, false)
+    }
+}
+
+/// A BatchNorm and the ReLU behind it in one pass: what a graph runs where nobody reads the values in
+/// between. The same bits as one after the other.
+pub(crate) struct NormRelu(pub BatchNorm2d);
+
+impl Rule for NormRelu {
+    fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
+        self.0.normalise(inputs, context, true)
+    }
+}
+
+impl BatchNorm2d {
+    /// The forward pass, behind a ReLU if `relu`.
+    fn normalise(&self, inputs: &[Value], context: &mut Context, relu: bool) -> Result<Output> {
         let [x, weight, bias, mean, var] = op::inputs("batch_norm2d", inputs)?;
         let x = x.float();
         let [_, channels, _, _] = x.dims("batch_norm2d")?;
@@ -128,8 +145,13 @@ impl Rule for BatchNorm2d {
             context.update(4, batch.running_var);
             let (mean, inv_std) = (batch.mean, batch.inv_std);
             let (scale, shift) = affine(&weight, &bias, &mean, &inv_std);
-            let y = channel_affine(&x, &scale, &shift, false);
+            let y = channel_affine(&x, &scale, &shift, relu);
+            let opened = relu.then(|| y.clone());
             return Ok(Output::new(y, move |grad, _| {
+                let grad = match opened {
+                    None => grad,
+                    Some(y) => rectified(&grad, &y),
+                };
                 let (dx, dw, db) = batch_norm_grad(&grad, &x, &mean, &inv_std, &weight);
                 vec![Some(dx), Some(vector(dw)), Some(vector(db)), None, None]
             }));
@@ -137,8 +159,13 @@ impl Rule for BatchNorm2d {
         // y = (x − μ) / σ · γ + β with the running statistics, which are constants
         let inv_std = self.inv_std(&var);
         let (scale, shift) = affine(&weight, &bias, &mean, &inv_std);
-        let y = channel_affine(&x, &scale, &shift, false);
+        let y = channel_affine(&x, &scale, &shift, relu);
+        let opened = relu.then(|| y.clone());
         Ok(Output::new(y, move |grad, wanted| {
+            let grad = match opened {
+                None => grad,
+                Some(y) => rectified(&grad, &y),
+            };
             // ∂x = ∂y·γ/σ, ∂γ = Σ ∂y·(x − μ)/σ, ∂β = Σ ∂y
             let no_shift = vec![0.0; scale.len()];
             let dw = wanted[1].then(|| {

@@ -1,6 +1,7 @@
 use ottava_quant::{Activation, QTensor, add_codes};
 use ottava_tensor::{Level, Tensor, pool};
 
+use super::passes::CodeSum;
 use super::quantizer::ActivationQuant;
 use crate::mask::Mask;
 use crate::op::{self, Context, Output, Rule};
@@ -49,12 +50,34 @@ impl Rule for QuantAdd {
         };
 
         // y = clamp(round((a·s_a + b·s_b) / s_y)) + z_y
+        // Equal shapes lie equally in memory once they are channels-last.
+        let (pa, pb) = (qa.params(), qb.params());
+        let (qa, qb) = (qa.codes().channels_last(), qb.codes().channels_last());
+        if let (Some(da), Some(db)) = (qa.as_nhwc(), qb.as_nhwc())
+            && self.output.extremes_suffice()
+            && let Some(relu) = self.activation.relu()
+            && !qa.is_empty()
+        {
+            let sum = CodeSum { a: (da, pa), b: (db, pb), relu };
+            let params = self.output.observe_extremes(|| sum.extremes(), state, 2, context)?;
+            let add = add_codes(pa, pb, params, self.activation);
+            let mut codes = Tensor::zeros_channels_last(qa.shape());
+            pool::int8::add_codes(Level::current(), da, db, &add, codes.data_mut());
+            let y = QTensor::new(codes, params);
+            if !context.backward() {
+                return Ok(Output::constant(y));
+            }
+            // ∂a = ∂b = ∂y where the sum was not clamped
+            let mask = sum.mask(params, qa.strides());
+            return Ok(Output::new(y, move |grad, _| {
+                let grad = mask.apply(grad);
+                vec![Some(grad.clone()), Some(grad), None]
+            }));
+        }
         let float = (context.mode.observe || context.backward()).then(sum).transpose()?;
         let seen = || float.clone().expect("computed when observing");
         let params = self.output.observe(seen, state, 2, context)?;
-        let add = add_codes(qa.params(), qb.params(), params, self.activation);
-        // Equal shapes lie equally in memory once they are channels-last.
-        let (qa, qb) = (qa.codes().channels_last(), qb.codes().channels_last());
+        let add = add_codes(pa, pb, params, self.activation);
         let codes = match (qa.as_nhwc(), qb.as_nhwc()) {
             (Some(a), Some(b)) => {
                 let mut sum = Tensor::zeros_channels_last(qa.shape());

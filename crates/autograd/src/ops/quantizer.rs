@@ -120,6 +120,28 @@ impl ActivationQuant {
         self.params(&state)
     }
 
+    /// Whether the observer and the way back need no more of the values than their extremes and bits.
+    pub(crate) fn extremes_suffice(&self) -> bool {
+        self.learn.is_none() && self.observer.extremes_suffice()
+    }
+
+    /// [`observe`](Self::observe) of values of which only the extremes are known, where they
+    /// [suffice](Self::extremes_suffice).
+    pub(crate) fn observe_extremes(
+        &self,
+        extremes: impl FnOnce() -> (f32, f32),
+        state: &Value,
+        index: usize,
+        context: &mut Context,
+    ) -> Result<QParams> {
+        let mut state = state.float();
+        if context.mode.observe {
+            state = self.observer.observe_extremes(&state, extremes())?;
+            context.update(index, state.clone());
+        }
+        self.params(&state)
+    }
+
     /// Shows `x` to the observer if the mode says so, without asking for a grid.
     pub(crate) fn watch(
         &self,

@@ -34,6 +34,7 @@ use ottava_tensor::{Level, Tensor, parallel};
 
 use self::back::{Back, WeightRounding};
 use super::norm::BatchNorm2d;
+use super::passes;
 use super::quantizer::ActivationQuant;
 use crate::op::{Context, Output, Rule};
 use crate::{Error, Result, Value};
@@ -253,6 +254,15 @@ impl Input {
     }
 }
 
+/// A product of `x` and a rounded weight.
+struct Product {
+    x: Input,
+    weight: Tensor<f32>,
+    y: Tensor<f32>,
+    /// The least and the largest value of each channel, where the pass that wrote `y` has seen them.
+    ends: Vec<[f32; 2]>,
+}
+
 impl<'a> Run<'a> {
     fn new(
         layer: &'a QuantLayer,
@@ -330,17 +340,13 @@ impl<'a> Run<'a> {
         Ok(sums)
     }
 
-    /// What is multiplied, the rounded weight, and `x ⋆ round(W)`: of codes the exact sums, scaled once.
-    fn product(
-        &self,
-        weight: &Tensor<f32>,
-        grids: Vec<QParams>,
-    ) -> Result<(Input, Tensor<f32>, Tensor<f32>)> {
+    /// `x ⋆ round(W)`: of codes the exact sums, scaled once.
+    fn product(&self, weight: &Tensor<f32>, grids: Vec<QParams>) -> Result<Product> {
         let spec = self.layer.weight;
         if self.output.is_none() {
             let (x, rounded) = (self.float()?, spec.fake_quantize(weight, &grids)?);
             let y = conv::f32::forward(&x, &rounded, None, &self.geometry);
-            return Ok((Input::Float(x), rounded, y));
+            return Ok(Product { x: Input::Float(x), weight: rounded, y, ends: Vec::new() });
         }
         let x = self.codes()?;
         let x_scale = x.params().scale();
@@ -348,8 +354,8 @@ impl<'a> Run<'a> {
         let layer = quantize_layer_on(grids, weight, &zeros, x_scale, spec)?;
         let sums = self.accumulate(&x, &layer.codes)?;
         let steps: Vec<f32> = layer.scales.iter().map(|s| x_scale * s).collect();
-        let y = per_channel(&sums, |c, sum| sum as f32 * steps[c]);
-        Ok((Input::Codes(x), layer.dequantize(), y))
+        let (y, ends) = passes::scaled(&sums, &steps);
+        Ok(Product { x: Input::Codes(x), weight: layer.dequantize(), y, ends })
     }
 
     /// The result in the layer's own shape: `[n, o]` for a fully connected one.

@@ -8,9 +8,10 @@ use ottava_tensor::norm::{batch_norm_grad, channel_affine, channel_sums};
 
 use super::super::conv::vector;
 use super::super::norm::affine;
+use super::super::passes;
 use super::super::quantizer::Rounding;
 use super::back::{WeightRounding, frozen_norm_grad, products, scale_rows};
-use super::{Folding, Input, Run};
+use super::{Folding, Input, Product, Run};
 use crate::Result;
 use crate::Value;
 use crate::mask::Mask;
@@ -23,6 +24,8 @@ struct Linear {
     weight: Tensor<f32>,
     /// `x ⋆ W + b`.
     y0: Tensor<f32>,
+    /// The extremes of each channel of `y0`, where its pass has found them.
+    ends: Vec<[f32; 2]>,
     /// The way back through the rounding of the weight, if it was rounded here.
     weight_rounding: Option<WeightRounding>,
     /// What the weight was multiplied with before it was rounded, and the product divided by.
@@ -43,13 +46,14 @@ impl Run<'_> {
         } else {
             self.plain()?
         };
-        let Linear { x, weight: rounded, y0, weight_rounding, factors } = linear;
+        let Linear { x, weight: rounded, y0, ends, weight_rounding, factors } = linear;
         let weight = self.weight()?;
 
         // y = clip(BN(y₀)); a ReLU in the same pass
         let activation = self.layer.activation;
         let relu = activation == Activation::RELU;
         let mut running = Vec::new();
+        let mut fused = None;
         let (y, normed) = match &self.layer.norm {
             None => (activation.map(&y0), None),
             Some(norm) => {
@@ -70,7 +74,12 @@ impl Run<'_> {
                     self.second_product(&gamma, &beta, &mean, &inv_std, &running)?
                 } else {
                     let (scale, shift) = affine(&gamma, &beta, &mean, &inv_std);
-                    channel_affine(&y0, &scale, &shift, relu)
+                    fused = self.round_normed(&y0, &ends, &scale, &shift, context)?;
+                    match &fused {
+                        // Its values have become codes already.
+                        Some(_) => y0.clone(),
+                        None => channel_affine(&y0, &scale, &shift, relu),
+                    }
                 };
                 let y = if relu { y } else { activation.map(&y) };
                 (y, Some((gamma, mean, inv_std)))
@@ -79,15 +88,16 @@ impl Run<'_> {
 
         let index = self.state_index();
         let open = |y: &Tensor<f32>| Rounding::none(Mask::of(y, move |y| activation.passes(y)));
-        let (value, rounding): (Value, _) = match self.output {
-            Some((output, state)) if rounds => {
+        let (value, rounding): (Value, _) = match (fused, self.output) {
+            (Some(fused), _) => fused,
+            (None, Some((output, state))) if rounds => {
                 let params = output.observe(|| y.clone(), state, index, context)?;
                 let codes = QTensor::quantize(&y, params);
                 let codes = QTensor::new(self.shaped(codes.codes().clone())?, params);
                 let rounding = || output.rounding(&y, params, activation);
                 (codes.into(), context.backward().then(rounding))
             }
-            output => {
+            (None, output) => {
                 if let Some((output, state)) = output {
                     output.watch(&y, state, index, context)?;
                 }
@@ -146,7 +156,8 @@ impl Run<'_> {
         let (x, weight) = (self.float()?, self.weight()?);
         let bias = self.layer.bias.then(|| self.leaves[1].clone());
         let y0 = conv::f32::forward(&x, &weight, bias.as_ref(), &self.geometry);
-        Ok(Linear { x: Input::Float(x), weight, y0, weight_rounding: None, factors: None })
+        let (x, ends) = (Input::Float(x), Vec::new());
+        Ok(Linear { x, weight, y0, ends, weight_rounding: None, factors: None })
     }
 
     /// `y₀ = x ⋆ round(W) + b`.
@@ -155,9 +166,9 @@ impl Run<'_> {
         let grids = self.layer.grids(&self.leaves, &weight, None)?;
         let weight_rounding =
             Some(self.layer.weight_rounding(&self.leaves, &weight, grids.clone()));
-        let (x, weight, product) = self.product(&weight, grids)?;
-        let y0 = self.with_bias(product, None);
-        Ok(Linear { x, weight, y0, weight_rounding, factors: None })
+        let Product { x, weight, y, ends } = self.product(&weight, grids)?;
+        let (y0, ends) = self.with_bias(y, ends, None);
+        Ok(Linear { x, weight, y0, ends, weight_rounding, factors: None })
     }
 
     /// `y₀ = (x ⋆ round(W·f)) / f + b`, `f = γ/σ` of the running statistics; 1 where γ = 0.
@@ -172,21 +183,67 @@ impl Run<'_> {
         let grids = self.layer.grids(&self.leaves, &weight, Some(&factors))?;
         let weight_rounding =
             Some(self.layer.weight_rounding(&self.leaves, &weight, grids.clone()));
-        let (x, weight, product) = self.product(&weight, grids)?;
-        let y0 = self.with_bias(product, Some(&factors));
-        Ok(Linear { x, weight, y0, weight_rounding, factors: Some(factors) })
+        let Product { x, weight, y, ends } = self.product(&weight, grids)?;
+        let (y0, ends) = self.with_bias(y, ends, Some(&factors));
+        Ok(Linear { x, weight, y0, ends, weight_rounding, factors: Some(factors) })
     }
 
-    /// `product / f + b`.
-    fn with_bias(&self, product: Tensor<f32>, factors: Option<&[f32]>) -> Tensor<f32> {
+    /// `product / f + b`, and the extremes of each channel.
+    fn with_bias(
+        &self,
+        product: Tensor<f32>,
+        mut ends: Vec<[f32; 2]>,
+        factors: Option<&[f32]>,
+    ) -> (Tensor<f32>, Vec<[f32; 2]>) {
         if factors.is_none() && !self.layer.bias {
-            return product;
+            return (product, ends);
         }
         let scale = match factors {
             Some(factors) => factors.iter().map(|f| 1.0 / f).collect(),
             None => vec![1.0; self.geometry.out_channels],
         };
-        channel_affine(&product, &scale, &self.bias(), false)
+        let bias = self.bias();
+        for (c, ends) in ends.iter_mut().enumerate() {
+            *ends = ends.map(|end| passes::affine(end, scale[c], bias[c], false));
+        }
+        (channel_affine(&product, &scale, &bias, false), ends)
+    }
+
+    /// The codes of `relu(scale · y₀ + shift)` and the way back through their rounding, without the
+    /// values in between; `ends` are the extremes of each channel of `y₀`. `None` where somebody needs
+    /// those values, or nothing is rounded.
+    fn round_normed(
+        &self,
+        y0: &Tensor<f32>,
+        ends: &[[f32; 2]],
+        scale: &[f32],
+        shift: &[f32],
+        context: &mut Context,
+    ) -> Result<Option<(Value, Option<Rounding>)>> {
+        let (Some((output, state)), Some(relu)) = (self.output, self.layer.activation.relu()) else {
+            return Ok(None);
+        };
+        if !context.mode.quantize || ends.is_empty() || y0.is_empty() || !output.extremes_suffice()
+        {
+            return Ok(None);
+        }
+        // A channel's values are monotone in its y₀.
+        let values = ends
+            .iter()
+            .enumerate()
+            .flat_map(|(c, ends)| ends.map(|end| passes::affine(end, scale[c], shift[c], relu)));
+        let (index, extremes) = (self.state_index(), || passes::extremes(values));
+        let params = output.observe_extremes(extremes, state, index, context)?;
+        let Some((codes, mask)) = passes::round_affine(y0, scale, shift, relu, params) else {
+            let y = channel_affine(y0, scale, shift, relu);
+            let codes =
+                QTensor::new(self.shaped(QTensor::quantize(&y, params).codes().clone())?, params);
+            let rounding = context.backward().then(|| output.rounding(&y, params, self.layer.activation));
+            return Ok(Some((codes.into(), rounding)));
+        };
+        let codes = QTensor::new(self.shaped(codes)?, params);
+        let rounding = context.backward().then(|| Rounding::none(mask));
+        Ok(Some((codes.into(), rounding)))
     }
 
     /// `c = x ⋆ round(W·γ/σ_running)`; `y = c · σ_running/σ_batch + β − γ·μ/σ_batch`.
@@ -202,7 +259,7 @@ impl Run<'_> {
         let factors: Vec<f32> = gamma.iter().zip(running).map(|(g, i)| g * i).collect();
         scale_rows(&mut folded, &factors);
         let grids = self.layer.grids(&self.leaves, &folded, Some(&factors))?;
-        let (_, _, c) = self.product(&folded, grids)?;
+        let c = self.product(&folded, grids)?.y;
         let ratio: Vec<f32> = inv_std.iter().zip(running).map(|(b, r)| b / r).collect();
         let centre: Vec<f32> = mean.iter().zip(self.bias()).map(|(m, b)| m - b).collect();
         let (_, shift) = affine(gamma, beta, &centre, inv_std);

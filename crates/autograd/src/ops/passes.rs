@@ -1,0 +1,246 @@
+//! The elementwise passes of quantization-aware training, each of which does all that can be done while
+//! it has the data: sums become floats and show their extremes, values become codes and bits.
+
+use ottava_quant::QParams;
+use ottava_tensor::{Tensor, parallel};
+
+use crate::mask::{Mask, WORD, pack};
+
+/// `sum · step[c]` of channels-last integer sums, steps above zero, and the least and the largest result
+/// of each channel.
+///
+/// What follows is monotone in each channel, so that these say what the extremes of the result are.
+pub(super) fn scaled(sums: &Tensor<i32>, steps: &[f32]) -> (Tensor<f32>, Vec<[f32; 2]>) {
+    let channels = sums.shape()[1].max(1);
+    let source = sums.as_nhwc().expect("kernels write channels-last");
+    let mut result = Tensor::zeros_channels_last(sums.shape());
+    let rows = (parallel::CHUNK / channels).max(1) * channels;
+    let mut parts =
+        vec![[vec![i32::MAX; channels], vec![i32::MIN; channels]]; source.len().div_ceil(rows)];
+    let items: Vec<_> =
+        result.data_mut().chunks_mut(rows).zip(source.chunks(rows)).zip(&mut parts).collect();
+    parallel::for_each_item(items, |_, ((target, source), [low, high])| {
+        for (target, sums) in target.chunks_exact_mut(channels).zip(source.chunks_exact(channels)) {
+            let (low, high) = (&mut low[..channels], &mut high[..channels]);
+            let steps = &steps[..channels];
+            for c in 0..channels {
+                target[c] = sums[c] as f32 * steps[c];
+                low[c] = low[c].min(sums[c]);
+                high[c] = high[c].max(sums[c]);
+            }
+        }
+    });
+    let extremes = |c: usize| {
+        let low = parts.iter().map(|[low, _]| low[c]).min();
+        let high = parts.iter().map(|[_, high]| high[c]).max();
+        [low, high].map(|sum| sum.unwrap_or(0) as f32 * steps[c])
+    };
+    (result, (0..channels).map(extremes).collect())
+}
+
+/// `scale[c] · x + shift[c]`, and zero for what is below if `relu`: one element of
+/// [`channel_affine`](ottava_tensor::norm::channel_affine), in its order of operations.
+#[inline(always)]
+pub(super) fn affine(x: f32, scale: f32, shift: f32, relu: bool) -> f32 {
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let value = scale * x + shift;
+    if value < floor { floor } else { value }
+}
+
+/// The least and the largest of `values`; NaN if one is NaN.
+pub(super) fn extremes(values: impl Iterator<Item = f32>) -> (f32, f32) {
+    values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| {
+        if x.is_nan() || low.is_nan() {
+            return (f32::NAN, f32::NAN);
+        }
+        (if x < low { x } else { low }, if x > high { x } else { high })
+    })
+}
+
+/// The codes of `affine(x)` on the grid `params`, and where the gradient passes: where the value was
+/// neither clamped nor, behind a ReLU, at zero. `None` if the channels do not divide into words.
+///
+/// # Shapes
+/// `x`: channels-last `[n, c, h, w]`; `scale`, `shift`: `c`.
+pub(super) fn round_affine(
+    x: &Tensor<f32>,
+    scale: &[f32],
+    shift: &[f32],
+    relu: bool,
+    params: QParams,
+) -> Option<(Tensor<u8>, Mask)> {
+    let source = x.as_nhwc()?;
+    // A period in which both channels and words begin anew.
+    let period = scale.len().max(1) * (WORD / gcd(scale.len().max(1), WORD));
+    if period > parallel::CHUNK {
+        return None;
+    }
+    let repeat =
+        |values: &[f32]| -> Vec<f32> { values.iter().copied().cycle().take(period).collect() };
+    let (scale, shift) = (repeat(scale), repeat(shift));
+    let (mut codes, mut words) =
+        (Tensor::zeros_channels_last(x.shape()), vec![0; source.len().div_ceil(WORD)]);
+    let size = parallel::CHUNK / period * period;
+    let items: Vec<_> = codes
+        .data_mut()
+        .chunks_mut(size)
+        .zip(words.chunks_mut(size / WORD))
+        .zip(source.chunks(size))
+        .collect();
+    parallel::for_each_item(items, |_, ((codes, words), source)| {
+        let blocks = codes.chunks_mut(WORD).zip(source.chunks(WORD)).zip(words).enumerate();
+        for (i, ((codes, source), word)) in blocks {
+            let at = i * WORD % period;
+            let (scale, shift) = (&scale[at..at + WORD], &shift[at..at + WORD]);
+            let value = |i: usize, x: f32| affine(x, scale[i], shift[i], relu);
+            *word = round_word(codes, source.len(), |i| value(i, source[i]), relu, params);
+        }
+    });
+    Some((codes, Mask::new(words, x.strides())))
+}
+
+/// Codes and bits of up to 64 values.
+#[inline(always)]
+fn round_word(
+    codes: &mut [u8],
+    len: usize,
+    value: impl Fn(usize) -> f32,
+    relu: bool,
+    params: QParams,
+) -> u64 {
+    let mut values = [0.0; WORD];
+    for (i, target) in values[..len].iter_mut().enumerate() {
+        *target = value(i);
+    }
+    for (code, &y) in codes.iter_mut().zip(&values) {
+        *code = params.quantize(y) as u8;
+    }
+    pack_passes(&values, len, relu, params)
+}
+
+#[inline(always)]
+fn pack_passes(values: &[f32; WORD], len: usize, relu: bool, params: QParams) -> u64 {
+    let mut passes = [0; WORD];
+    for (pass, &y) in passes[..len].iter_mut().zip(values) {
+        *pass = u8::from(params.covers(y) & (!relu | (y > 0.0)));
+    }
+    pack(&passes)
+}
+
+/// The sum of two tensors of codes, in floats, that is never written down.
+#[derive(Clone, Copy)]
+pub(super) struct CodeSum<'a> {
+    pub a: (&'a [u8], QParams),
+    pub b: (&'a [u8], QParams),
+    pub relu: bool,
+}
+
+impl CodeSum<'_> {
+    #[inline(always)]
+    fn at(&self, a: u8, b: u8) -> f32 {
+        let sum = self.a.1.dequantize(a.into()) + self.b.1.dequantize(b.into());
+        if self.relu && sum < 0.0 { 0.0 } else { sum }
+    }
+
+    /// The extremes.
+    pub(super) fn extremes(&self) -> (f32, f32) {
+        let len = self.a.0.len();
+        let parts = parallel::map(len.div_ceil(parallel::CHUNK), |i| {
+            let range = i * parallel::CHUNK..len.min((i + 1) * parallel::CHUNK);
+            let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
+            let pairs = self.a.0[range.clone()].chunks(8).zip(self.b.0[range].chunks(8));
+            for (a, b) in pairs {
+                for ((low, high), (&a, &b)) in low.iter_mut().zip(&mut high).zip(a.iter().zip(b)) {
+                    let sum = self.at(a, b);
+                    *low = if sum < *low { sum } else { *low };
+                    *high = if sum > *high { sum } else { *high };
+                }
+            }
+            extremes(low.into_iter().chain(high))
+        });
+        extremes(parts.into_iter().flat_map(|(low, high)| [low, high]))
+    }
+
+    /// Where the gradient passes through the rounding to `params`, for tensors of these strides.
+    pub(super) fn mask(&self, params: QParams, strides: &[usize]) -> Mask {
+        let (a, b) = (self.a.0, self.b.0);
+        let mut words = vec![0; a.len().div_ceil(WORD)];
+        parallel::for_each_chunk(&mut words, parallel::CHUNK / WORD, |i, words| {
+            let start = i * parallel::CHUNK;
+            for ((word, a), b) in
+                words.iter_mut().zip(a[start..].chunks(WORD)).zip(b[start..].chunks(WORD))
+            {
+                let mut values = [0.0; WORD];
+                for ((value, &a), &b) in values.iter_mut().zip(a).zip(b) {
+                    *value = self.at(a, b);
+                }
+                *word = pack_passes(&values, a.len(), self.relu, params);
+            }
+        });
+        Mask::new(words, strides)
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottava_quant::QTensor;
+    use ottava_tensor::norm::channel_affine;
+
+    use super::*;
+
+    /// What the passes do together is what plain operations do one after the other.
+    #[test]
+    fn fused_passes_equal_plain_ones() {
+        for (channels, relu) in
+            [(1, false), (3, true), (10, false), (16, true), (48, true), (70, false)]
+        {
+            let shape = [3, channels, 9, 11];
+            let len: usize = shape.iter().product();
+            let value = |i: usize| ((i * 7919 + 13) % 20_011) as i32 - 10_000;
+            let sums = Tensor::new(&shape, (0..len).map(value).collect::<Vec<_>>()).unwrap();
+            let sums = sums.channels_last();
+            let steps: Vec<f32> = (0..channels).map(|c| 1e-3 * (c + 1) as f32).collect();
+            let bias: Vec<f32> = (0..channels).map(|c| c as f32 * 0.1 - 0.2).collect();
+            let (x, seen) = scaled(&sums, &steps);
+            let scale: Vec<f32> =
+                (0..channels).map(|c| if c % 3 == 2 { -0.7 } else { 0.3 }).collect();
+            let y = channel_affine(&x, &scale, &bias, relu);
+            let ends = seen.iter().enumerate();
+            let ends = ends.flat_map(|(c, x)| x.map(|x| affine(x, scale[c], bias[c], relu)));
+            assert_eq!(Some(extremes(ends)), y.min_max());
+            let params = QParams::new(0.02, 100, 0..=255).unwrap();
+            let (codes, mask) = round_affine(&x, &scale, &bias, relu, params).unwrap();
+            assert_eq!(&codes, QTensor::quantize(&y, params).codes());
+            let plain = Mask::of(&y, |y| params.covers(y) && (!relu || y > 0.0));
+            let grad = || Tensor::full(&shape, 1.0).channels_last();
+            assert_eq!(mask.apply(grad()), plain.apply(grad()));
+        }
+    }
+
+    #[test]
+    fn a_sum_of_codes_is_the_sum_of_their_values() {
+        let (p, q) =
+            (QParams::new(0.03, 3, 0..=255).unwrap(), QParams::new(0.01, 120, 0..=255).unwrap());
+        let codes =
+            |seed: usize| (0..20_000).map(|i| ((i * 7919 + seed) % 256) as u8).collect::<Vec<_>>();
+        let (a, b) = (codes(1), codes(77));
+        let float = |codes: &[u8], params: QParams| {
+            let codes = Tensor::new(&[codes.len()], codes).unwrap();
+            QTensor::new(codes, params).dequantize()
+        };
+        for relu in [false, true] {
+            let sum = CodeSum { a: (&a, p), b: (&b, q), relu };
+            let plain = float(&a, p).zip_map("add", &float(&b, q), |a, b| a + b).unwrap();
+            let plain = if relu { plain.map(|x| x.max(0.0)) } else { plain };
+            assert_eq!(Some(sum.extremes()), plain.min_max());
+            let grid = QParams::new(0.005, 10, 0..=255).unwrap();
+            let mask = Mask::of(&plain, |y| grid.covers(y) && (!relu || y > 0.0));
+            let grad = || Tensor::full(&[a.len()], 1.0);
+            assert_eq!(sum.mask(grid, &[1]).apply(grad()), mask.apply(grad()));
+        }
+    }
+}
