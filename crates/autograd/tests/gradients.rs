@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use ottava_autograd::ops::{
-    ActivationQuant, Add, AvgPool2d, BatchNorm2d, Clip, Concat, Conv2d, CrossEntropy, FakeQuant, Flatten,
-    Folding, GlobalAvgPool, LayerKind, LearnedFakeQuant, Linear, LogSoftmax, MatMul, MaxPool2d,
-    Mul, Pad, QuantAdd, QuantAvgPool, QuantLayer, Quantize, Relu, Reshape, Slice, Softmax, Sum,
+    ActivationQuant, Add, AvgPool2d, BatchNorm2d, Clip, Concat, Conv2d, CrossEntropy, FakeQuant,
+    Flatten, Folding, GlobalAvgPool, LayerKind, LearnedFakeQuant, Linear, LogSoftmax, MatMul,
+    MaxPool2d, Mul, Pad, QuantAdd, QuantAvgPool, QuantLayer, Quantize, Relu, Reshape, Slice,
+    Softmax, Sum,
 };
 use ottava_autograd::{Mode, Op, gradcheck};
 use ottava_quant::{Activation, QParams, WeightSpec};
@@ -141,7 +142,7 @@ fn norms() -> Vec<Case> {
 fn roundings() -> Vec<Case> {
     const STEP: f32 = 1.0 / 256.0;
     let grid = QParams::new(STEP, 100, 0..=255).unwrap();
-    let learned = LearnedFakeQuant { qmin: -128, qmax: 127, grad_factor: 1.0 };
+    let learned = LearnedFakeQuant { qmin: -128, qmax: 127, grad_factor: 1.0, axis: None };
     vec![
         case(FakeQuant { params: vec![grid], axis: 0 }, &[&[2, 3, 3]]).step(STEP),
         case(learned, &[&[2, 3, 3]])

@@ -47,7 +47,13 @@ fn version_1() -> Program {
         activation: Activation::NONE,
     };
     let x = b.push("depthwise", depthwise, &[a]).unwrap();
-    let x = b.push("add", Instr::Add { output: grid(0.06, 90, 255), activation: Activation::RELU }, &[a, x]).unwrap();
+    let x = b
+        .push(
+            "add",
+            Instr::Add { output: grid(0.06, 90, 255), activation: Activation::RELU },
+            &[a, x],
+        )
+        .unwrap();
     let x = b.push("max", Instr::MaxPool(Window::new(3, 2, 1)), &[x]).unwrap();
     let x = b.push("relu", Instr::Clip(Activation::RELU), &[x]).unwrap();
     let x = b.push("slice", Instr::Slice { axis: 2, start: 0, end: 3, step: 2 }, &[x]).unwrap();
@@ -56,7 +62,11 @@ fn version_1() -> Program {
     let x = b.push("window", mean(Some(Window::new(2, 1, 1))), &[x]).unwrap();
     let x = b.push("mean", mean(None), &[x]).unwrap();
     let x = b.push("flatten", Instr::Flatten, &[x]).unwrap();
-    let fc = Instr::Linear { layer: layer(&[3, 6], 255), output: grid(0.1, 128, 255), activation: Activation::NONE };
+    let fc = Instr::Linear {
+        layer: layer(&[3, 6], 255),
+        output: grid(0.1, 128, 255),
+        activation: Activation::NONE,
+    };
     let x = b.push("fc", fc, &[x]).unwrap();
     let mut program = b.finish(x).unwrap();
     for (key, value) in [

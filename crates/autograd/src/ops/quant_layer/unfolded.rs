@@ -220,7 +220,8 @@ impl Run<'_> {
         shift: &[f32],
         context: &mut Context,
     ) -> Result<Option<(Value, Option<Rounding>)>> {
-        let (Some((output, state)), Some(relu)) = (self.output, self.layer.activation.relu()) else {
+        let (Some((output, state)), Some(relu)) = (self.output, self.layer.activation.relu())
+        else {
             return Ok(None);
         };
         if !context.mode.quantize || ends.is_empty() || y0.is_empty() || !output.extremes_suffice()
@@ -238,7 +239,8 @@ impl Run<'_> {
             let y = channel_affine(y0, scale, shift, relu);
             let codes =
                 QTensor::new(self.shaped(QTensor::quantize(&y, params).codes().clone())?, params);
-            let rounding = context.backward().then(|| output.rounding(&y, params, self.layer.activation));
+            let rounding =
+                context.backward().then(|| output.rounding(&y, params, self.layer.activation));
             return Ok(Some((codes.into(), rounding)));
         };
         let codes = QTensor::new(self.shaped(codes)?, params);

@@ -13,12 +13,11 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let module: Box<dyn Module> = networks::build(&files.model)?;
     let quantized = files.precision == "qat";
     let side = if files.model == "resnet18" { 224 } else { 32 };
-    let network: Box<dyn Network> = if quantized {
-        let graph = nn::trace(&*module, &Tensor::zeros(&[1, 3, side, side]))?;
-        Box::new(prepare(&graph, &QConfigMap::default())?.graph)
-    } else {
-        Box::new(Whole(module))
-    };
+    let graph = nn::trace(&*module, &Tensor::zeros(&[1, 3, side, side]))?;
+    let network: Box<dyn Network> = Box::new(match quantized {
+        true => prepare(&graph, &QConfigMap::default())?.graph,
+        false => graph,
+    });
     let config = OptimizerConfig::new(OptimizerKind::Sgd, 1e-4);
     let optimizer = config.build(network.parameters(), optim::all)?;
     let shape = [files.batch, 3, side, side];
