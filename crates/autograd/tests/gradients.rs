@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ottava_autograd::ops::{
     ActivationQuant, Add, AvgPool2d, BatchNorm2d, Clip, Concat, Conv2d, CrossEntropy, FakeQuant,
     Flatten, Folding, GlobalAvgPool, LayerKind, LearnedFakeQuant, Linear, LogSoftmax, MatMul,
-    MaxPool2d, Mul, Pad, QuantAdd, QuantAvgPool, QuantLayer, Quantize, Relu, Reshape, Slice,
-    Softmax, Sum,
+    MaxPool2d, Mul, Pad, QuantAdd, QuantAvgPool, QuantConcat, QuantLayer, Quantize, Relu, Reshape,
+    Slice, Softmax, Sum,
 };
 use ottava_autograd::{Mode, Op, gradcheck};
 use ottava_quant::{Activation, QParams, WeightSpec};
@@ -175,6 +175,9 @@ fn quantized() -> Vec<Case> {
             .and(state())
             .mode(frozen),
         case(QuantAvgPool { window: None, output }, &[&[2, 3, 2, 2]]).and(state()).mode(frozen),
+        case(QuantConcat { axis: 1, output }, &[&[2, 3, 2, 2], &[2, 1, 2, 2]])
+            .and(state())
+            .mode(frozen),
         case(layer(LayerKind::Linear, None, Activation::NONE), &[&[3, 5], &[4, 5], &[4]])
             .and(state())
             .mode(frozen),

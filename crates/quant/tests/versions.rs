@@ -1,7 +1,6 @@
 //! Files of every version there was keep loading: `fixtures/version-N.ottava`.
 //!
-//! A new version gets a file of its own, written once by
-//! `cargo test -p ottava-quant --test versions -- --ignored`; those of the versions before it stay as they are.
+//! A new version gets a file of its own, written once; those of the versions before it stay as they are.
 
 use std::path::{Path, PathBuf};
 

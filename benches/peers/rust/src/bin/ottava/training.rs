@@ -26,22 +26,6 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     Ok(Box::new(Training { network, optimizer, images, targets, quantized }))
 }
 
-/// A module behind a pointer is a network too.
-struct Whole(Box<dyn Module>);
-
-impl Network for Whole {
-    fn run<'t>(
-        &self,
-        x: ottava_autograd::Var<'t>,
-    ) -> ottava_autograd::Result<ottava_autograd::Var<'t>> {
-        self.0.run(x)
-    }
-
-    fn leaves(&self) -> Vec<(String, ottava_autograd::Leaf)> {
-        self.0.leaves()
-    }
-}
-
 struct Training {
     network: Box<dyn Network>,
     optimizer: Box<dyn Optimizer>,
