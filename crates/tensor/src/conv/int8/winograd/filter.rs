@@ -157,15 +157,15 @@ impl Filters {
                             isa.prefetch(rest, tap * plane + i);
                         }
                     }
-                    // SAFETY: i + 2·LANES ≤ plane, whole vectors; there are TAPS planes of bytes and
-                    // TILE² positions of at least a plane of words.
                     filter_tile::<I, V>(
                         isa,
+                        // SAFETY: i + 2·LANES ≤ plane, whole vectors, and there are TAPS planes.
                         #[inline(always)]
                         |tap| unsafe {
                             let at = tap * plane + i;
                             isa.widen_weights(taps.get_unchecked(at..at + 2 * I::LANES))
                         },
+                        // SAFETY: as above; there are TILE² positions of at least a plane.
                         #[inline(always)]
                         |t, value| unsafe {
                             let at = t * position + i;

@@ -245,15 +245,16 @@ impl<V: Variant> Winograd<V> {
                     #[inline(always)]
                     || {
                         for c in (0..blocks.pixel).step_by(2 * I::LANES) {
-                            // SAFETY: c + 2·LANES ≤ pixel, whole vectors, and the last pixel ends at
-                            // `last`. A tile's channels of a position are written by its task alone.
                             input_tile::<I, V>(
                                 isa,
+                                // SAFETY: c + 2·LANES ≤ pixel, whole vectors, and the tile's last pixel
+                                // ends at `last`.
                                 #[inline(always)]
                                 |y, x| unsafe {
                                     let at = y * strides[0] + x * strides[1] + c;
                                     isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
                                 },
+                                // SAFETY: a tile's channels of a position are written by its task alone.
                                 #[inline(always)]
                                 |t, value| unsafe {
                                     let at = at + t * blocks.position + c;
@@ -339,9 +340,9 @@ impl<V: Variant> Winograd<V> {
                         let centre = isa.load(&self.centres[column..]);
                         let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
                         let centre = isa.scale(centre, 1 << V::SHIFT);
-                        // SAFETY: the chunk holds `width` sums, whole vectors, of each position.
                         let y = output_tile::<I, V>(
                             isa,
+                            // SAFETY: the chunk holds `width` sums, whole vectors, of each position.
                             #[inline(always)]
                             |t| unsafe {
                                 let at = t * width + v;
