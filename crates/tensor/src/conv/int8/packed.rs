@@ -104,7 +104,8 @@ impl Int8Conv {
         Ok(Self { level, shape, attrs, sums, kernel })
     }
 
-    /// Bytes of working memory that [`run`](Self::run) needs for this geometry.
+    /// Bytes of working memory that [`run`](Self::run) needs for this geometry, and for any smaller
+    /// batch of it.
     pub fn scratch_len(&self, geometry: &ConvGeometry) -> usize {
         let channels = geometry.out_channels + MAX_LANES;
         let kernel = match &self.kernel {
@@ -379,6 +380,31 @@ mod tests {
             let input = [2, channels, height, width];
             if let Ok(geometry) = ConvGeometry::new(input, [channels, 1, kernel, kernel], attrs) {
                 prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+            }
+        }
+    }
+
+    /// The last part of a data set is a smaller batch in the memory of the others.
+    #[test]
+    fn memory_for_a_batch_suffices_for_any_smaller_one() {
+        let sizes = [(1, 3), (5, 5), (4, 7), (7, 9), (8, 8), (14, 14), (28, 28), (31, 33)];
+        for ((height, width), channels) in
+            sizes.into_iter().flat_map(|s| [(s, 3), (s, 16), (s, 64)])
+        {
+            let weights = vec![1; 8 * channels * 9];
+            let shape = [8, channels, 3, 3];
+            let attrs = ConvAttrs::new(1, 1);
+            for (level, algorithm) in Level::available()
+                .into_iter()
+                .flat_map(|level| Algorithm::ALL.map(|each| (level, each)))
+            {
+                let conv = Int8Conv::new(level, &weights, shape, attrs, algorithm).unwrap();
+                let len = |batch| {
+                    let input = [batch, channels, height, width];
+                    conv.scratch_len(&ConvGeometry::new(input, shape, attrs).unwrap())
+                };
+                let lens: Vec<usize> = (1..70).map(len).collect();
+                assert!(lens.is_sorted(), "{level:?} {algorithm:?} {channels} of {height}×{width}");
             }
         }
     }

@@ -79,11 +79,23 @@ struct Blocks {
 }
 
 impl Blocks {
+    /// Even blocks.
     fn new(plan: &Plan, images: usize, positions: usize) -> Self {
+        let largest = Self::largest(plan, images, positions);
+        Self::of(plan, images, positions, largest.tiles.div_ceil(largest.count))
+    }
+
+    /// Blocks as large as those of any number of images up to this one: what memory is planned for.
+    /// Even blocks of fewer tiles may be larger ones: 49 tiles are 2 of 25, 48 are 1 of 48.
+    fn largest(plan: &Plan, images: usize, positions: usize) -> Self {
+        let fit = BLOCK_BYTES / (positions * plan.border.pixel * size_of::<i16>()).max(1);
+        Self::of(plan, images, positions, fit.clamp(LEAST_BLOCK, BLOCK))
+    }
+
+    fn of(plan: &Plan, images: usize, positions: usize, size: usize) -> Self {
         let tiles = images * plan.tiles[0] * plan.tiles[1];
+        let size = size.min(tiles);
         let pixel = plan.border.pixel;
-        let fit = BLOCK_BYTES / (positions * pixel * size_of::<i16>()).max(1);
-        let size = tiles.div_ceil(tiles.div_ceil(fit.clamp(LEAST_BLOCK, BLOCK))); // even blocks
         let position = size * pixel + 64 / size_of::<i16>();
         Self {
             tiles,
@@ -146,7 +158,7 @@ impl<V: Variant> Winograd<V> {
 
     pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
         let plan = Self::plan(isa, geometry);
-        let blocks = Blocks::new(&plan, plan.images_per_pass, Self::POSITIONS);
+        let blocks = Blocks::largest(&plan, plan.images_per_pass, Self::POSITIONS);
         Scratch::bytes::<u8>(plan.images_per_pass * plan.border.len())
             + parallel::threads().min(WORKERS) * Self::worker_bytes(isa, geometry, &blocks)
     }
@@ -166,7 +178,7 @@ impl<V: Variant> Winograd<V> {
     ) {
         let plan = Self::plan(isa, geometry);
         let images = plan.images_per_pass;
-        let largest = Blocks::new(&plan, images, Self::POSITIONS);
+        let largest = Blocks::largest(&plan, images, Self::POSITIONS);
         let image = scratch.take::<u8>(images * plan.border.len());
         // As many as were planned for, though the pool may be another now.
         let fit = scratch.left() / Self::worker_bytes(isa, geometry, &largest);
@@ -179,7 +191,6 @@ impl<V: Variant> Winograd<V> {
         let in_len = geometry.in_size[0] * geometry.in_size[1] * geometry.in_channels;
         for first in (0..geometry.batch).step_by(images) {
             let images = images.min(geometry.batch - first);
-            // Fewer images in the last pass have blocks of another size: never larger.
             let blocks = Blocks::new(&plan, images, Self::POSITIONS);
             let image = &mut image[..images * plan.border.len()];
             let input = &input[first * in_len..(first + images) * in_len];
