@@ -37,9 +37,6 @@ const FLOAT: Defaults = Defaults {
 
 const QAT: Defaults = Defaults { epochs: 3, lr: 1e-3, warmup: 0.0, ..FLOAT };
 
-/// Four bits move weights further.
-const FOUR_BITS: Defaults = Defaults { lr: 1e-2, ..QAT };
-
 /// `ottava demo`.
 pub fn run(args: &args::Demo) -> Result<()> {
     catch_interrupts()?;
@@ -127,7 +124,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
         run: &mut run,
         global,
     };
-    let graph = network.train("qat 4 bit", FOUR_BITS, "qat-w4a4.ottava")?;
+    let graph = network.train("qat 4 bit", QAT, "qat-w4a4.ottava")?;
     let file = run.file("w4a4.ottava");
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("qat_w4a4", &program, &file, &test, global)?);

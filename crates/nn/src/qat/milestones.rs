@@ -23,13 +23,10 @@ impl Default for Milestones {
 
 impl Milestones {
     /// The default's proportions for a run of `epochs`: the last part always trains exactly what will
-    /// be deployed.
+    /// be deployed. A single epoch does so from the start, with the ranges of the calibration before
+    /// it.
     pub fn for_epochs(epochs: usize) -> Self {
-        Self {
-            quantize_from: 0,
-            freeze_observers: (epochs * 2 / 3).max(1),
-            freeze_batch_norm: (epochs / 2).max(1),
-        }
+        Self { quantize_from: 0, freeze_observers: epochs * 2 / 3, freeze_batch_norm: epochs / 2 }
     }
 
     /// What is odd about them in a run of `epochs`, and what to do; `None` if nothing is.
