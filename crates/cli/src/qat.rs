@@ -71,15 +71,14 @@ impl args::RecipeName {
 /// A word of warning about a rate that takes a trained network further from where it was than rounding
 /// asks for.
 fn rate_warning(recipe: &Defaults) -> Option<String> {
-    let (most, name) = match recipe.optimizer {
-        OptimizerKind::Sgd => (0.01, "SGD"),
-        OptimizerKind::Adam | OptimizerKind::AdamW => (1e-4, "Adam"),
+    let (most, safer, name) = match recipe.optimizer {
+        OptimizerKind::Sgd => (0.01, 0.001, "SGD"),
+        OptimizerKind::Adam | OptimizerKind::AdamW => (1e-4, 1e-5, "Adam"),
     };
     (recipe.lr > most).then(|| {
         format!(
-            "a learning rate of {} is high for a trained network: {name} above {most} often unlearns more than rounding costs; --lr {} is safer",
-            recipe.lr,
-            most / 10.0
+            "a learning rate of {} is high for a trained network: {name} above {most} often unlearns more than rounding costs; --lr {safer} is safer",
+            recipe.lr
         )
     })
 }

@@ -3,15 +3,15 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, ImageResult, Limits};
 
-use crate::{Error, Image, Result};
+use crate::{Error, Image, Result, jpeg};
 
 /// Larger files are no pictures for a classifier.
 const MAX_FILE: u64 = 256 << 20;
 /// Pixels along a side, and bytes that decoding may take.
-const MAX_SIDE: u32 = 1 << 15;
-const MAX_MEMORY: u64 = 1 << 30;
+pub(crate) const MAX_SIDE: u32 = 1 << 15;
+pub(crate) const MAX_MEMORY: u64 = 1 << 30;
 
 /// Reads a JPEG, PNG or WebP file as RGB, upright (its EXIF orientation is applied).
 ///
@@ -19,8 +19,8 @@ const MAX_MEMORY: u64 = 1 << 30;
 /// `convert("RGB")`. The content decides about the format, not the name.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Format`] for a damaged file, another kind of file, or more than
-/// 32768 pixels along a side.
+/// [`Error::Io`], or [`Error::Format`] for another kind of file, more than 32768 pixels along a side, or a
+/// damaged file: also a JPEG that breaks off, which other decoders complete in gray.
 pub fn read_image(path: &Path) -> Result<Image> {
     let file = File::open(path).map_err(|error| Error::io(path, &error))?;
     let mut bytes = Vec::new();
@@ -36,25 +36,40 @@ pub fn read_image(path: &Path) -> Result<Image> {
 /// # Errors
 /// As [`read_image`].
 pub fn decode_image(name: &str, bytes: &[u8]) -> Result<Image> {
-    let refuse = |error: image::ImageError| {
+    let refuse = |reason: String| {
         // Some decoders put line breaks into their messages.
-        let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         Error::format(Path::new(name), 0, format!("not decodable: {reason}"))
     };
+    let picture = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes),
+        Ok(format @ (ImageFormat::Png | ImageFormat::WebP)) => {
+            png_or_webp(bytes, format).map_err(|error| error.to_string())
+        }
+        _ if bytes.is_empty() => Err("the file is empty".into()),
+        _ => {
+            let (length, start) = (bytes.len(), &bytes[..bytes.len().min(8)]);
+            Err(format!("no JPEG, PNG or WebP picture; its {length} bytes begin {start:02x?}"))
+        }
+    };
+    let picture = picture.map_err(refuse)?;
+    let picture = picture.into_rgb8();
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    Image::new(3, height, width, picture.into_raw())
+}
+
+/// A PNG or WebP picture, upright.
+fn png_or_webp(bytes: &[u8], format: ImageFormat) -> ImageResult<DynamicImage> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_MEMORY);
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| refuse(error.into()))?;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(refuse)?;
+    let mut decoder = reader.into_decoder()?;
     // A damaged EXIF block is no reason to lose the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(refuse)?;
+    let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);
-    let picture = picture.into_rgb8();
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Image::new(3, height, width, picture.into_raw())
+    Ok(picture)
 }

@@ -17,6 +17,8 @@ mod error;
 mod folder;
 mod idx;
 mod image;
+#[cfg(feature = "images")]
+mod jpeg;
 mod loader;
 mod mnist;
 mod preprocess;

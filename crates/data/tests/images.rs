@@ -84,6 +84,23 @@ fn files_of_every_kind_are_read_as_pillow_reads_them() {
     }
 }
 
+/// Pillow refuses these, too; a lenient decoder would paint the rest gray.
+#[test]
+fn pictures_that_break_off_are_refused() {
+    for name in ["color.jpg", "progressive.jpg", "gray.jpg", "cmyk.jpg", "turned.jpg"] {
+        let whole = fs::read(fixture(name)).unwrap();
+        assert!(decode_image(name, &whole).is_ok(), "{name}");
+        for cut in 0..whole.len() {
+            assert!(decode_image(name, &whole[..cut]).is_err(), "{name}: {cut} bytes");
+        }
+    }
+    let message = |bytes: &[u8]| decode_image("x.jpg", bytes).unwrap_err().to_string();
+    let whole = fs::read(fixture("color.jpg")).unwrap();
+    assert!(message(&whole[..whole.len() - 2]).contains("truncated"));
+    assert!(message(&[]).contains("empty"));
+    assert!(message(b"GIF89a").contains("no JPEG, PNG or WebP"));
+}
+
 /// `train` with classes ant (two pictures, one of them damaged) and bee (one), `val` with bee.
 fn folder(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("ottava-folder-{}-{name}", std::process::id()));
