@@ -1,5 +1,5 @@
 use ottava_quant::QTensor;
-use ottava_tensor::{Element, Tensor};
+use ottava_tensor::{Element, Tensor, parallel};
 
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
@@ -94,18 +94,8 @@ impl Rule for Slice {
         )?;
         // ∂x is ∂y where it came from, zero elsewhere
         Ok(Output::new(y, move |grad, _| {
-            let mut result = if shape.len() == 4 {
-                Tensor::zeros_channels_last(&shape)
-            } else {
-                Tensor::zeros(&shape)
-            };
-            let strides = result.strides().to_vec();
-            let data = result.data_mut();
-            for_each_index(grad.shape(), |index| {
-                let place = index.iter().zip(&strides).enumerate();
-                let at = place.map(|(i, (&k, s))| s * if i == axis { start + k * step } else { k });
-                data[at.sum::<usize>()] = grad.at(index);
-            });
+            let mut result = Tensor::zeros_channels_last(&shape);
+            place(&grad, &mut result, axis, start, step);
             vec![Some(result)]
         }))
     }
@@ -157,33 +147,46 @@ impl Pad {
         let mut shape = x.shape().to_vec();
         shape[self.axis] += self.before + self.after;
         let mut result = Tensor::zeros_channels_last(&shape);
-        let strides = result.strides().to_vec();
-        let data = result.data_mut();
         if zero != T::default() {
-            data.fill(zero);
+            result.data_mut().fill(zero);
         }
-        for_each_index(x.shape(), |index| {
-            let place = index.iter().zip(&strides).enumerate();
-            let at =
-                place.map(|(i, (k, s))| s * (k + if i == self.axis { self.before } else { 0 }));
-            data[at.sum::<usize>()] = x.at(index);
-        });
+        place(x, &mut result, self.axis, self.before, 1);
         result
     }
 }
 
-/// Calls `f` with each index of a tensor of `shape`, the last axis fastest.
-fn for_each_index(shape: &[usize], mut f: impl FnMut(&[usize])) {
-    if shape.contains(&0) {
+/// Puts `x` into `target`, which is channels-last, at every `step`-th index of `axis`, not the batch,
+/// from `start`: in runs of what lies together in both.
+fn place<T: Element>(
+    x: &Tensor<T>,
+    target: &mut Tensor<T>,
+    axis: usize,
+    start: usize,
+    step: usize,
+) {
+    let x = if x.rank() < 3 { x.contiguous() } else { x.channels_last() };
+    let source = x.as_nhwc().or(x.as_slice()).expect("one of the two orders");
+    // In memory the channels, axis 1, come last.
+    let behind = match axis {
+        1 if x.rank() > 2 => 1,
+        _ if x.rank() > 2 => x.shape()[axis + 1..].iter().product::<usize>() * x.shape()[1],
+        _ => x.shape()[axis + 1..].iter().product(),
+    };
+    let (from, to) = (x.shape()[axis] * behind, target.shape()[axis] * behind);
+    if from == 0 {
         return;
     }
-    let mut index = vec![0; shape.len()];
-    loop {
-        f(&index);
-        let Some(axis) = (0..shape.len()).rev().find(|&axis| index[axis] + 1 < shape[axis]) else {
-            return;
-        };
-        index[axis] += 1;
-        index[axis + 1..].fill(0);
-    }
+    let rows = (parallel::CHUNK / to).max(1);
+    parallel::for_each_chunk(target.data_mut(), rows * to, |chunk, target| {
+        let source = source[chunk * rows * from..].chunks_exact(from);
+        for (target, source) in target.chunks_exact_mut(to).zip(source) {
+            if step == 1 {
+                target[start * behind..][..from].copy_from_slice(source);
+                continue;
+            }
+            for (k, run) in source.chunks_exact(behind).enumerate() {
+                target[(start + k * step) * behind..][..behind].copy_from_slice(run);
+            }
+        }
+    });
 }
