@@ -263,8 +263,8 @@ fn linear_layers_are_quantized_at_run_time() {
     assert!(dynamic.summary().bytes < float.summary().bytes);
 }
 
-/// One step of gradient descent, ranges and scales included.
-fn descend(graph: &Graph, images: &Tensor<f32>) {
+/// One step of gradient descent, ranges and scales included; whether any range has moved.
+fn descend(graph: &Graph, images: &Tensor<f32>) -> bool {
     let before = graph.state_dict();
     let classes = vec![0; images.shape()[0]];
     let optimizer = OptimizerConfig::new(OptimizerKind::Sgd, 0.0);
@@ -273,14 +273,11 @@ fn descend(graph: &Graph, images: &Tensor<f32>) {
     let mut trainer = Trainer::new(graph, optimizer, schedule, TrainConfig::new(1));
     let batch = |_| [Ok::<_, Infallible>((images.clone(), classes.clone()))];
     trainer.run(batch, |_, _| ControlFlow::Continue(())).unwrap();
-    let moved = |name: &str| {
-        graph
-            .state_dict()
-            .iter()
-            .zip(&before)
-            .any(|(now, old)| now.0.ends_with(name) && now.1.to_vec() != old.1.to_vec())
-    };
-    assert!(moved("output_range"), "no range has learned");
+    graph
+        .state_dict()
+        .iter()
+        .zip(&before)
+        .any(|(now, old)| now.0.ends_with("output_range") && now.1.to_vec() != old.1.to_vec())
 }
 
 /// Converting twice, and a round trip through the file, give the same program.
@@ -330,7 +327,9 @@ proptest! {
         }
         let graph = calibrated(model, seed, &map, &images);
         if trained {
-            descend(&graph, &images);
+            // A clip learns from what exceeds it: nothing may, where its scale was rounded up.
+            let rests = learning == Some(Learning::Clip) && power_of_two;
+            prop_assert!(descend(&graph, &images) || rests, "no range has learned");
             let batches = [Ok::<_, ottava::autograd::Error>(images.clone())];
             prop_assert_eq!(reestimate_batch_norm(&graph, batches).unwrap(), 1);
         }
