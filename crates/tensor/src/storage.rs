@@ -18,6 +18,12 @@ pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A fixed number of elements. Shared through an `Arc`; written only by its one owner, or after a copy
 /// (see `Tensor::data_mut`); what is lent is never written.
+///
+/// The memory always starts at an aligned, non-null address (64 bytes are more than any element needs; a
+/// dangling pointer is used for no bytes only) and holds `len` initialised elements: zero bytes, which
+/// are a valid `Element`, a copy of a slice, or what `recycled` argues. Lent ones were the elements of
+/// a slice borrowed from the lender, which is kept alive and, an `Arc` being shared, cannot be borrowed
+/// mutably.
 pub(crate) struct Storage<T> {
     memory: Memory<T>,
     len: usize,
@@ -81,11 +87,8 @@ impl<T: Element> Storage<T> {
     }
 
     pub(crate) fn as_slice(&self) -> &[T] {
-        // SAFETY: the block is non-null, aligned for `T` (64 is more than any element needs; a
-        // dangling pointer is used for no bytes only) and holds `len` elements that are initialised:
-        // to zero bytes, which are a valid `Element`, from a slice of them, or to what
-        // `recycled` argues. If they are lent, they were the elements of a slice borrowed from the
-        // lender, which `self` keeps alive and, an `Arc` being shared, nobody can borrow mutably.
+        // SAFETY: the memory is aligned, non-null, alive with `self`, and holds `len` initialised
+        // elements: what `Storage` promises of it, lent or not.
         unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 

@@ -168,9 +168,8 @@ fn place<T: Element>(
     let source = x.as_nhwc().or(x.as_slice()).expect("one of the two orders");
     // In memory the channels, axis 1, come last.
     let behind = match axis {
-        1 if x.rank() > 2 => 1,
-        _ if x.rank() > 2 => x.shape()[axis + 1..].iter().product::<usize>() * x.shape()[1],
-        _ => x.shape()[axis + 1..].iter().product(),
+        1 => 1,
+        _ => x.shape()[axis + 1..].iter().product::<usize>() * x.shape()[1],
     };
     let (from, to) = (x.shape()[axis] * behind, target.shape()[axis] * behind);
     if from == 0 {
