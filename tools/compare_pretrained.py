@@ -2,12 +2,13 @@
 
     python tools/compare_pretrained.py DIR [--ottava COMMAND] [NETWORK...]
 
-For each NETWORK (resnet18, resnet50, mobilenet_v2) a checkpoint with weights and BatchNorm statistics of a
+For each NETWORK (torchvision's resnet18, resnet50, mobilenet_v2; `timm:NAME` of timm's; `resnet20b` and
+`resnet18_cifar` with the names that CIFAR's repositories give their layers) a checkpoint with weights and BatchNorm statistics of a
 seed is written to DIR in six forms: `torch.save` in both of its formats, safetensors in f32 and f16, and ONNX
 by both of PyTorch's exporters. `ottava eval --logits` answers for pictures in DIR/pictures; the largest
 difference is printed, relative to the largest logit, and must be below 1e-4.
 
-Needs torch, torchvision, safetensors, onnx, onnxscript and Pillow.
+Needs torch, torchvision, safetensors, onnx, onnxscript and Pillow, and timm for its networks.
 """
 
 import argparse
@@ -43,10 +44,64 @@ def pictures(folder):
     return ((unit - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
 
 
+class CifarBlock(torch.nn.Module):
+    """A basic or a bottleneck block, its shortcut named as the caller says."""
+
+    def __init__(self, channels, width, stride, shortcut):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(width)
+        self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(width)
+        project = [torch.nn.Conv2d(channels, width, 1, stride, bias=False), torch.nn.BatchNorm2d(width)]
+        setattr(self, shortcut, torch.nn.Sequential(*(project if stride > 1 or channels != width else [])))
+        self.side = shortcut
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + getattr(self, self.side)(x))
+
+
+class Cifar(torch.nn.Module):
+    """A residual network with a 3x3 stem: widths and blocks of its stages, and the names of two layers."""
+
+    def __init__(self, widths, blocks, shortcut, classifier):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(widths[0])
+        channels, self.stages = widths[0], len(widths)
+        for stage, width in enumerate(widths):
+            layers = []
+            for i in range(blocks):
+                layers.append(CifarBlock(channels, width, 2 if stage and not i else 1, shortcut))
+                channels = width
+            setattr(self, f"layer{stage + 1}", torch.nn.Sequential(*layers))
+        setattr(self, classifier, torch.nn.Linear(channels, 10))
+        self.classifier = classifier
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        for stage in range(self.stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return getattr(self, self.classifier)(x.mean((2, 3)))
+
+
+def build(name):
+    if name == "resnet20b":
+        return Cifar([16, 32, 64], 3, "downsample", "fc")
+    if name == "resnet18_cifar":
+        return Cifar([64, 128, 256, 512], 2, "shortcut", "linear")
+    if name.startswith("timm:"):
+        import timm
+
+        return timm.create_model(name.removeprefix("timm:"))
+    return getattr(torchvision.models, name)(weights=None)
+
+
 def network(name):
     """Seeded weights, and statistics such as training leaves: means and variances that differ by channel."""
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None)
+    model = build(name)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -62,10 +117,10 @@ def network(name):
 def files(model, name, folder):
     """Every form, with the network whose answer is expected of it."""
     state = model.state_dict()
-    half = getattr(torchvision.models, name)(weights=None).eval()
+    half = build(name).eval()
     halved = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     half.load_state_dict(halved)
-    path = lambda suffix: folder / f"{name}{suffix}"
+    path = lambda suffix: folder / f"{name.replace(':', '-')}{suffix}"
     torch.save(state, path(".pth"))
     torch.save({"state_dict": state, "epoch": 90}, path("-legacy.pt"), _use_new_zipfile_serialization=False)
     save_file(state, path(".safetensors"))
@@ -100,8 +155,6 @@ def main():
             answer = args.dir / "answer.safetensors"
             command = [args.ottava, "eval", path, "--data", f"folder:{args.dir / 'pictures'}"]
             command += ["--preprocess", f"imagenet,crop={SIZE}", "--logits", answer, "--quiet"]
-            if path.suffix != ".onnx":
-                command += ["--model", name]
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{path.name}: {done.stderr.strip()}")

@@ -1,11 +1,12 @@
 //! Named tensors against the leaves of a network.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ottava_autograd::Leaf;
 use ottava_tensor::Tensor;
 
 use crate::mismatch::{Misshapen, Missing, StateMismatch, Unexpected};
+use crate::models::names::synonyms;
 use crate::{Error, Result};
 
 /// What fits, not yet set, and what does not.
@@ -41,16 +42,24 @@ pub(crate) fn load(
 /// Finds the leaf of each tensor.
 pub(crate) fn compare(leaves: Vec<(String, Leaf)>, state: Vec<(String, Tensor<f32>)>) -> Matched {
     let wrapper = wrapper(&leaves, &state);
+    let ours: HashSet<&str> = leaves.iter().map(|(name, _)| name.as_str()).collect();
+    let theirs: HashSet<String> =
+        state.iter().map(|(name, _)| name[wrapper..].to_owned()).collect();
+    let fits = |name: &String| ours.contains(name.as_str()) && !theirs.contains(name);
     // PyTorch counts the batches a BatchNorm has seen; nothing reads the count.
     let counter = |name: &str| name.rsplit('.').next() == Some("num_batches_tracked");
     let mut order = Vec::with_capacity(state.len());
     let mut values = HashMap::with_capacity(state.len());
     for (name, value) in state {
         let name = &name[wrapper..];
-        if !counter(name) {
-            order.push(name.to_owned());
-            values.insert(name.to_owned(), value);
+        if counter(name) {
+            continue;
         }
+        let synonym = || synonyms(name).into_iter().find(fits);
+        let known = ours.contains(name).then(|| name.to_owned());
+        let name = known.or_else(synonym).unwrap_or_else(|| name.to_owned());
+        order.push(name.clone());
+        values.insert(name, value);
     }
     let (mut fits, mut mismatch) = (Vec::new(), StateMismatch::default());
     for (name, leaf) in leaves {

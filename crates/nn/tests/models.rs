@@ -32,6 +32,11 @@ fn parameter_counts_are_the_published_ones() {
         ("resnet32", 10, 464_154),
         ("resnet44", 10, 658_586),
         ("resnet56", 10, 853_018),
+        ("resnet20b", 10, 272_474),
+        ("resnet56b", 10, 855_770),
+        ("resnet18_cifar", 10, 11_173_962),
+        ("resnet34_cifar", 10, 21_282_122),
+        ("resnet50_cifar", 10, 23_520_842),
     ];
     for (name, classes, count) in counts {
         assert_eq!(model(name, classes).parameter_count(), count, "{name}");

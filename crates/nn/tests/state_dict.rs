@@ -32,6 +32,74 @@ fn what_training_wrappers_put_before_all_names_is_not_looked_at() {
     assert!(mismatch.unexpected.is_empty() && mismatch.misshapen.is_empty());
 }
 
+/// Loads a network's values under the names that `theirs` makes of ours.
+fn loads_by(architecture: &str, theirs: impl Fn(&str) -> String) {
+    let [a, b] = [1, 2]
+        .map(|seed| build(architecture, &ModelConfig { seed, ..ModelConfig::default() }).unwrap());
+    let state = a.state_dict().into_iter().map(|(name, x)| (theirs(&name), x));
+    b.load_state_dict(state.collect()).unwrap();
+    assert_eq!(a.state_dict(), b.state_dict());
+}
+
+#[test]
+fn other_peoples_names_of_our_layers_are_understood() {
+    loads_by("resnet18_cifar", |name| {
+        name.replace("downsample", "shortcut").replace("fc.", "linear.")
+    });
+    loads_by("resnet20b", |name| name.replace("linear.", "fc."));
+    loads_by("resnet20b", |name| format!("module.{}", name.replace("downsample", "shortcut")));
+}
+
+#[test]
+fn timms_mobilenet_is_understood() {
+    // Its blocks by stage: 1, 2, 3, 4, 3, 3, 1 of them.
+    let stages = [1, 2, 3, 4, 3, 3, 1].into_iter().enumerate();
+    let blocks: Vec<String> = stages
+        .flat_map(|(stage, blocks)| (0..blocks).map(move |i| format!("blocks.{stage}.{i}")))
+        .collect();
+    loads_by("mobilenet_v2", |name| {
+        let parts: Vec<&str> = name.split('.').collect();
+        match &parts[..] {
+            ["features", "0", "0", leaf] => format!("conv_stem.{leaf}"),
+            ["features", "0", "1", leaf] => format!("bn1.{leaf}"),
+            ["features", "18", "0", leaf] => format!("conv_head.{leaf}"),
+            ["features", "18", "1", leaf] => format!("bn2.{leaf}"),
+            ["classifier", "1", leaf] => format!("classifier.{leaf}"),
+            ["features", block, "conv", layer @ .., leaf] => {
+                let block: usize = block.parse().unwrap();
+                let layers: &[[&str; 2]] = match block {
+                    1 => &[["0.0", "conv_dw"], ["0.1", "bn1"], ["1", "conv_pw"], ["2", "bn2"]],
+                    _ => &[
+                        ["0.0", "conv_pw"],
+                        ["0.1", "bn1"],
+                        ["1.0", "conv_dw"],
+                        ["1.1", "bn2"],
+                        ["2", "conv_pwl"],
+                        ["3", "bn3"],
+                    ],
+                };
+                let layer = layer.join(".");
+                let [_, theirs] = layers.iter().find(|[ours, _]| *ours == layer).unwrap();
+                format!("{}.{theirs}.{leaf}", blocks[block - 1])
+            }
+            _ => panic!("{name}"),
+        }
+    });
+}
+
+#[test]
+fn a_synonym_does_not_replace_what_is_there() {
+    let config = ModelConfig::default();
+    let network = build("resnet20b", &config).unwrap();
+    let mut state = network.state_dict();
+    state.push(("fc.bias".into(), Tensor::zeros(&[10])));
+    let Err(Error::State { mismatch, .. }) = network.load_state_dict(state) else {
+        panic!("two biases for one");
+    };
+    assert_eq!(mismatch.unexpected.len(), 1, "{mismatch}");
+    assert_eq!(mismatch.unexpected[0].name, "fc.bias");
+}
+
 #[test]
 fn a_loaded_network_does_not_follow_the_one_it_came_from() {
     let config = ModelConfig::default();

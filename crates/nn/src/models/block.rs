@@ -125,7 +125,8 @@ pub(super) fn residual<B>(block: B, last: impl Fn(&B) -> &BatchNorm2d, config: &
     block
 }
 
-fn projection(channels: [usize; 2], stride: usize, rng: &mut Rng) -> Option<Sequential> {
+/// A strided 1×1 convolution with BatchNorm, where the identity does not fit.
+pub(super) fn projection(channels: [usize; 2], stride: usize, rng: &mut Rng) -> Option<Sequential> {
     let [input, output] = channels;
     (stride != 1 || input != output).then(|| {
         Sequential::new().then(conv(channels, 1, stride, rng)).then(BatchNorm2d::new(output))

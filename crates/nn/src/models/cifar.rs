@@ -1,23 +1,40 @@
 use ottava_autograd::{Result, Var};
 use ottava_tensor::conv::ConvAttrs;
 
-use super::block::residual;
+use super::block::{projection, residual};
 use super::{BasicBlock, ModelConfig};
 use crate::init::{self, Fan, Rng};
 use crate::layers::{BatchNorm2d, Conv2d, Linear, Pad, Sequential, Slice};
 use crate::{Module, module};
 
+/// What stands in for the identity where a block changes the image's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortcut {
+    /// Every second row and column, and zero channels on both sides: no parameters ("option A").
+    Pad,
+    /// A strided 1×1 convolution with BatchNorm ("option B").
+    Project,
+}
+
+impl Shortcut {
+    fn build(self, channels: [usize; 2], stride: usize, rng: &mut Rng) -> Option<Sequential> {
+        match self {
+            Self::Pad => (channels[0] != channels[1]).then(|| pad(channels, stride)),
+            Self::Project => projection(channels, stride, rng),
+        }
+    }
+}
+
 /// A residual network of `6 · blocks + 2` layers for images of about 32×32 pixels.
 ///
-/// Shortcuts have no parameters ("option A"): where a stage halves the image, every second row and
-/// column is taken, and zero channels are added on both sides.
+/// Where a stage halves the image, the shortcut is what [`Shortcut`] says.
 ///
 /// # Shapes
 /// `[n, in_channels, h, w]` → `[n, classes]`.
 ///
 /// # Source
 /// He et al. 2015, arXiv:1512.03385, section 4.2; names as in Y. Idelbayev's
-/// `pytorch_resnet_cifar10`.
+/// `pytorch_resnet_cifar10`. Files that say `shortcut` for `downsample` or `fc` for `linear` load too.
 pub struct ResNetCifar {
     conv1: Conv2d,
     bn1: BatchNorm2d,
@@ -31,7 +48,7 @@ module!(ResNetCifar { conv1, bn1, layer1, layer2, layer3, linear });
 
 impl ResNetCifar {
     /// A network of three stages with so many blocks each.
-    pub fn new(blocks: usize, config: &ModelConfig, rng: &mut Rng) -> Self {
+    pub fn new(blocks: usize, shortcut: Shortcut, config: &ModelConfig, rng: &mut Rng) -> Self {
         let conv1 = conv([config.in_channels, 16], 1, rng);
         let mut channels = 16;
         let mut stage = |width: usize, stride: usize| {
@@ -42,7 +59,7 @@ impl ResNetCifar {
                     bn1: BatchNorm2d::new(width),
                     conv2: conv([width, width], 1, rng),
                     bn2: BatchNorm2d::new(width),
-                    downsample: (channels != width).then(|| option_a([channels, width], stride)),
+                    downsample: shortcut.build([channels, width], stride, rng),
                 };
                 channels = width;
                 stage.then(residual(block, |block| &block.bn2, config))
@@ -72,7 +89,7 @@ fn conv(channels: [usize; 2], stride: usize, rng: &mut Rng) -> Conv2d {
 }
 
 /// `pad(x[:, :, ::stride, ::stride])`, the new channels half before and half after the old ones.
-fn option_a(channels: [usize; 2], stride: usize) -> Sequential {
+fn pad(channels: [usize; 2], stride: usize) -> Sequential {
     let [input, output] = channels;
     let every = |axis| Slice { axis, start: 0, end: usize::MAX, step: stride };
     let side = (output - input) / 2;

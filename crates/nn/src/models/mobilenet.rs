@@ -8,7 +8,7 @@ use crate::layers::{BatchNorm2d, Clip, Conv2d, Linear, Sequential};
 use crate::{Module, module};
 
 /// Expansion, channels, blocks and stride of each stage: table 2 of the paper.
-const STAGES: [[usize; 4]; 7] = [
+pub(super) const STAGES: [[usize; 4]; 7] = [
     [1, 16, 1, 1],
     [6, 24, 2, 2],
     [6, 32, 3, 2],
