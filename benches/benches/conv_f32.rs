@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ottava_tensor::conv::f32::{forward_on, grad_input_on, grad_weight_on};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
-use ottava_tensor::norm::{batch_norm_grad, channel_affine, channel_mean_var};
+use ottava_tensor::norm::{Gate, batch_norm_grad, channel_affine, channel_statistics};
 use ottava_tensor::{Level, Tensor};
 
 /// Input, output channels, window, stride.
@@ -66,10 +66,12 @@ fn normalization(c: &mut Criterion) {
         bench.iter(|| channel_affine(black_box(&x), &channels, &channels, true));
     });
     group.throughput(Throughput::Bytes(bytes));
-    group.bench_function("mean_var", |bench| bench.iter(|| channel_mean_var(black_box(&x))));
+    group.bench_function("mean_var", |bench| bench.iter(|| channel_statistics(black_box(&x))));
     group.throughput(Throughput::Bytes(5 * bytes));
     group.bench_function("grad", |bench| {
-        bench.iter(|| batch_norm_grad(black_box(&x), &x, &channels, &channels, &channels));
+        bench.iter(|| {
+            batch_norm_grad(black_box(&x), &x, &channels, &channels, &channels, Gate::Open)
+        });
     });
 }
 

@@ -135,6 +135,14 @@ impl Graph {
     /// # Errors
     /// What an operator refuses, naming the node.
     pub fn run<'t>(&self, x: Var<'t>) -> Result<Var<'t>> {
+        match x.tape().saving().recompute {
+            true => self.run_in_parts(x),
+            false => self.run_whole(x),
+        }
+    }
+
+    /// Runs the network; what goes back is kept.
+    pub(crate) fn run_whole<'t>(&self, x: Var<'t>) -> Result<Var<'t>> {
         self.run_fused(x, &self.rectified_norms(), |_, _| {})
     }
 
@@ -152,7 +160,7 @@ impl Graph {
     }
 
     /// For each ReLU, the BatchNorm in front of it, if nobody else reads that.
-    fn rectified_norms(&self) -> Vec<Option<NodeId>> {
+    pub(crate) fn rectified_norms(&self) -> Vec<Option<NodeId>> {
         let readers = self.readers();
         let norm = |node: &GraphNode| match &node.kind {
             NodeKind::Op(Op::Relu(_), inputs) => inputs.first().copied().filter(|&norm| {
@@ -231,10 +239,15 @@ impl Graph {
 
     /// The same graph with leaves of its own: training the copy leaves this one as it is.
     pub fn detach(&self) -> Self {
+        self.with_leaves(Leaf::detach)
+    }
+
+    /// The same graph with other leaves.
+    pub(crate) fn with_leaves(&self, mut other: impl FnMut(&Leaf) -> Leaf) -> Self {
         let mut copy = self.clone();
         for node in &mut copy.nodes {
             if let NodeKind::Leaf(leaf) = &mut node.kind {
-                *leaf = leaf.detach();
+                *leaf = other(leaf);
             }
         }
         copy

@@ -59,6 +59,29 @@ impl Leaf {
         change(&mut self.0.value.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Changes the values of different leaves at once, each in place if nobody else holds its memory.
+    ///
+    /// ```
+    /// use ottava_autograd::Leaf;
+    /// use ottava_tensor::Tensor;
+    ///
+    /// let leaves = [1.0, 2.0].map(|x| Leaf::param(Tensor::scalar(x)));
+    /// Leaf::update_all(&leaves, |values| values.iter_mut().for_each(|value| value.data_mut()[0] += 1.0));
+    /// assert_eq!(leaves.map(|leaf| leaf.get().item()), [Ok(2.0), Ok(3.0)]);
+    /// ```
+    ///
+    /// # Panics
+    /// May wait for itself for ever, or panic, if one leaf is among them twice.
+    pub fn update_all(leaves: &[Self], change: impl FnOnce(&mut [&mut Tensor<f32>])) {
+        let mut locked: Vec<_> = leaves
+            .iter()
+            .map(|leaf| leaf.0.value.write().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        let mut values: Vec<&mut Tensor<f32>> =
+            locked.iter_mut().map(|value| &mut **value).collect();
+        change(&mut values);
+    }
+
     /// Whether both are the same leaf, not merely equal.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -1,7 +1,5 @@
-use ottava_tensor::{Tensor, parallel};
-
-/// Elements of a word of bits.
-pub(crate) const WORD: usize = 64;
+use ottava_tensor::bits::{self, WORD, pack};
+use ottava_tensor::{Level, Tensor, parallel};
 
 /// One bit an element, in memory order: where a straight-through estimator lets the gradient pass.
 pub(crate) struct Mask {
@@ -20,17 +18,29 @@ impl Mask {
         let dense = if x.as_dense().is_some() { x.clone() } else { x.contiguous() };
         let data = dense.as_dense().expect("dense");
         let mut words = vec![0u64; data.len().div_ceil(WORD)];
+        let level = Level::current();
         const WORDS: usize = parallel::CHUNK / WORD;
         parallel::for_each_chunk(&mut words, WORDS, |i, words| {
-            for (word, x) in words.iter_mut().zip(data[i * parallel::CHUNK..].chunks(WORD)) {
-                let mut bytes = [0; WORD];
-                for (byte, &x) in bytes.iter_mut().zip(x) {
-                    *byte = u8::from(passes(x));
-                }
-                *word = pack(&bytes);
-            }
+            let blocks = words.iter_mut().zip(data[i * parallel::CHUNK..].chunks(WORD));
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for (word, x) in blocks {
+                        let mut bytes = [0; WORD];
+                        for (byte, &x) in bytes.iter_mut().zip(x) {
+                            *byte = u8::from(passes(x));
+                        }
+                        *word = pack(&bytes);
+                    }
+                },
+            );
         });
         Self { words, strides: dense.strides().to_vec() }
+    }
+
+    /// The bits of a tensor that lies in memory as this one.
+    pub(crate) fn bits(&self, like: &Tensor<f32>) -> Option<&[u64]> {
+        (self.strides == like.strides()).then_some(&self.words)
     }
 
     /// `grad` where the bit is set, zero elsewhere.
@@ -46,47 +56,17 @@ impl Mask {
             }
             grad = ordered;
         }
-        let words = &self.words;
+        let (words, level) = (&self.words, Level::current());
         parallel::for_each_chunk(grad.data_mut(), parallel::CHUNK, |i, chunk| {
-            for (grad, word) in chunk.chunks_mut(WORD).zip(&words[i * (parallel::CHUNK / WORD)..]) {
-                for (grad, byte) in grad.chunks_mut(8).zip(word.to_le_bytes()) {
-                    let lanes = &LANES[usize::from(byte)];
-                    // A select, not a product: a gradient of infinity times zero would be NaN.
-                    for (g, lane) in grad.iter_mut().zip(lanes) {
-                        *g = f32::from_bits(g.to_bits() & lane);
-                    }
-                }
-            }
+            let words = &words[i * (parallel::CHUNK / WORD)..];
+            level.vectorize(
+                #[inline(always)]
+                || bits::keep(words, chunk),
+            );
         });
         grad
     }
 }
-
-/// A bit for each of 64 bytes that are 0 or 1.
-pub(crate) fn pack(bytes: &[u8; WORD]) -> u64 {
-    // Bit 0 of byte k moves to bit 56 + k of the product; no two terms meet.
-    const GATHER: u64 = 0x0102_0408_1020_4080;
-    let (eights, _) = bytes.as_chunks::<8>();
-    eights
-        .iter()
-        .rev()
-        .fold(0, |word, &eight| word << 8 | u64::from_le_bytes(eight).wrapping_mul(GATHER) >> 56)
-}
-
-/// All ones for each bit that is set, for every byte.
-static LANES: [[u32; 8]; 256] = {
-    let mut lanes = [[0; 8]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut bit = 0;
-        while bit < 8 {
-            lanes[byte][bit] = if byte >> bit & 1 == 1 { u32::MAX } else { 0 };
-            bit += 1;
-        }
-        byte += 1;
-    }
-    lanes
-};
 
 #[cfg(test)]
 mod tests {

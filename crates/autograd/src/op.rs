@@ -1,3 +1,4 @@
+use half::bf16;
 use ottava_tensor::Tensor;
 
 use crate::ops::{
@@ -5,7 +6,8 @@ use crate::ops::{
     GlobalAvgPool, LearnedFakeQuant, Linear, LogSoftmax, MatMul, MaxPool2d, Mul, Pad, QuantAdd,
     QuantAvgPool, QuantConcat, QuantLayer, Quantize, Relu, Reshape, Slice, Softmax, Sum,
 };
-use crate::{Mode, Result, Value};
+use crate::saving::{Saved, halved};
+use crate::{Mode, Result, Saving, Value};
 
 /// The mathematics of an operator: its value, and the way back beside it.
 pub trait Rule {
@@ -47,18 +49,40 @@ pub struct Context {
     /// How to behave.
     pub mode: Mode,
     needs: Vec<bool>,
+    pub(crate) saving: Saving,
+    /// What each input has been saved as, if in halves.
+    pub(crate) halves: Vec<Option<Tensor<bf16>>>,
     pub(crate) updates: Vec<(usize, Tensor<f32>)>,
 }
 
 impl Context {
     /// A context in which a gradient will be asked of the inputs that `needs` marks.
     pub fn new(mode: Mode, needs: Vec<bool>) -> Self {
-        Self { mode, needs, updates: Vec::new() }
+        let saving = Saving::default();
+        Self { mode, needs, saving, halves: Vec::new(), updates: Vec::new() }
     }
 
     /// Whether any gradient will be asked for; if not, nothing need be saved.
     pub fn backward(&self) -> bool {
         self.needs.contains(&true)
+    }
+
+    /// What is kept for the way back.
+    pub fn saving(&self) -> Saving {
+        self.saving
+    }
+
+    /// Keeps input `index`, whose value is `x`, for the way back; one copy however many keep it.
+    pub(crate) fn save(&mut self, index: usize, x: &Tensor<f32>) -> Saved {
+        match self.halves.get_mut(index).filter(|_| self.saving.half) {
+            Some(half) => Saved::Half(half.get_or_insert_with(|| halved(x)).clone()),
+            None => self.save_inner(x),
+        }
+    }
+
+    /// Keeps a value that is no input.
+    pub(crate) fn save_inner(&self, x: &Tensor<f32>) -> Saved {
+        if self.saving.half { Saved::Half(halved(x)) } else { Saved::Full(x.clone()) }
     }
 
     /// Moves the buffer at input `index`.

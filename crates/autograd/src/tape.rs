@@ -2,10 +2,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use half::bf16;
 use ottava_tensor::{Tensor, elementwise};
 
 use crate::op::{Backward, Context, Op, Rule};
-use crate::{Error, Leaf, Mode, Result, Value};
+use crate::{Error, Leaf, Mode, Result, Saving, Value};
 
 /// A record of operators in the order they ran.
 ///
@@ -27,6 +28,7 @@ pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     mode: Mode,
     recording: bool,
+    saving: Saving,
     /// What ran when, if somebody wants to know.
     spans: Option<RefCell<Vec<Span>>>,
 }
@@ -52,6 +54,8 @@ struct Node {
     backward: Option<Backward>,
     /// Whether a gradient may be asked for.
     needs: bool,
+    /// The value as operators have saved it, if they did so in halves.
+    half: Option<Tensor<bf16>>,
 }
 
 /// Where the value of a node came from.
@@ -72,12 +76,28 @@ pub struct Var<'t> {
 impl Tape {
     /// An empty tape that can go back.
     pub fn new(mode: Mode) -> Self {
-        Self { nodes: RefCell::default(), mode, recording: true, spans: None }
+        Self {
+            nodes: RefCell::default(),
+            mode,
+            recording: true,
+            saving: Saving::default(),
+            spans: None,
+        }
     }
 
     /// An empty tape that cannot go back, and so saves nothing for it.
     pub fn no_grad(mode: Mode) -> Self {
         Self { recording: false, ..Self::new(mode) }
+    }
+
+    /// The same tape, which keeps less for the way back.
+    pub fn with_saving(self, saving: Saving) -> Self {
+        Self { saving, ..self }
+    }
+
+    /// What is kept for the way back.
+    pub fn saving(&self) -> Saving {
+        self.saving
     }
 
     /// The same tape, which keeps the time of every operator, forward and back.
@@ -114,7 +134,7 @@ impl Tape {
     }
 
     /// A value from outside whose gradient will be asked for ([`Gradients::of`]).
-    pub fn variable(&self, value: Tensor<f32>) -> Var<'_> {
+    pub fn variable(&self, value: impl Into<Value>) -> Var<'_> {
         self.push(Origin::Input, value.into(), None, self.recording)
     }
 
@@ -153,6 +173,11 @@ impl Tape {
         };
         let needs_any = needs.contains(&true);
         let mut context = Context::new(self.mode, needs);
+        context.saving = self.saving;
+        if self.saving.half {
+            let nodes = self.nodes.borrow();
+            context.halves = ids.iter().map(|&id| nodes[id].half.clone()).collect();
+        }
         let start = self.now();
         let output = rule.forward(&values, &mut context)?;
         self.note(op.name(), false, output.value.shape(), start);
@@ -161,6 +186,9 @@ impl Tape {
                 leaf.set(value);
             }
         }
+        let mut nodes = self.nodes.borrow_mut();
+        ids.iter().zip(context.halves).for_each(|(&id, half)| nodes[id].half = half);
+        drop(nodes);
         let backward = if needs_any { output.backward } else { None };
         Ok(self.push(Origin::Op(op, ids), output.value, backward, needs_any))
     }
@@ -183,7 +211,7 @@ impl Tape {
         needs: bool,
     ) -> Var<'_> {
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(Node { origin, value: Some(value), backward, needs });
+        nodes.push(Node { origin, value: Some(value), backward, needs, half: None });
         Var { tape: self, id: nodes.len() - 1 }
     }
 }
@@ -239,6 +267,8 @@ impl<'t> Var<'t> {
         pending[self.id] = Some(seed);
         let mut found = Gradients { leaves: Vec::new(), inputs: Vec::new() };
         for id in (0..=self.id).rev() {
+            // Who reads this value has gone back already.
+            nodes[id].half = None;
             let Some(grad) = pending[id].take() else { continue };
             let needs = |input: usize, nodes: &[Node]| nodes[input].needs;
             match &nodes[id].origin {

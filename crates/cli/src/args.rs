@@ -16,6 +16,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // there is one of them
 pub enum Command {
     /// The whole road on embedded images: float training, PTQ, QAT, conversion, evaluation of all
     Demo(Demo),
@@ -153,6 +154,10 @@ pub struct Training {
     /// What training does to images
     #[arg(long, value_enum, default_value_t = Augment::Standard)]
     pub augment: Augment,
+    /// Brightness, contrast, saturation and hue change by at most this, as 0.4,0.4,0.4,0.1
+    #[arg(long, value_name = "B,C,S,H")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub color_jitter: Option<String>,
     /// What initial weights, order and augmentation depend on
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -160,6 +165,14 @@ pub struct Training {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
+    /// Keep values between parts of the network only, and run each part again on the way back
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
+    /// Keep what the way back needs in bf16, half the memory
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bf16_activations: bool,
     /// Go on from the checkpoint in --out
     #[arg(long)]
     #[serde(skip)]

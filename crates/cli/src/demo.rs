@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use ottava::autograd::{Graph, Mode};
-use ottava::data::Loader;
+use ottava::data::{Augment, Loader};
 use ottava::nn::ScheduleKind;
 use ottava::nn::models::{Architecture, ModelConfig};
 use ottava::nn::optim::OptimizerKind;
 use ottava::nn::qat::Milestones;
 use serde_json::json;
 
-use crate::args::{self, Augment, Global};
+use crate::args::{self, Global};
 use crate::classifier::{Evaluating, judge};
 use crate::model::{FloatModel, Model, load};
 use crate::output::{note, result};
@@ -44,7 +44,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let (global, seed) = (&args.global, args.seed);
     let data = args::Data::of("fashion-mini");
     let task = Task::new(&data, None)?;
-    let train = task.training(FLOAT.batch, seed, Augment::None)?;
+    let train = task.shuffled(FLOAT.batch, seed, |_| Augment::none())?;
     let test = task.test(100)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();

@@ -263,17 +263,31 @@ fn from_onnx(shown: &str, bytes: &[u8]) -> Result<FloatModel> {
 
 /// A network of ours for a state dict: the one that is named, or the one whose names and shapes fit.
 fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<FloatModel> {
-    let of_rank = |rank: usize| state.iter().map(|(_, t)| t.shape()).find(|s| s.len() == rank);
-    let (Some(stem), Some(classifier)) = (of_rank(4), of_rank(2)) else {
+    let of_rank =
+        |rank: usize| state.iter().map(|(_, t)| t.shape()).filter(move |s| s.len() == rank);
+    let (Some(stem), Some(classifier)) = (of_rank(4).next(), of_rank(2).next()) else {
         bail!("{shown} has no convolution or no classifier: no network of ours");
     };
-    let config =
-        ModelConfig { classes: classifier[0], in_channels: stem[1], ..ModelConfig::default() };
-    let network = match named {
-        Some(name) => ours(shown, name.parse()?, config, state)?,
+    let of_channels = |in_channels: usize| ModelConfig {
+        classes: classifier[0],
+        in_channels,
+        ..ModelConfig::default()
+    };
+    let fits = |architecture: Architecture| -> Result<_> {
+        let load = |in_channels: usize| {
+            let config = of_channels(in_channels);
+            Ok((ours(shown, architecture, config, state)?, config))
+        };
+        load(stem[1]).or_else(|reason| match stem_of(&reason) {
+            // The file begins with another layer than the network.
+            Some(in_channels) => load(in_channels),
+            None => Err(reason),
+        })
+    };
+    let (network, config) = match named {
+        Some(name) => fits(name.parse()?)?,
         None => {
-            let fits = |&architecture: &Architecture| ours(shown, architecture, config, state).ok();
-            Architecture::ALL.iter().find_map(fits).with_context(|| {
+            Architecture::ALL.iter().find_map(|&known| fits(known).ok()).with_context(|| {
                 format!("{shown} fits no network of ours; --model NAME lists what differs")
             })?
         }
@@ -286,6 +300,16 @@ fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<F
         classes: class_names(&state.metadata),
         preprocess: Preprocess::from_metadata(&state.metadata)?,
     })
+}
+
+/// The channels of the images, if they are all that a network built for others lacked.
+fn stem_of(reason: &anyhow::Error) -> Option<usize> {
+    let nn::Error::State { mismatch, .. } = reason.downcast_ref()? else { return None };
+    let none_else = mismatch.missing.is_empty() && mismatch.unexpected.is_empty();
+    match &mismatch.misshapen[..] {
+        [stem] if none_else => stem.found.get(1).copied(),
+        _ => None,
+    }
 }
 
 fn ours(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ottava::autograd::Graph;
 use ottava::nn::qat::convert_dynamic;
 use ottava::quant::Program;
@@ -20,6 +20,11 @@ use crate::widths::{self, Chosen};
 /// `ottava ptq`.
 pub fn run(args: &args::Ptq) -> Result<()> {
     let global = &args.global;
+    if let Some(out) = &args.out
+        && out.extension().is_none_or(|extension| extension != "ottava")
+    {
+        bail!("--out {}: the file's name must end in .ottava", out.display());
+    }
     let mut model = load_float(&args.model_file, args.model.as_deref())?;
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let test = task.test(args.batch)?;

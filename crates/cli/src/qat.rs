@@ -291,7 +291,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let mut model = load_float(file, args.model.as_deref())?;
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let Defaults { batch, epochs, .. } = recipe.defaults;
-    let train = task.training(batch, args.training.seed, args.training.augment)?;
+    let train = task.training(batch, &args.training)?;
     let test = task.test(batch)?;
     adopt(&mut model, &train)?;
     let input = model.input_shape(None);

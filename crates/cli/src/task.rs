@@ -37,12 +37,23 @@ impl Task {
     }
 
     /// The training split, shuffled and augmented.
-    pub fn training(&self, batch: usize, seed: u64, augment: args::Augment) -> Result<Loader> {
+    pub fn training(&self, batch: usize, args: &args::Training) -> Result<Loader> {
+        let jitter = args.color_jitter.as_deref().map(str::parse).transpose()?;
+        self.shuffled(batch, args.seed, |data| match args.augment {
+            args::Augment::Standard => Augment { jitter, ..Augment::suited_to(data) },
+            args::Augment::None => Augment { jitter, ..Augment::none() },
+        })
+    }
+
+    /// The training split in a random order.
+    pub fn shuffled(
+        &self,
+        batch: usize,
+        seed: u64,
+        augment: impl FnOnce(&dyn Dataset) -> Augment,
+    ) -> Result<Loader> {
         let data = self.spec.load(Split::Train)?;
-        let augment = match augment {
-            args::Augment::Standard => Augment::suited_to(&*data),
-            args::Augment::None => Augment::none(),
-        };
+        let augment = augment(&*data);
         let options =
             LoaderOptions { shuffle: true, seed, augment, drop_last: true, ..self.options(batch) };
         // Fewer images than a batch are one short batch, not none.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use ottava::autograd::Mode;
+use ottava::autograd::{Mode, Saving};
 use ottava::data::Loader;
 use ottava::nn::models::ModelConfig;
 use ottava::nn::optim::{self, OptimizerConfig, OptimizerKind};
@@ -102,14 +102,16 @@ pub struct Job<'a, N: ?Sized> {
 pub struct Options {
     resume: bool,
     profile: bool,
+    saving: Saving,
     /// Steps between checkpoints; one a minute without.
     checkpoint_steps: Option<u64>,
 }
 
 impl From<&args::Training> for Options {
     fn from(args: &args::Training) -> Self {
-        let args::Training { resume, profile, checkpoint_steps, .. } = *args;
-        Self { resume, profile, checkpoint_steps }
+        let args::Training { resume, profile, checkpoint_steps, recompute, .. } = *args;
+        let saving = Saving { recompute, half: args.bf16_activations };
+        Self { resume, profile, saving, checkpoint_steps }
     }
 }
 
@@ -133,8 +135,11 @@ impl<N: Network + ?Sized> Job<'_, N> {
         let schedule = Schedule::new(schedule, lr, warmup.min(steps * epochs / 2), steps * epochs);
         let optimizer = OptimizerConfig::new(optimizer, weight_decay)
             .build(network.parameters(), optim::matrices)?;
-        let config =
-            TrainConfig { label_smoothing: recipe.label_smoothing, ..TrainConfig::new(epochs) };
+        let config = TrainConfig {
+            label_smoothing: recipe.label_smoothing,
+            saving: options.saving,
+            ..TrainConfig::new(epochs)
+        };
         let mut trainer = Trainer::new(network, optimizer, schedule, config)
             .with_mode(mode)
             .with_evaluation(|network, epoch| evaluate(network, Mode::EVAL, batches(test, epoch)));
@@ -232,7 +237,7 @@ pub fn run(args: &args::Train) -> Result<()> {
     let recipe = Recipe::new(&args.training, FLOAT)?;
     let task = Task::new(&args.data, None)?;
     let Defaults { batch, .. } = recipe.defaults;
-    let train = task.training(batch, args.training.seed, args.training.augment)?;
+    let train = task.training(batch, &args.training)?;
     let test = task.test(batch)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();

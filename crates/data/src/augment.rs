@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
@@ -179,6 +181,33 @@ impl ResizedCrop {
     }
 }
 
+impl FromStr for ColorJitter {
+    type Err = Error;
+
+    /// `brightness,contrast,saturation,hue`, as in `0.4,0.4,0.4,0.1`; those left out are zero.
+    fn from_str(text: &str) -> Result<Self> {
+        let strengths: Vec<f64> =
+            text.split(',').filter_map(|strength| strength.trim().parse().ok()).collect();
+        let given = text.split(',').count();
+        if strengths.len() != given || given > 4 {
+            let reason = format!(
+                "a color jitter of {text:?}; needs one to four numbers: brightness, contrast, \
+                 saturation, hue"
+            );
+            return Err(Error::Preprocess { reason });
+        }
+        let strength = |i: usize| strengths.get(i).copied().unwrap_or(0.0);
+        let jitter = Self {
+            brightness: strength(0),
+            contrast: strength(1),
+            saturation: strength(2),
+            hue: strength(3),
+        };
+        Augment { jitter: Some(jitter), ..Augment::none() }.check()?;
+        Ok(jitter)
+    }
+}
+
 impl ColorJitter {
     fn apply(&self, image: &mut Image, rng: &mut ChaCha8Rng) {
         let mut factor =
@@ -254,6 +283,18 @@ mod tests {
         let preprocess: Preprocess = "unit,resize=32,crop=28".parse().unwrap();
         for i in 0..20 {
             assert_eq!(augment.apply(image.clone(), &preprocess, 0, 0, i).shape(), [3, 28, 28]);
+        }
+    }
+
+    #[test]
+    fn strengths_are_read() {
+        let read = |text: &str| text.parse::<ColorJitter>();
+        let expected = ColorJitter { brightness: 0.4, contrast: 0.2, saturation: 0.1, hue: 0.05 };
+        assert_eq!(read("0.4, 0.2, 0.1, 0.05").unwrap(), expected);
+        let bright = ColorJitter { brightness: 0.3, ..ColorJitter::default() };
+        assert_eq!(read("0.3").unwrap(), bright);
+        for text in ["", "x", "0.1,", "1,1,1,0.1,1", "-0.1", "nan", "0,0,0,0.6"] {
+            assert!(read(text).is_err(), "{text:?}");
         }
     }
 

@@ -461,4 +461,20 @@ mod tests {
         assert_eq!(loader.preprocess().crop, Some((7, 7)));
         assert_eq!(batches(&loader, 0)[0].images.shape(), [4, 3, 7, 7]);
     }
+
+    #[test]
+    fn random_windows_of_uneven_images_are_the_same_for_any_number_of_threads() {
+        let run = |workers| {
+            let data = Arc::new(Uneven(vec!["a".into()]));
+            let preprocess: Preprocess = "unit,resize=8".parse().unwrap();
+            let augment = Augment::suited_to(&*data);
+            assert!(augment.resized_crop.is_some());
+            let options =
+                LoaderOptions { batch: 1, shuffle: true, workers, augment, ..Default::default() };
+            batches(&Loader::new(data, preprocess, options).unwrap(), 2)
+        };
+        let alone = run(0);
+        assert!(alone.iter().all(|batch| batch.images.shape() == [1, 3, 7, 7]));
+        assert!(run(1) == alone && run(3) == alone);
+    }
 }

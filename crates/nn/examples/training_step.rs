@@ -4,32 +4,33 @@
 //! RAYON_NUM_THREADS=1 cargo run --release -p ottava-nn --example training_step -- resnet20 128 10
 //! ```
 //!
-//! The network (`resnet20`, `cifar-resnet18`), the batch, the steps. Float and quantization-aware steps
+//! The network (`resnet20`, `resnet18_cifar`), the batch, the steps; then `recompute`, `bf16` or both, which
+//! keep memory small. Float and quantization-aware steps
 //! alternate. With one thread, the time is the thread's own on a core, where the system tells it: others
 //! on the machine do not count.
 
 use std::time::Instant;
 
-use ottava_autograd::{Mode, Result as TapeResult, Tape, Var};
-use ottava_nn::layers::{BatchNorm2d, Conv2d, Linear, Sequential};
-use ottava_nn::models::{self, BasicBlock, ModelConfig};
+use ottava_autograd::{Mode, Saving, Tape};
+use ottava_nn::models::{self, ModelConfig};
 use ottava_nn::optim::{self, Optimizer, OptimizerConfig, OptimizerKind};
 use ottava_nn::qat::{QConfigMap, prepare};
-use ottava_nn::{Module, Network, init, module, trace};
-use ottava_tensor::conv::ConvAttrs;
+use ottava_nn::{Network, init, trace};
 use ottava_tensor::{Tensor, parallel};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |i: usize, default: &str| args.get(i).map_or(default, String::as_str).to_owned();
     let (name, batch, steps) = (arg(0, "resnet20"), arg(1, "128").parse()?, arg(2, "5").parse()?);
-    let module: Box<dyn Module> = match name.as_str() {
-        "cifar-resnet18" => Box::new(CifarResNet18::new()),
-        name => models::build(name, &ModelConfig::default())?,
-    };
+    let module = models::build(&name, &ModelConfig::default())?;
     let graph = trace(&*module, &Tensor::zeros(&[1, 3, 32, 32]))?;
     let prepared = prepare(&graph.detach(), &QConfigMap::default())?.graph;
-    let mut steppers = [Stepper::new(&graph, batch)?, Stepper::new(&prepared, batch)?];
+    let saving = Saving {
+        recompute: args.iter().any(|arg| arg == "recompute"),
+        half: args.iter().any(|arg| arg == "bf16"),
+    };
+    let mut steppers =
+        [Stepper::new(&graph, batch, saving)?, Stepper::new(&prepared, batch, saving)?];
     let mut times = [const { Vec::<f64>::new() }; 2];
     for step in 0..=steps {
         for (stepper, times) in steppers.iter_mut().zip(&mut times) {
@@ -72,57 +73,26 @@ fn on_core() -> Option<u64> {
 struct Stepper<'a> {
     network: &'a dyn Network,
     optimizer: Box<dyn Optimizer>,
+    saving: Saving,
     images: Tensor<f32>,
     targets: Vec<usize>,
 }
 
 impl<'a> Stepper<'a> {
-    fn new(network: &'a dyn Network, batch: usize) -> ottava_nn::Result<Self> {
+    fn new(network: &'a dyn Network, batch: usize, saving: Saving) -> ottava_nn::Result<Self> {
         let optimizer = OptimizerConfig::new(OptimizerKind::Sgd, 1e-4)
             .build(network.parameters(), optim::all)?;
         let images = init::normal(&[batch, 3, 32, 32], 1.0, &mut init::rng(1)).channels_last();
-        Ok(Self { network, optimizer, images, targets: (0..batch).map(|i| i % 10).collect() })
+        let targets = (0..batch).map(|i| i % 10).collect();
+        Ok(Self { network, optimizer, saving, images, targets })
     }
 
     fn step(&mut self) -> ottava_nn::Result<()> {
         let gradients = {
-            let tape = Tape::new(Mode::TRAIN);
+            let tape = Tape::new(Mode::TRAIN).with_saving(self.saving);
             let logits = self.network.run(tape.input(self.images.clone()))?;
             logits.cross_entropy(&self.targets, 0.0)?.backward()?
         };
         self.optimizer.step(&gradients, 0.01)
-    }
-}
-
-/// ResNet-18 as CIFAR uses it: a 3×3 stem without stride, no max-pooling.
-struct CifarResNet18 {
-    conv1: Conv2d,
-    bn1: BatchNorm2d,
-    blocks: Sequential,
-    fc: Linear,
-}
-
-module!(CifarResNet18 { conv1, bn1, blocks, fc });
-
-impl CifarResNet18 {
-    fn new() -> Self {
-        let rng = &mut init::rng(0);
-        let conv1 = Conv2d::new([3, 64], 3, ConvAttrs::new(1, 1), rng);
-        let (mut blocks, mut channels) = (Sequential::new(), 64);
-        for (stage, width) in [64, 128, 256, 512].into_iter().enumerate() {
-            for block in 0..2 {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                blocks = blocks.then(BasicBlock::new([channels, width], stride, rng));
-                channels = width;
-            }
-        }
-        Self { conv1, bn1: BatchNorm2d::new(64), blocks, fc: Linear::new(512, 10, rng) }
-    }
-}
-
-impl Module for CifarResNet18 {
-    fn forward<'t>(&self, x: Var<'t>) -> TapeResult<Var<'t>> {
-        let x = self.bn1.forward(self.conv1.forward(x)?)?.relu()?;
-        self.fc.forward(self.blocks.forward(x)?.global_avg_pool()?.flatten()?)
     }
 }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use ottava_autograd::{Gradients, Mode, Tape};
+use ottava_autograd::{Gradients, Mode, Saving, Tape};
 use ottava_tensor::Tensor;
 
 use crate::optim::Optimizer;
@@ -20,12 +20,14 @@ pub struct TrainConfig {
     pub label_smoothing: f32,
     /// The length that gradients are shortened to if they are longer.
     pub clip_norm: Option<f32>,
+    /// How memory is kept small.
+    pub saving: Saving,
 }
 
 impl TrainConfig {
-    /// So many epochs, nothing smoothed, nothing clipped.
+    /// So many epochs, nothing smoothed, nothing clipped, everything kept for the way back.
     pub fn new(epochs: usize) -> Self {
-        Self { epochs, label_smoothing: 0.0, clip_norm: None }
+        Self { epochs, label_smoothing: 0.0, clip_norm: None, saving: Saving::default() }
     }
 }
 
@@ -307,7 +309,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
         };
         let (loss, mut gradients): (f32, Gradients) = {
             // The tape goes before the optimizer steps: it shares the parameters' memory.
-            let tape = Tape::new(mode);
+            let tape = Tape::new(mode).with_saving(self.config.saving);
             let open = self.profile.as_ref().is_some_and(Profile::open);
             let tape = if open { tape.with_spans() } else { tape };
             let logits = self.network.run(tape.input(images))?;

@@ -38,7 +38,7 @@ fn trained_digest() -> u64 {
     let optimizer = OptimizerConfig::new(OptimizerKind::AdamW, 1e-2);
     let optimizer = optimizer.build(model.parameters(), optim::matrices).unwrap();
     let schedule = Schedule::new(ScheduleKind::Cosine, 1e-2, 1, 3);
-    let config = TrainConfig { clip_norm: Some(1.0), label_smoothing: 0.1, epochs: 1 };
+    let config = TrainConfig { clip_norm: Some(1.0), label_smoothing: 0.1, ..TrainConfig::new(1) };
     let batches = (0..3).map(|i| {
         let images = init::normal(&[10, 3, 32, 32], 1.0, &mut init::rng(i));
         Ok::<_, Infallible>((images, (0..10).collect()))

@@ -77,26 +77,26 @@ impl QParams {
     }
 
     /// The code of `x`. Infinities clamp; NaN becomes the zero-point.
-    #[inline]
+    #[inline(always)]
     pub fn quantize(&self, x: f32) -> i32 {
         round_clamped(x * self.reciprocal, self.low(), self.high()) + self.zero_point
     }
 
     /// The value of a code.
-    #[inline]
+    #[inline(always)]
     pub fn dequantize(&self, code: i32) -> f32 {
         self.scale * (code - self.zero_point) as f32
     }
 
     /// `x` rounded to the grid: `dequantize(quantize(x))`, in one step.
-    #[inline]
+    #[inline(always)]
     pub fn fake_quantize(&self, x: f32) -> f32 {
         self.scale * round_clamped(x * self.reciprocal, self.low(), self.high()) as f32
     }
 
     /// Whether the code of `x` lies in the range before clamping: the straight-through estimator lets
     /// the gradient pass there, half a step beyond the outermost values included. NaN does not pass.
-    #[inline]
+    #[inline(always)]
     pub fn covers(&self, x: f32) -> bool {
         let steps = x * self.reciprocal;
         let (low, high) = (self.low(), self.high());
@@ -121,10 +121,12 @@ impl QParams {
         Self { qmin, qmax, ..self }
     }
 
+    #[inline(always)]
     fn low(&self) -> f32 {
         (self.qmin - self.zero_point) as f32
     }
 
+    #[inline(always)]
     fn high(&self) -> f32 {
         (self.qmax - self.zero_point) as f32
     }
@@ -135,7 +137,7 @@ impl QParams {
 /// Clamping first changes nothing, since the bounds are integers, and lets one addition do the
 /// rounding: in `[2²³, 2²⁴)` a float's last place is 1, so adding 1.5 · 2²³ rounds to an integer,
 /// by the default rounding mode ties to even, and leaves it in the low bits.
-#[inline]
+#[inline(always)]
 fn round_clamped(x: f32, low: f32, high: f32) -> i32 {
     const SHIFT: f32 = 12_582_912.0;
     let x = if x.is_nan() { 0.0 } else { x };

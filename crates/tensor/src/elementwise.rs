@@ -8,18 +8,6 @@ pub fn relu(x: &Tensor<f32>) -> Tensor<f32> {
     unary(x, |x| if x < 0.0 { 0.0 } else { x })
 }
 
-/// The gradient of [`relu`] from its result: `grad` where `y > 0` (or NaN), else zero.
-///
-/// # Errors
-/// [`Error::ShapeMismatch`] unless both have one shape.
-pub fn relu_grad(grad: &Tensor<f32>, y: &Tensor<f32>) -> Result<Tensor<f32>> {
-    same_shape("relu_grad", grad, y)?;
-    match binary(grad, y, |grad, y| if y <= 0.0 { 0.0 } else { grad }) {
-        Some(dx) => Ok(dx),
-        None => grad.zip_map("relu_grad", y, |grad, y| if y <= 0.0 { 0.0 } else { grad }),
-    }
-}
-
 /// `a + b`, broadcast to a common shape.
 ///
 /// # Errors
@@ -128,7 +116,7 @@ fn unary(x: &Tensor<f32>, f: impl Fn(f32) -> f32 + Sync + Send) -> Tensor<f32> {
     let level = Level::current();
     let x = x.dense();
     let source = x.as_dense().expect("dense");
-    let mut y = x.zeros_like();
+    let mut y = x.recycled_like();
     parallel::for_each_chunk(y.data_mut(), parallel::CHUNK, |i, y| {
         let x = &source[i * parallel::CHUNK..][..y.len()];
         dispatch_f32!(level, _isa => {
@@ -152,7 +140,7 @@ fn binary(
     }
     let level = Level::current();
     let (left, right) = (a.as_dense()?, b.as_dense()?);
-    let mut y = a.zeros_like();
+    let mut y = a.recycled_like();
     parallel::for_each_chunk(y.data_mut(), parallel::CHUNK, |i, y| {
         let range = i * parallel::CHUNK..i * parallel::CHUNK + y.len();
         let (a, b) = (&left[range.clone()], &right[range]);
@@ -174,13 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn relu_and_its_gradient() {
+    fn rectified() {
         let y = relu(&row(&[-1.0, 0.0, 2.0, f32::NAN]));
         assert_eq!(y.to_vec()[..3], [0.0, 0.0, 2.0]);
         assert!(y.to_vec()[3].is_nan());
-        let grad = row(&[5.0, 6.0, 7.0, 8.0]);
-        assert_eq!(relu_grad(&grad, &y).unwrap().to_vec(), [0.0, 0.0, 7.0, 8.0]);
-        assert!(relu_grad(&grad, &row(&[1.0])).is_err());
     }
 
     #[test]
@@ -190,7 +175,6 @@ mod tests {
         let last = x.channels_last();
         assert_eq!(add(&x, &last).unwrap(), x.map(|x| 2.0 * x));
         assert_eq!(add(&last, &last).unwrap(), x.map(|x| 2.0 * x));
-        assert_eq!(relu_grad(&x, &last).unwrap(), relu_grad(&x, &x).unwrap());
         assert_eq!(relu(&last), relu(&x));
         let mut y = last.clone();
         axpy(0.5, &x, &mut y).unwrap();

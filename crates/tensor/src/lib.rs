@@ -5,6 +5,7 @@
 //! [`gemm`] for the kernels. Not here: scales and zero points (`ottava-quant`), gradients
 //! (`ottava-autograd`).
 
+pub mod bits;
 pub mod cpu;
 mod element;
 mod error;

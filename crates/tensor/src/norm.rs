@@ -4,32 +4,106 @@
 //! pixel. Sums are taken in `f64` over fixed chunks of pixels, which are added in order.
 
 use crate::simd::f32::dispatch_f32;
-use crate::{Level, Tensor, parallel};
+use crate::{Level, Tensor, bits, parallel};
 
-/// The mean and the biased variance of each channel.
+/// What one pass sees of each channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// The means.
+    pub mean: Vec<f32>,
+    /// The biased variances.
+    pub var: Vec<f32>,
+    /// The least and the largest values, NaN left out.
+    pub ends: Vec<[f32; 2]>,
+}
+
+/// Mean, biased variance and extremes of each channel, in one pass.
 ///
-/// Both come from one pass: squares of `f32` are exact in `f64`, so that `E[x²] − E[x]²` loses
-/// nothing an `f32` could hold unless the mean is some ten thousand deviations away from zero.
+/// Squares of `f32` are exact in `f64`, so that `E[x²] − E[x]²` loses nothing an `f32` could hold
+/// unless the mean is some ten thousand deviations away from zero.
 ///
 /// # Shapes
-/// `x`: `[n, c]` or `[n, c, …]`; results: `c`. NaN if there are no elements.
-pub fn channel_mean_var(x: &Tensor<f32>) -> (Vec<f32>, Vec<f32>) {
+/// `x`: `[n, c]` or `[n, c, …]`; results: `c`. NaN, and ends in the wrong order, if there are no elements.
+pub fn channel_statistics(x: &Tensor<f32>) -> Statistics {
+    let level = Level::current();
     let x = x.channels_last().dense();
-    let [sums, squares] = sums(&x, &x);
+    let (values, channels) = (x.as_dense().expect("dense"), x.shape()[1]);
+    let size = chunk_rows(channels) * channels;
+    let parts = parallel::map(values.len().div_ceil(size.max(1)), |i| {
+        let chunk = &values[i * size..values.len().min((i + 1) * size)];
+        let mut seen = vec![Seen::NOTHING; channels];
+        dispatch_f32!(level, _isa => chunk_statistics(chunk, &mut seen));
+        seen
+    });
+    let mut seen = vec![Seen::NOTHING; channels];
+    for part in parts {
+        seen.iter_mut().zip(&part).for_each(|(seen, part)| seen.add(part));
+    }
     let count = count(&x);
-    let means = sums.iter().map(|sum| sum / count);
-    let variance = |(mean, square): (f64, &f64)| (square / count - mean * mean).max(0.0) as f32;
-    let variances = means.clone().zip(&squares).map(variance).collect();
-    (means.map(|mean| mean as f32).collect(), variances)
+    let mean = |seen: &Seen| seen.sum / count;
+    let var = |seen: &Seen| (seen.square / count - mean(seen) * mean(seen)).max(0.0) as f32;
+    Statistics {
+        mean: seen.iter().map(|seen| mean(seen) as f32).collect(),
+        var: seen.iter().map(var).collect(),
+        ends: seen.iter().map(|seen| [seen.low, seen.high]).collect(),
+    }
+}
+
+/// What some elements of a channel show.
+#[derive(Clone, Copy)]
+struct Seen {
+    sum: f64,
+    square: f64,
+    low: f32,
+    high: f32,
+}
+
+impl Seen {
+    const NOTHING: Self =
+        Self { sum: 0.0, square: 0.0, low: f32::INFINITY, high: f32::NEG_INFINITY };
+
+    fn add(&mut self, other: &Self) {
+        self.sum += other.sum;
+        self.square += other.square;
+        self.low = self.low.min(other.low);
+        self.high = self.high.max(other.high);
+    }
+}
+
+#[inline(always)]
+fn chunk_statistics(x: &[f32], seen: &mut [Seen]) {
+    let channels = seen.len();
+    let mut start = 0;
+    while start < channels {
+        let width = BLOCK.min(channels - start);
+        let (mut sum, mut square) = ([0.0f64; BLOCK], [0.0f64; BLOCK]);
+        let (mut low, mut high) = ([f32::INFINITY; BLOCK], [f32::NEG_INFINITY; BLOCK]);
+        let mut see = |i: usize, x: f32| {
+            sum[i] += f64::from(x);
+            square[i] += f64::from(x) * f64::from(x);
+            low[i] = if x < low[i] { x } else { low[i] };
+            high[i] = if x > high[i] { x } else { high[i] };
+        };
+        for x in x.chunks_exact(channels) {
+            match x[start..].first_chunk::<BLOCK>() {
+                Some(x) => (0..BLOCK).for_each(|i| see(i, x[i])),
+                None => (0..width).for_each(|i| see(i, x[start + i])),
+            }
+        }
+        for (i, seen) in seen[start..start + width].iter_mut().enumerate() {
+            *seen = Seen { sum: sum[i], square: square[i], low: low[i], high: high[i] };
+        }
+        start += width;
+    }
 }
 
 /// The sum of each channel: the gradient of a bias.
 ///
 /// # Shapes
-/// As [`channel_mean_var`].
+/// As [`channel_statistics`].
 pub fn channel_sums(x: &Tensor<f32>) -> Vec<f32> {
     let x = x.channels_last().dense();
-    let [sums, _] = sums(&x, &x);
+    let [sums, _] = sums(&x, &x, Gate::Open);
     sums.into_iter().map(|sum| sum as f32).collect()
 }
 
@@ -43,7 +117,7 @@ pub fn channel_affine(x: &Tensor<f32>, scale: &[f32], shift: &[f32], relu: bool)
     let x = x.channels_last().dense();
     let (values, channels) = (x.as_dense().expect("dense"), x.shape()[1]);
     debug_assert!(scale.len() == channels && shift.len() == channels);
-    let mut y = Tensor::zeros_channels_last(x.shape());
+    let mut y = Tensor::recycled_channels_last(x.shape());
     let size = chunk_rows(channels) * channels;
     parallel::for_each_chunk(y.data_mut(), size, |i, y| {
         let x = &values[i * size..][..y.len()];
@@ -64,8 +138,53 @@ fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32]) {
     }
 }
 
+/// Where a gradient passes to what it is the gradient of; elsewhere it counts as zero.
+#[derive(Clone, Copy, Debug)]
+pub enum Gate<'a> {
+    /// Everywhere.
+    Open,
+    /// Behind a ReLU of `scale[c]·x + shift[c]`: unless that is zero or less.
+    Relu {
+        /// One a channel.
+        scale: &'a [f32],
+        /// One a channel.
+        shift: &'a [f32],
+    },
+    /// Where an element's bit is set; in memory order, the lowest bit of a word first.
+    Bits(&'a [u64]),
+}
+
+impl Gate<'_> {
+    /// What passes of `grad`, which begins with the element `start`, a multiple of 64, of its tensor.
+    #[inline(always)]
+    fn pass(&self, start: usize, grad: &[f32], x: &[f32], passed: &mut Vec<f32>) {
+        passed.clear();
+        match self {
+            Self::Open => passed.extend_from_slice(grad),
+            Self::Relu { scale, shift } => {
+                passed.resize(grad.len(), 0.0);
+                let channels = scale.len();
+                let pixels = grad.chunks_exact(channels).zip(x.chunks_exact(channels));
+                for ((grad, x), passed) in pixels.zip(passed.chunks_exact_mut(channels)) {
+                    let (grad, x, passed) =
+                        (&grad[..channels], &x[..channels], &mut passed[..channels]);
+                    let (scale, shift) = (&scale[..channels], &shift[..channels]);
+                    for c in 0..channels {
+                        let closed = scale[c] * x[c] + shift[c] <= 0.0;
+                        passed[c] = if closed { 0.0 } else { grad[c] };
+                    }
+                }
+            }
+            Self::Bits(words) => {
+                passed.resize(grad.len(), 0.0);
+                bits::select(&words[start / bits::WORD..], grad, passed);
+            }
+        }
+    }
+}
+
 /// The gradients of batch normalization with the statistics of the batch,
-/// `y = weight[c]·x̂ + bias[c]`, `x̂ = (x − mean[c])·inv_std[c]`:
+/// `y = weight[c]·x̂ + bias[c]`, `x̂ = (x − mean[c])·inv_std[c]`, `grad` being what passes the gate:
 ///
 /// ```text
 /// dbias   = Σ grad
@@ -84,12 +203,13 @@ pub fn batch_norm_grad(
     mean: &[f32],
     inv_std: &[f32],
     weight: &[f32],
+    gate: Gate<'_>,
 ) -> (Tensor<f32>, Vec<f32>, Vec<f32>) {
     debug_assert_eq!(grad.shape(), x.shape());
     let level = Level::current();
     let (grad, x) = (grad.channels_last().dense(), x.channels_last().dense());
     let channels = x.shape()[1];
-    let [sums, products] = sums(&grad, &x);
+    let [sums, products] = sums(&grad, &x, gate);
     let count = count(&x);
 
     // Σ grad·x̂ = inv_std·(Σ grad·x − mean·Σ grad)
@@ -106,13 +226,16 @@ pub fn batch_norm_grad(
         .collect();
     let [a, b, d] = [0, 1, 2].map(|i| Vec::from_iter(terms.iter().map(|terms| terms[i])));
 
-    let mut dx = Tensor::zeros_channels_last(x.shape());
+    let mut dx = Tensor::recycled_channels_last(x.shape());
     let (grads, values) = (grad.as_dense().expect("dense"), x.as_dense().expect("dense"));
     let size = chunk_rows(channels) * channels;
     parallel::for_each_chunk(dx.data_mut(), size, |i, dx| {
-        let range = i * size..i * size + dx.len();
+        let start = i * size;
+        let range = start..start + dx.len();
         let (grad, x) = (&grads[range.clone()], &values[range]);
-        dispatch_f32!(level, _isa => centred(grad, x, mean, [&a, &b, &d], dx));
+        gated(gate, start, grad, x, |grad| {
+            dispatch_f32!(level, _isa => centred(grad, x, mean, [&a, &b, &d], dx));
+        });
     });
     let narrow = |sums: Vec<f64>| Vec::from_iter(sums.into_iter().map(|sum| sum as f32));
     (dx, narrow(dweight), narrow(sums))
@@ -132,8 +255,8 @@ fn centred(grad: &[f32], x: &[f32], mean: &[f32], [a, b, d]: [&[f32]; 3], dx: &m
     }
 }
 
-/// `Σ a` and `Σ a·b` of each channel, of two tensors of one layout.
-fn sums(a: &Tensor<f32>, b: &Tensor<f32>) -> [Vec<f64>; 2] {
+/// `Σ a` and `Σ a·b` of each channel, of two tensors of one layout; of `a` what passes the gate.
+fn sums(a: &Tensor<f32>, b: &Tensor<f32>, gate: Gate<'_>) -> [Vec<f64>; 2] {
     let level = Level::current();
     let channels = a.shape()[1];
     let (a, b) = (a.as_dense().expect("dense"), b.as_dense().expect("dense"));
@@ -141,7 +264,10 @@ fn sums(a: &Tensor<f32>, b: &Tensor<f32>) -> [Vec<f64>; 2] {
     let parts = parallel::map(a.len().div_ceil(size.max(1)), |i| {
         let range = i * size..a.len().min((i + 1) * size);
         let mut part = [vec![0.0; channels], vec![0.0; channels]];
-        dispatch_f32!(level, _isa => chunk_sums(&a[range.clone()], &b[range], &mut part));
+        let b = &b[range.clone()];
+        gated(gate, i * size, &a[range], b, |a| {
+            dispatch_f32!(level, _isa => chunk_sums(a, b, &mut part));
+        });
         part
     });
     let mut totals = [vec![0.0; channels], vec![0.0; channels]];
@@ -155,10 +281,11 @@ fn sums(a: &Tensor<f32>, b: &Tensor<f32>) -> [Vec<f64>; 2] {
     totals
 }
 
+/// Channels at a time, so that their sums stay in registers.
+const BLOCK: usize = 16;
+
 #[inline(always)]
 fn chunk_sums(a: &[f32], b: &[f32], [sums, products]: &mut [Vec<f64>; 2]) {
-    // Sixteen channels at a time, so that their sums stay in registers.
-    const BLOCK: usize = 16;
     let channels = sums.len();
     let mut start = 0;
     while start + BLOCK <= channels {
@@ -182,9 +309,25 @@ fn chunk_sums(a: &[f32], b: &[f32], [sums, products]: &mut [Vec<f64>; 2]) {
     }
 }
 
-/// Pixels of a task.
+/// Calls `f` with what passes of a task's part of a gradient, which begins with element `start`.
+#[inline(always)]
+fn gated(gate: Gate<'_>, start: usize, grad: &[f32], x: &[f32], f: impl FnOnce(&[f32])) {
+    if matches!(gate, Gate::Open) {
+        return f(grad);
+    }
+    let level = Level::current();
+    let mut passed = Vec::new();
+    dispatch_f32!(level, _isa => gate.pass(start, grad, x, &mut passed));
+    f(&passed);
+}
+
+/// Pixels of a task: tasks begin where words of bits do.
 fn chunk_rows(channels: usize) -> usize {
-    (parallel::CHUNK / channels.max(1)).max(1)
+    let rows = (parallel::CHUNK / channels.max(1)).max(1);
+    match (rows * channels).is_multiple_of(bits::WORD) {
+        true => rows,
+        false => (rows / bits::WORD).max(1) * bits::WORD,
+    }
 }
 
 /// Elements of one channel.
@@ -213,7 +356,7 @@ mod tests {
         for shape in [vec![7, 5], vec![3, 37, 5, 6], vec![2, 16, 40, 41], vec![1, 3, 2]] {
             let x = uneven(&shape, 1);
             for x in [x.clone(), x.channels_last()] {
-                let (mean, var) = channel_mean_var(&x);
+                let Statistics { mean, var, ends } = channel_statistics(&x);
                 let sums = channel_sums(&x);
                 for c in 0..shape[1] {
                     let values = channel(&x, c);
@@ -221,6 +364,9 @@ mod tests {
                     let square = values.iter().map(|v| (v - sum / n).powi(2)).sum::<f64>();
                     assert!((f64::from(mean[c]) - sum / n).abs() < 1e-6);
                     assert!((f64::from(var[c]) - square / n).abs() < 1e-6);
+                    let ends = ends[c].map(f64::from);
+                    assert!(values.contains(&ends[0]) && values.contains(&ends[1]));
+                    assert!(values.iter().all(|v| (ends[0]..=ends[1]).contains(v)));
                     assert!((f64::from(sums[c]) - sum).abs() < 1e-3);
                 }
             }
@@ -230,7 +376,8 @@ mod tests {
     #[test]
     fn variance_survives_a_large_mean() {
         let x = Tensor::new(&[4, 1], [4097.0f32, 4098.0, 4097.0, 4098.0]).unwrap();
-        assert_eq!(channel_mean_var(&x), (vec![4097.5], vec![0.25]));
+        let Statistics { mean, var, ends } = channel_statistics(&x);
+        assert_eq!((mean, var, ends), (vec![4097.5], vec![0.25], vec![[4097.0, 4098.0]]));
     }
 
     #[test]
@@ -249,9 +396,9 @@ mod tests {
         let shape = [2, 3, 2, 3];
         let (x, grad) = (uneven(&shape, 1), uneven(&shape, 400));
         let (weight, epsilon) = ([0.5f32, -1.5, 2.0], 1e-5);
-        let (mean, var) = channel_mean_var(&x);
+        let Statistics { mean, var, .. } = channel_statistics(&x);
         let inv_std = var.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect::<Vec<f32>>();
-        let (dx, dweight, dbias) = batch_norm_grad(&grad, &x, &mean, &inv_std, &weight);
+        let (dx, dweight, dbias) = batch_norm_grad(&grad, &x, &mean, &inv_std, &weight, Gate::Open);
         for c in 0..3 {
             let (values, grads) = (channel(&x, c), channel(&grad, c));
             let n = values.len() as f64;
@@ -275,12 +422,35 @@ mod tests {
         }
     }
 
+    /// A gate in the passes is a gate before them.
+    #[test]
+    fn what_does_not_pass_counts_as_zero() {
+        for shape in [[3, 5, 7, 9], [2, 16, 40, 41], [1, 70, 3, 3]] {
+            let (x, grad) = (uneven(&shape, 1).channels_last(), uneven(&shape, 2).channels_last());
+            let channels = shape[1];
+            let (scale, shift) = (vec![-0.7f32; channels], vec![0.1f32; channels]);
+            let value = |x: f32| scale[0] * x + shift[0];
+            let zeroed =
+                grad.zip_map("gate", &x, |g, x| if value(x) > 0.0 { g } else { 0.0 }).unwrap();
+            let mut words = vec![0u64; x.len().div_ceil(bits::WORD)];
+            for (i, &x) in x.as_nhwc().unwrap().iter().enumerate() {
+                words[i / bits::WORD] |= u64::from(value(x) > 0.0) << (i % bits::WORD);
+            }
+            let back = |grad, gate| batch_norm_grad(grad, &x, &shift, &shift, &scale, gate);
+            let expected = back(&zeroed, Gate::Open);
+            assert!(back(&grad, Gate::Relu { scale: &scale, shift: &shift }) == expected);
+            assert!(back(&grad, Gate::Bits(&words)) == expected);
+            assert!(back(&grad, Gate::Open) != expected);
+        }
+    }
+
     #[test]
     fn any_number_of_threads_gives_the_same_bits() {
         let (x, grad) = (uneven(&[4, 24, 40, 40], 1), uneven(&[4, 24, 40, 40], 2));
         let all = || {
-            let (mean, var) = channel_mean_var(&x);
-            (batch_norm_grad(&grad, &x, &mean, &var, &mean), channel_sums(&x), var)
+            let Statistics { mean, var, .. } = channel_statistics(&x);
+            let gate = Gate::Relu { scale: &var, shift: &mean };
+            (batch_norm_grad(&grad, &x, &mean, &var, &mean, gate), channel_sums(&x), var)
         };
         assert!(with_threads(1, all) == with_threads(2, all));
     }

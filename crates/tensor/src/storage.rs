@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytemuck::AnyBitPattern;
 
 use crate::Element;
+use crate::element::any_bits;
 use pool::Block;
 
 /// Bytes that others own: a file in memory, a memory map.
@@ -101,12 +102,13 @@ impl<T: Element> Storage<T> {
     fn bytes(len: usize) -> usize {
         len.checked_mul(size_of::<T>()).expect("lengths are checked by the shape")
     }
-}
 
-impl<T: Element + AnyBitPattern> Storage<T> {
     /// `len` elements of any value, for who overwrites them all: clearing memory first would be a
     /// good part of what writing a result costs.
     pub(crate) fn recycled(len: usize) -> Self {
+        if !any_bits::<T>() {
+            return Self::zeroed(len);
+        }
         let mut block = Block::recycled(Self::bytes(len));
         if cfg!(debug_assertions) {
             // NaN in floats: what is not overwritten shows in the tests.

@@ -2,6 +2,7 @@ use ottava_quant::{Activation, QTensor};
 use ottava_tensor::Tensor;
 use ottava_tensor::elementwise;
 
+use crate::mask::Mask;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Result, Value};
 
@@ -28,8 +29,8 @@ impl Rule for Relu {
             return Ok(Output::constant(y));
         }
         // ∂x = ∂y where y > 0
-        let saved = y.clone();
-        Ok(Output::new(y, move |grad, _| vec![Some(rectified(&grad, &saved.float()))]))
+        let mask = Mask::of(&y.float(), is_open);
+        Ok(Output::new(y, move |grad, _| vec![Some(mask.apply(grad))]))
     }
 }
 
@@ -147,7 +148,8 @@ pub(crate) fn zip(
     a.zip_map("backward", b, f).expect("shapes that forward has checked")
 }
 
-/// `grad` where the rectified `y` is above zero.
-pub(crate) fn rectified(grad: &Tensor<f32>, y: &Tensor<f32>) -> Tensor<f32> {
-    elementwise::relu_grad(grad, y).expect("shapes that forward has checked")
+/// Whether a rectifier that returned `y` lets the gradient pass.
+#[inline(always)]
+pub(crate) fn is_open(y: f32) -> bool {
+    y.is_nan() || y > 0.0
 }

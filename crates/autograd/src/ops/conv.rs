@@ -45,11 +45,12 @@ impl Rule for Conv2d {
             return Ok(Output::constant(y));
         }
         // ∂x = ∂y ⋆ flipped w, ∂w = x ⋆ ∂y, ∂b = Σ ∂y
+        let x = context.save(0, &x);
         Ok(Output::new(y, move |grad, wanted| {
             let grad = grad.channels_last();
             let mut grads = vec![
                 wanted[0].then(|| conv::f32::grad_input(&grad, &weight, &geometry)),
-                wanted[1].then(|| conv::f32::grad_weight(&grad, &x, &geometry)),
+                wanted[1].then(|| conv::f32::grad_weight(&grad, &x.full(), &geometry)),
             ];
             if let Some(&wanted) = wanted.get(2) {
                 grads.push(wanted.then(|| vector(channel_sums(&grad))));

@@ -1,8 +1,11 @@
 use ottava_tensor::Tensor;
-use ottava_tensor::norm::{batch_norm_grad, channel_affine, channel_mean_var, channel_sums};
+use ottava_tensor::norm::{
+    Gate, Statistics, batch_norm_grad, channel_affine, channel_statistics, channel_sums,
+};
 
-use super::activation::{rectified, zip};
+use super::activation::{is_open, zip};
 use super::conv::vector;
+use crate::mask::Mask;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
 
@@ -50,7 +53,7 @@ impl BatchNorm2d {
                 ),
             });
         }
-        let (mean, var) = channel_mean_var(x);
+        let Statistics { mean, var, ends } = channel_statistics(x);
         let unbiased = per_channel as f32 / (per_channel - 1) as f32;
         let step = |old: &[f32], new: &[f32], factor: f32| {
             let moved = old.iter().zip(new);
@@ -63,7 +66,7 @@ impl BatchNorm2d {
         let running_mean = step(running_mean, &mean, 1.0);
         let running_var = step(running_var, &var, unbiased);
         let inv_std = self.inv_std(&var);
-        Ok(BatchStatistics { mean, inv_std, running_mean, running_var })
+        Ok(BatchStatistics { mean, inv_std, ends, running_mean, running_var })
     }
 
     /// `scale` and `shift` of `y = scale·x + shift`, each `[c]`: what normalising by the running
@@ -88,6 +91,8 @@ impl BatchNorm2d {
 pub(crate) struct BatchStatistics {
     pub mean: Vec<f32>,
     pub inv_std: Vec<f32>,
+    /// The least and the largest values.
+    pub ends: Vec<[f32; 2]>,
     pub running_mean: Tensor<f32>,
     pub running_var: Tensor<f32>,
 }
@@ -146,13 +151,20 @@ impl BatchNorm2d {
             let (mean, inv_std) = (batch.mean, batch.inv_std);
             let (scale, shift) = affine(&weight, &bias, &mean, &inv_std);
             let y = channel_affine(&x, &scale, &shift, relu);
-            let opened = relu.then(|| y.clone());
+            if !context.backward() {
+                return Ok(Output::constant(y));
+            }
+            // What the ReLU let through follows from x, unless x is rounded.
+            let open = (relu && context.saving().half).then(|| Mask::of(&y, is_open));
+            let x = context.save(0, &x);
             return Ok(Output::new(y, move |grad, _| {
-                let grad = match opened {
-                    None => grad,
-                    Some(y) => rectified(&grad, &y),
+                let x = x.full();
+                let (grad, gate) = match open {
+                    Some(open) => (open.apply(grad), Gate::Open),
+                    None if relu => (grad, Gate::Relu { scale: &scale, shift: &shift }),
+                    None => (grad, Gate::Open),
                 };
-                let (dx, dw, db) = batch_norm_grad(&grad, &x, &mean, &inv_std, &weight);
+                let (dx, dw, db) = batch_norm_grad(&grad, &x, &mean, &inv_std, &weight, gate);
                 vec![Some(dx), Some(vector(dw)), Some(vector(db)), None, None]
             }));
         }
@@ -160,12 +172,17 @@ impl BatchNorm2d {
         let inv_std = self.inv_std(&var);
         let (scale, shift) = affine(&weight, &bias, &mean, &inv_std);
         let y = channel_affine(&x, &scale, &shift, relu);
-        let opened = relu.then(|| y.clone());
+        if !context.backward() {
+            return Ok(Output::constant(y));
+        }
+        let opened = relu.then(|| Mask::of(&y, is_open));
+        let x = context.save(0, &x);
         Ok(Output::new(y, move |grad, wanted| {
             let grad = match opened {
                 None => grad,
-                Some(y) => rectified(&grad, &y),
+                Some(mask) => mask.apply(grad),
             };
+            let x = x.full();
             // ∂x = ∂y·γ/σ, ∂γ = Σ ∂y·(x − μ)/σ, ∂β = Σ ∂y
             let no_shift = vec![0.0; scale.len()];
             let dw = wanted[1].then(|| {

@@ -1,42 +1,11 @@
 //! The elementwise passes of quantization-aware training, each of which does all that can be done while
-//! it has the data: sums become floats and show their extremes, values become codes and bits.
+//! it has the data: values become codes and bits.
 
 use ottava_quant::QParams;
-use ottava_tensor::{Tensor, parallel};
+use ottava_tensor::bits::{WORD, pack};
+use ottava_tensor::{Level, Tensor, parallel};
 
-use crate::mask::{Mask, WORD, pack};
-
-/// `sum · step[c]` of channels-last integer sums, steps above zero, and the least and the largest result
-/// of each channel.
-///
-/// What follows is monotone in each channel, so that these say what the extremes of the result are.
-pub(super) fn scaled(sums: &Tensor<i32>, steps: &[f32]) -> (Tensor<f32>, Vec<[f32; 2]>) {
-    let channels = sums.shape()[1].max(1);
-    let source = sums.as_nhwc().expect("kernels write channels-last");
-    let mut result = Tensor::zeros_channels_last(sums.shape());
-    let rows = (parallel::CHUNK / channels).max(1) * channels;
-    let mut parts =
-        vec![[vec![i32::MAX; channels], vec![i32::MIN; channels]]; source.len().div_ceil(rows)];
-    let items: Vec<_> =
-        result.data_mut().chunks_mut(rows).zip(source.chunks(rows)).zip(&mut parts).collect();
-    parallel::for_each_item(items, |_, ((target, source), [low, high])| {
-        for (target, sums) in target.chunks_exact_mut(channels).zip(source.chunks_exact(channels)) {
-            let (low, high) = (&mut low[..channels], &mut high[..channels]);
-            let steps = &steps[..channels];
-            for c in 0..channels {
-                target[c] = sums[c] as f32 * steps[c];
-                low[c] = low[c].min(sums[c]);
-                high[c] = high[c].max(sums[c]);
-            }
-        }
-    });
-    let extremes = |c: usize| {
-        let low = parts.iter().map(|[low, _]| low[c]).min();
-        let high = parts.iter().map(|[_, high]| high[c]).max();
-        [low, high].map(|sum| sum.unwrap_or(0) as f32 * steps[c])
-    };
-    (result, (0..channels).map(extremes).collect())
-}
+use crate::mask::Mask;
 
 /// `scale[c] · x + shift[c]`, and zero for what is below if `relu`: one element of
 /// [`channel_affine`](ottava_tensor::norm::channel_affine), in its order of operations.
@@ -79,7 +48,7 @@ pub(super) fn round_affine(
         |values: &[f32]| -> Vec<f32> { values.iter().copied().cycle().take(period).collect() };
     let (scale, shift) = (repeat(scale), repeat(shift));
     let (mut codes, mut words) =
-        (Tensor::zeros_channels_last(x.shape()), vec![0; source.len().div_ceil(WORD)]);
+        (Tensor::recycled_channels_last(x.shape()), vec![0; source.len().div_ceil(WORD)]);
     let size = parallel::CHUNK / period * period;
     let items: Vec<_> = codes
         .data_mut()
@@ -87,44 +56,53 @@ pub(super) fn round_affine(
         .zip(words.chunks_mut(size / WORD))
         .zip(source.chunks(size))
         .collect();
+    let level = Level::current();
     parallel::for_each_item(items, |_, ((codes, words), source)| {
-        let blocks = codes.chunks_mut(WORD).zip(source.chunks(WORD)).zip(words).enumerate();
-        for (i, ((codes, source), word)) in blocks {
-            let at = i * WORD % period;
-            let (scale, shift) = (&scale[at..at + WORD], &shift[at..at + WORD]);
-            let value = |i: usize, x: f32| affine(x, scale[i], shift[i], relu);
-            *word = round_word(codes, source.len(), |i| value(i, source[i]), relu, params);
-        }
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let blocks = codes.chunks_mut(WORD).zip(source.chunks(WORD)).zip(words).enumerate();
+                for (i, ((codes, source), word)) in blocks {
+                    let at = i * WORD % period;
+                    let scale = scale[at..].first_chunk().expect("a period of words");
+                    let shift = shift[at..].first_chunk().expect("a period of words");
+                    let mut x = [0.0; WORD];
+                    x[..source.len()].copy_from_slice(source);
+                    let values = affine_word(&x, scale, shift, relu);
+                    for (code, &y) in codes.iter_mut().zip(&values) {
+                        *code = params.quantize(y) as u8;
+                    }
+                    *word = pack_passes(&values, source.len(), relu, params);
+                }
+            },
+        )
     });
     Some((codes, Mask::new(words, x.strides())))
 }
 
-/// Codes and bits of up to 64 values.
+/// [`affine`] of a word's elements.
 #[inline(always)]
-fn round_word(
-    codes: &mut [u8],
-    len: usize,
-    value: impl Fn(usize) -> f32,
+fn affine_word(
+    x: &[f32; WORD],
+    scale: &[f32; WORD],
+    shift: &[f32; WORD],
     relu: bool,
-    params: QParams,
-) -> u64 {
-    let mut values = [0.0; WORD];
-    for (i, target) in values[..len].iter_mut().enumerate() {
-        *target = value(i);
-    }
-    for (code, &y) in codes.iter_mut().zip(&values) {
-        *code = params.quantize(y) as u8;
-    }
-    pack_passes(&values, len, relu, params)
+) -> [f32; WORD] {
+    std::array::from_fn(
+        #[inline(always)]
+        |i| affine(x[i], scale[i], shift[i], relu),
+    )
 }
 
+/// The bits of the first `len` values: whether their gradients pass.
 #[inline(always)]
 fn pack_passes(values: &[f32; WORD], len: usize, relu: bool, params: QParams) -> u64 {
     let mut passes = [0; WORD];
-    for (pass, &y) in passes[..len].iter_mut().zip(values) {
+    for (pass, &y) in passes.iter_mut().zip(values) {
         *pass = u8::from(params.covers(y) & (!relu | (y > 0.0)));
     }
-    pack(&passes)
+    // A last word of fewer elements leaves its other bits at zero.
+    pack(&passes) & u64::MAX >> (WORD - len)
 }
 
 /// The sum of two tensors of codes, in floats, that is never written down.
@@ -144,18 +122,26 @@ impl CodeSum<'_> {
 
     /// The extremes.
     pub(super) fn extremes(&self) -> (f32, f32) {
-        let len = self.a.0.len();
+        // As many as keep the vectors of any instruction set busy.
+        const LANES: usize = 32;
+        let (len, level) = (self.a.0.len(), Level::current());
         let parts = parallel::map(len.div_ceil(parallel::CHUNK), |i| {
             let range = i * parallel::CHUNK..len.min((i + 1) * parallel::CHUNK);
-            let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
-            let pairs = self.a.0[range.clone()].chunks(8).zip(self.b.0[range].chunks(8));
-            for (a, b) in pairs {
-                for ((low, high), (&a, &b)) in low.iter_mut().zip(&mut high).zip(a.iter().zip(b)) {
-                    let sum = self.at(a, b);
-                    *low = if sum < *low { sum } else { *low };
-                    *high = if sum > *high { sum } else { *high };
-                }
-            }
+            let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+            let pairs = self.a.0[range.clone()].chunks(LANES).zip(self.b.0[range].chunks(LANES));
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for (a, b) in pairs {
+                        let lanes = low.iter_mut().zip(&mut high);
+                        for ((low, high), (&a, &b)) in lanes.zip(a.iter().zip(b)) {
+                            let sum = self.at(a, b);
+                            *low = if sum < *low { sum } else { *low };
+                            *high = if sum > *high { sum } else { *high };
+                        }
+                    }
+                },
+            );
             extremes(low.into_iter().chain(high))
         });
         extremes(parts.into_iter().flat_map(|(low, high)| [low, high]))
@@ -165,17 +151,22 @@ impl CodeSum<'_> {
     pub(super) fn mask(&self, params: QParams, strides: &[usize]) -> Mask {
         let (a, b) = (self.a.0, self.b.0);
         let mut words = vec![0; a.len().div_ceil(WORD)];
+        let level = Level::current();
         parallel::for_each_chunk(&mut words, parallel::CHUNK / WORD, |i, words| {
             let start = i * parallel::CHUNK;
-            for ((word, a), b) in
-                words.iter_mut().zip(a[start..].chunks(WORD)).zip(b[start..].chunks(WORD))
-            {
-                let mut values = [0.0; WORD];
-                for ((value, &a), &b) in values.iter_mut().zip(a).zip(b) {
-                    *value = self.at(a, b);
-                }
-                *word = pack_passes(&values, a.len(), self.relu, params);
-            }
+            let pairs = a[start..].chunks(WORD).zip(b[start..].chunks(WORD));
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for (word, (a, b)) in words.iter_mut().zip(pairs) {
+                        let mut values = [0.0; WORD];
+                        for ((value, &a), &b) in values.iter_mut().zip(a).zip(b) {
+                            *value = self.at(a, b);
+                        }
+                        *word = pack_passes(&values, a.len(), self.relu, params);
+                    }
+                },
+            );
         });
         Mask::new(words, strides)
     }
@@ -188,7 +179,7 @@ fn gcd(a: usize, b: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use ottava_quant::QTensor;
-    use ottava_tensor::norm::channel_affine;
+    use ottava_tensor::norm::{channel_affine, channel_statistics};
 
     use super::*;
 
@@ -205,7 +196,10 @@ mod tests {
             let sums = sums.channels_last();
             let steps: Vec<f32> = (0..channels).map(|c| 1e-3 * (c + 1) as f32).collect();
             let bias: Vec<f32> = (0..channels).map(|c| c as f32 * 0.1 - 0.2).collect();
-            let (x, seen) = scaled(&sums, &steps);
+            let x = sums.map(|sum| sum as f32);
+            let steps = Tensor::new(&[channels, 1, 1], &steps).unwrap();
+            let x = x.zip_map("scale", &steps, |x, step| x * step).unwrap();
+            let seen = channel_statistics(&x).ends;
             let scale: Vec<f32> =
                 (0..channels).map(|c| if c % 3 == 2 { -0.7 } else { 0.3 }).collect();
             let y = channel_affine(&x, &scale, &bias, relu);

@@ -61,7 +61,7 @@ impl Rule for QuantAdd {
             let sum = CodeSum { a: (da, pa), b: (db, pb), relu };
             let params = self.output.observe_extremes(|| sum.extremes(), state, 2, context)?;
             let add = add_codes(pa, pb, params, self.activation);
-            let mut codes = Tensor::zeros_channels_last(qa.shape());
+            let mut codes = Tensor::recycled_channels_last(qa.shape());
             pool::int8::add_codes(Level::current(), da, db, &add, codes.data_mut());
             let y = QTensor::new(codes, params);
             if !context.backward() {
@@ -80,7 +80,7 @@ impl Rule for QuantAdd {
         let add = add_codes(pa, pb, params, self.activation);
         let codes = match (qa.as_nhwc(), qb.as_nhwc()) {
             (Some(a), Some(b)) => {
-                let mut sum = Tensor::zeros_channels_last(qa.shape());
+                let mut sum = Tensor::recycled_channels_last(qa.shape());
                 pool::int8::add_codes(Level::current(), a, b, &add, sum.data_mut());
                 sum
             }

@@ -198,8 +198,18 @@ impl Rounding {
 
     /// The gradients of what was rounded, and of the range.
     pub(crate) fn back(&self, grad: Tensor<f32>) -> (Tensor<f32>, Option<Tensor<f32>>) {
-        let range = self.learned.as_ref().map(|learned| learned.grad(&grad));
+        let range = self.range(&grad);
         (self.mask.apply(grad), range)
+    }
+
+    /// The gradient of the range, if it is learned.
+    pub(crate) fn range(&self, grad: &Tensor<f32>) -> Option<Tensor<f32>> {
+        self.learned.as_ref().map(|learned| learned.grad(grad))
+    }
+
+    /// The bits of where the gradient passes, for a tensor that lies in memory as `like`.
+    pub(crate) fn bits(&self, like: &Tensor<f32>) -> Option<&[u64]> {
+        self.mask.bits(like)
     }
 }
 

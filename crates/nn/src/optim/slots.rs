@@ -1,7 +1,7 @@
 use std::array;
 
 use ottava_autograd::{Gradients, Leaf};
-use ottava_tensor::{Tensor, parallel};
+use ottava_tensor::{Level, Tensor, parallel};
 
 use crate::module::join;
 use crate::{Error, Result, state_dict};
@@ -59,26 +59,40 @@ impl Slots {
     where
         R: Fn(f32, f32, [f32; K]) -> (f32, [f32; K]) + Sync + Send,
     {
+        let mut moving = Vec::with_capacity(self.slots.len());
         for slot in &mut self.slots {
             let Some(gradient) = gradients.get(&slot.leaf) else { continue };
-            let moments =
-                slot.moments.first_chunk_mut::<K>().expect("as many kinds as the rule has");
-            let gradient = gradient.contiguous();
-            let shape = slot.leaf.get().shape().to_vec();
+            let (shape, moments) = (slot.leaf.get().shape().to_vec(), &slot.moments);
             if shape != gradient.shape() || moments.iter().any(|moment| moment.shape() != shape) {
                 let (name, found) = (&slot.name, gradient.shape());
                 let reason = format!("`{name}` has shape {shape:?}, but its gradient {found:?}");
                 return Err(Error::Config { reason });
             }
-            slot.steps = slot.steps.saturating_add(1);
-            let rule = rule(slot.weight_decay, slot.steps);
-            slot.leaf.update(|weight| {
-                if !weight.is_contiguous() {
-                    *weight = weight.contiguous();
-                }
-                apply(weight.data_mut(), moments, gradient.as_slice().expect("contiguous"), &rule);
-            });
+            moving.push((slot, gradient.contiguous()));
         }
+        let leaves: Vec<Leaf> = moving.iter().map(|(slot, _)| slot.leaf.clone()).collect();
+        // One pass over all parameters: small ones, of which there are many, are no tasks of their own.
+        Leaf::update_all(&leaves, |weights| {
+            let mut pieces: Vec<(Piece<K>, R)> = Vec::new();
+            for (weight, (slot, gradient)) in weights.iter_mut().zip(&mut moving) {
+                if !weight.is_contiguous() {
+                    **weight = weight.contiguous();
+                }
+                slot.steps = slot.steps.saturating_add(1);
+                let moments =
+                    slot.moments.first_chunk_mut::<K>().expect("as many kinds as the rule has");
+                let gradient = gradient.as_slice().expect("contiguous");
+                let cut = cut(weight.data_mut(), moments, gradient);
+                pieces.extend(cut.map(|piece| (piece, rule(slot.weight_decay, slot.steps))));
+            }
+            let level = Level::current();
+            parallel::for_each_item(pieces, |_, (piece, rule)| {
+                level.vectorize(
+                    #[inline(always)]
+                    || piece.step(rule),
+                );
+            });
+        });
         Ok(())
     }
 
@@ -110,25 +124,29 @@ impl Slots {
     }
 }
 
-fn apply<const K: usize>(
-    weight: &mut [f32],
-    moments: &mut [Tensor<f32>; K],
-    gradient: &[f32],
-    rule: &(impl Fn(f32, f32, [f32; K]) -> (f32, [f32; K]) + Sync + Send),
-) {
+/// The pieces of a parameter.
+fn cut<'a, const K: usize>(
+    weight: &'a mut [f32],
+    moments: &'a mut [Tensor<f32>; K],
+    gradient: &'a [f32],
+) -> impl Iterator<Item = Piece<'a, K>> {
     let mut moments =
         moments.each_mut().map(|moment| moment.data_mut().chunks_mut(parallel::CHUNK));
-    let pieces: Vec<Piece<K>> = weight
-        .chunks_mut(parallel::CHUNK)
-        .zip(gradient.chunks(parallel::CHUNK))
-        .map(|(weight, gradient)| Piece {
-            weight,
-            moments: array::from_fn(|k| moments[k].next().expect("as long as the weight")),
-            gradient,
-        })
-        .collect();
-    parallel::for_each_item(pieces, |_, Piece { weight, mut moments, gradient }| {
-        for i in 0..gradient.len() {
+    let pairs = weight.chunks_mut(parallel::CHUNK).zip(gradient.chunks(parallel::CHUNK));
+    pairs.map(move |(weight, gradient)| Piece {
+        weight,
+        moments: array::from_fn(|k| moments[k].next().expect("as long as the weight")),
+        gradient,
+    })
+}
+
+impl<const K: usize> Piece<'_, K> {
+    #[inline(always)]
+    fn step(mut self, rule: impl Fn(f32, f32, [f32; K]) -> (f32, [f32; K])) {
+        let len = self.gradient.len();
+        let (weight, gradient) = (&mut self.weight[..len], &self.gradient[..len]);
+        let mut moments = self.moments.each_mut().map(|moment| &mut moment[..len]);
+        for i in 0..len {
             let (moved, remembered) =
                 rule(weight[i], gradient[i], array::from_fn(|k| moments[k][i]));
             weight[i] = moved;
@@ -136,5 +154,5 @@ fn apply<const K: usize>(
                 moment[i] = value;
             }
         }
-    });
+    }
 }

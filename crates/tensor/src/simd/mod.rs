@@ -141,6 +141,22 @@ impl Level {
             .clone()
     }
 
+    /// Runs `f` compiled for this level's vectors, which plain loops over slices then use. What `f` calls
+    /// must be `#[inline(always)]`, or it is compiled for any machine.
+    ///
+    /// ```
+    /// use ottava_tensor::Level;
+    ///
+    /// let (x, mut y) = ([1.0f32, 2.0, 3.0], [0.0; 3]);
+    /// Level::current().vectorize(|| y.iter_mut().zip(&x).for_each(|(y, x)| *y = 2.0 * x));
+    /// assert_eq!(y, [2.0, 4.0, 6.0]);
+    /// ```
+    #[inline(always)]
+    pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        use self::f32::dispatch_f32;
+        dispatch_f32!(self, _isa => f())
+    }
+
     /// [`from_env`](Self::from_env), or the best level if the variable is wrong: for places without a
     /// way to report. The command line checks the variable first.
     pub fn current() -> Self {

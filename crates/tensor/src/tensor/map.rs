@@ -1,7 +1,7 @@
 //! A function of every element, or of corresponding elements of two tensors.
 
 use super::Tensor;
-use crate::{Element, Result, parallel, shape};
+use crate::{Element, Level, Result, parallel, shape};
 
 /// Maps.
 impl<T: Element> Tensor<T> {
@@ -9,12 +9,18 @@ impl<T: Element> Tensor<T> {
     pub fn map<U: Element>(&self, f: impl Fn(T) -> U + Sync + Send) -> Tensor<U> {
         let dense = if self.as_dense().is_some() { self.clone() } else { self.contiguous() };
         let source = dense.span();
-        let mut result = Tensor::<U>::zeros(&self.shape);
+        let mut result = Tensor::<U>::recycled(&self.shape);
+        let level = Level::current();
         parallel::for_each_chunk(result.data_mut(), parallel::CHUNK, |i, chunk| {
             let source = &source[i * parallel::CHUNK..];
-            for (target, &x) in chunk.iter_mut().zip(source) {
-                *target = f(x);
-            }
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for (target, &x) in chunk.iter_mut().zip(source) {
+                        *target = f(x);
+                    }
+                },
+            );
         });
         result.strides = dense.strides;
         result
@@ -42,7 +48,7 @@ impl<T: Element> Tensor<T> {
         };
         let order = shape::memory_order(&shape, &strides);
         let strides = shape::strides_in_order(&shape, &order);
-        let mut result = Tensor::<V>::zeros(&shape);
+        let mut result = Tensor::<V>::recycled(&shape);
         result.strides = strides.clone();
         let channels = per_channel(&right, &order);
         let same =

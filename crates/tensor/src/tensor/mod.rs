@@ -142,19 +142,17 @@ impl<T: Element> Tensor<T> {
     }
 
     /// A row-major tensor of any values, for who overwrites them all.
-    pub(crate) fn recycled(shape: &[usize]) -> Self
-    where
-        T: bytemuck::AnyBitPattern,
-    {
+    pub(crate) fn recycled(shape: &[usize]) -> Self {
         let len = shape::checked_len::<T>(shape).expect("shape fits memory");
         Self::from_storage(shape, Storage::recycled(len))
     }
 
-    /// As [`zeros_channels_last`](Self::zeros_channels_last), of any values, for who overwrites them all.
-    pub(crate) fn recycled_channels_last(shape: &[usize]) -> Self
-    where
-        T: bytemuck::AnyBitPattern,
-    {
+    /// As [`zeros_channels_last`](Self::zeros_channels_last), of any values: what another tensor held, or
+    /// zeros. For who overwrites them all, and saves a pass over memory.
+    ///
+    /// # Panics
+    /// As [`zeros`](Self::zeros).
+    pub fn recycled_channels_last(shape: &[usize]) -> Self {
         let mut tensor = Self::recycled(shape);
         tensor.strides = shape::strides_in_order(shape, &channels_last_order(shape.len()));
         tensor

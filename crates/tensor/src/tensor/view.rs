@@ -111,10 +111,18 @@ impl<T: Element> Tensor<T> {
 
     /// Zeros of the same shape; the axes lie in memory in the same order.
     pub fn zeros_like(&self) -> Self {
+        self.with_order_of_self(Self::zeros(&self.shape))
+    }
+
+    /// As [`zeros_like`](Self::zeros_like), of any values, for who overwrites them all.
+    pub(crate) fn recycled_like(&self) -> Self {
+        self.with_order_of_self(Self::recycled(&self.shape))
+    }
+
+    fn with_order_of_self(&self, mut like: Self) -> Self {
         let order = shape::memory_order(&self.shape, &self.strides);
-        let mut zeros = Self::zeros(&self.shape);
-        zeros.strides = shape::strides_in_order(&self.shape, &order);
-        zeros
+        like.strides = shape::strides_in_order(&self.shape, &order);
+        like
     }
 
     /// The same tensor in N, spatial, C memory order; itself if it is already.
@@ -129,7 +137,7 @@ impl<T: Element> Tensor<T> {
     pub(super) fn copy_in_order(&self, order: &[usize]) -> Self {
         // Walk the memory of the copy in its order, so that writes are sequential.
         let view = self.permute(order).expect("an order of this tensor's axes");
-        let mut copy = Self::zeros(&view.shape);
+        let mut copy = Self::recycled(&view.shape);
         let data = view.storage.as_slice();
         let target = Arc::get_mut(&mut copy.storage).expect("new").as_mut_slice();
         let row = view.shape.last().copied().unwrap_or(1);

@@ -68,8 +68,12 @@ impl Back {
         grad: Tensor<f32>,
         rounding: &Rounding,
     ) -> (Tensor<f32>, Option<Tensor<f32>>) {
-        let grad = grad.reshape(&self.geometry.output_shape()).expect("the shape of y");
-        rounding.back(grad.channels_last())
+        rounding.back(self.image(grad))
+    }
+
+    /// The gradient in the convolution's shape.
+    pub(super) fn image(&self, grad: Tensor<f32>) -> Tensor<f32> {
+        grad.reshape(&self.geometry.output_shape()).expect("the shape of y").channels_last()
     }
 
     pub(super) fn input(&self, grad: &Tensor<f32>, weight: &Tensor<f32>) -> Tensor<f32> {
@@ -82,13 +86,13 @@ impl Back {
         &self,
         dx: Option<Tensor<f32>>,
         dw: Tensor<f32>,
-        db: Vec<f32>,
+        db: Option<Vec<f32>>,
         norm: Vec<Option<Tensor<f32>>>,
         scales: Option<Vec<f32>>,
         range: Option<Tensor<f32>>,
     ) -> Vec<Option<Tensor<f32>>> {
         let mut grads = vec![dx, Some(dw.reshape(&self.weight_shape).expect("the shape of W"))];
-        grads.extend(self.bias.then(|| Some(vector(db))));
+        grads.extend(self.bias.then(|| db.map(vector)));
         grads.extend(norm);
         grads.extend(self.learn_scales.then(|| scales.map(vector)));
         grads.extend(self.output.then_some(range));

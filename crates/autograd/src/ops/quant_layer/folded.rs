@@ -49,11 +49,11 @@ impl Run<'_> {
             let inv_std = norm.inv_std(&self.norm_leaf(3));
             (self.norm_leaf(0), self.norm_leaf(2), inv_std)
         });
-        let (weight, bias) = (self.weight()?, self.bias());
+        let (weight, bias, x) = (self.weight()?, self.bias(), x.saved(context));
         Ok(Output::new(value, move |grad, wanted| {
             let (grad, range) = back.rounded(grad, &rounding);
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
-            let mut dw = conv::f32::grad_weight(&grad, &x.float(), &back.geometry);
+            let mut dw = conv::f32::grad_weight(&grad, &x.full(), &back.geometry);
             let mut scales = weight_rounding.back(&mut dw);
             let mut db = channel_sums(&grad);
             let mut norm_grads = Vec::new();
@@ -72,7 +72,7 @@ impl Run<'_> {
                     scales.iter_mut().zip(&factors).for_each(|(ds, f)| *ds *= f.abs());
                 }
             }
-            back.collect(dx, dw, db, norm_grads, scales, range)
+            back.collect(dx, dw, Some(db), norm_grads, scales, range)
         }))
     }
 
@@ -89,7 +89,7 @@ impl Run<'_> {
         let layer = quantize_layer_on(grids.clone(), weight, bias, x_scale, self.layer.weight)?;
         let params = output.params(state)?;
         let requantize = layer.requantize(x_scale, params, self.layer.activation);
-        let mut y = Tensor::zeros_channels_last(&self.geometry.output_shape());
+        let mut y = Tensor::recycled_channels_last(&self.geometry.output_shape());
         let sink = Sink::Requantize(&requantize, y.data_mut());
         self.run(&self.kernel(&layer.codes)?, &x, sink);
         Ok(Output::constant(QTensor::new(self.shaped(y)?, params)))

@@ -34,9 +34,9 @@ use ottava_tensor::{Level, Tensor, parallel};
 
 use self::back::{Back, WeightRounding};
 use super::norm::BatchNorm2d;
-use super::passes;
 use super::quantizer::ActivationQuant;
 use crate::op::{Context, Output, Rule};
+use crate::saving::Saved;
 use crate::{Error, Result, Value};
 
 /// Convolution or fully connected.
@@ -246,10 +246,26 @@ enum Input {
 }
 
 impl Input {
-    fn float(&self) -> Tensor<f32> {
+    /// For the way back: codes are small already.
+    fn saved(self, context: &Context) -> SavedInput {
+        match self {
+            Self::Codes(x) => SavedInput::Codes(x),
+            Self::Float(x) => SavedInput::Float(context.save_inner(&x)),
+        }
+    }
+}
+
+/// An [`Input`] that waits for the way back.
+enum SavedInput {
+    Codes(QTensor),
+    Float(Saved),
+}
+
+impl SavedInput {
+    fn full(&self) -> Tensor<f32> {
         match self {
             Self::Codes(x) => x.dequantize(),
-            Self::Float(x) => x.clone(),
+            Self::Float(x) => x.full(),
         }
     }
 }
@@ -259,8 +275,6 @@ struct Product {
     x: Input,
     weight: Tensor<f32>,
     y: Tensor<f32>,
-    /// The least and the largest value of each channel, where the pass that wrote `y` has seen them.
-    ends: Vec<[f32; 2]>,
 }
 
 impl<'a> Run<'a> {
@@ -328,14 +342,15 @@ impl<'a> Run<'a> {
     }
 
     fn run(&self, kernel: &Int8Conv, x: &QTensor, sink: Sink<'_>) {
-        let mut scratch = Tensor::<u8>::zeros(&[kernel.scratch_len(&self.geometry)]);
+        let mut scratch =
+            Tensor::<u8>::recycled_channels_last(&[kernel.scratch_len(&self.geometry)]);
         let input = x.codes().as_nhwc().expect("made channels-last above");
         kernel.run(&self.geometry, input, x.params().zero_point() as u8, sink, scratch.data_mut());
     }
 
     /// `Σ (q_x − z_x) · q_W`, exact.
     fn accumulate(&self, x: &QTensor, codes: &Tensor<i8>) -> Result<Tensor<i32>> {
-        let mut sums = Tensor::zeros_channels_last(&self.geometry.output_shape());
+        let mut sums = Tensor::recycled_channels_last(&self.geometry.output_shape());
         self.run(&self.kernel(codes)?, x, Sink::Accumulate(sums.data_mut()));
         Ok(sums)
     }
@@ -346,16 +361,16 @@ impl<'a> Run<'a> {
         if self.output.is_none() {
             let (x, rounded) = (self.float()?, spec.fake_quantize(weight, &grids)?);
             let y = conv::f32::forward(&x, &rounded, None, &self.geometry);
-            return Ok(Product { x: Input::Float(x), weight: rounded, y, ends: Vec::new() });
+            return Ok(Product { x: Input::Float(x), weight: rounded, y });
         }
         let x = self.codes()?;
         let x_scale = x.params().scale();
         let zeros = vec![0.0; self.geometry.out_channels];
         let layer = quantize_layer_on(grids, weight, &zeros, x_scale, spec)?;
-        let sums = self.accumulate(&x, &layer.codes)?;
         let steps: Vec<f32> = layer.scales.iter().map(|s| x_scale * s).collect();
-        let (y, ends) = passes::scaled(&sums, &steps);
-        Ok(Product { x: Input::Codes(x), weight: layer.dequantize(), y, ends })
+        let mut y = Tensor::recycled_channels_last(&self.geometry.output_shape());
+        self.run(&self.kernel(&layer.codes)?, &x, Sink::Scale(&steps, y.data_mut()));
+        Ok(Product { x: Input::Codes(x), weight: layer.dequantize(), y })
     }
 
     /// The result in the layer's own shape: `[n, o]` for a fully connected one.
@@ -400,15 +415,20 @@ fn per_channel<T: ottava_tensor::Element>(
 ) -> Tensor<T> {
     let channels = sums.shape()[1].max(1);
     let source = sums.as_nhwc().expect("kernels write channels-last");
-    let mut result = Tensor::zeros_channels_last(sums.shape());
-    let rows = (parallel::CHUNK / channels).max(1) * channels;
+    let mut result = Tensor::recycled_channels_last(sums.shape());
+    let (rows, level) = ((parallel::CHUNK / channels).max(1) * channels, Level::current());
     parallel::for_each_chunk(result.data_mut(), rows, |i, chunk| {
         let source = &source[i * rows..][..chunk.len()];
-        for (target, sums) in chunk.chunks_mut(channels).zip(source.chunks(channels)) {
-            for (c, (target, &sum)) in target.iter_mut().zip(sums).enumerate() {
-                *target = f(c, sum);
-            }
-        }
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (target, sums) in chunk.chunks_mut(channels).zip(source.chunks(channels)) {
+                    for (c, (target, &sum)) in target.iter_mut().zip(sums).enumerate() {
+                        *target = f(c, sum);
+                    }
+                }
+            },
+        );
     });
     result
 }

@@ -4,7 +4,7 @@
 use ottava_quant::{Activation, BatchNormStats, QTensor};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv;
-use ottava_tensor::norm::{batch_norm_grad, channel_affine, channel_sums};
+use ottava_tensor::norm::{Gate, batch_norm_grad, channel_affine, channel_sums};
 
 use super::super::conv::vector;
 use super::super::norm::affine;
@@ -24,8 +24,6 @@ struct Linear {
     weight: Tensor<f32>,
     /// `x ⋆ W + b`.
     y0: Tensor<f32>,
-    /// The extremes of each channel of `y0`, where its pass has found them.
-    ends: Vec<[f32; 2]>,
     /// The way back through the rounding of the weight, if it was rounded here.
     weight_rounding: Option<WeightRounding>,
     /// What the weight was multiplied with before it was rounded, and the product divided by.
@@ -46,7 +44,7 @@ impl Run<'_> {
         } else {
             self.plain()?
         };
-        let Linear { x, weight: rounded, y0, ends, weight_rounding, factors } = linear;
+        let Linear { x, weight: rounded, y0, weight_rounding, factors } = linear;
         let weight = self.weight()?;
 
         // y = clip(BN(y₀)); a ReLU in the same pass
@@ -59,13 +57,14 @@ impl Run<'_> {
             Some(norm) => {
                 let [gamma, beta, mut mean, var] = [0, 1, 2, 3].map(|i| self.norm_leaf(i));
                 let mut inv_std = norm.inv_std(&var);
+                let mut ends = Vec::new();
                 running = inv_std.clone();
                 if live {
                     let batch = norm.batch_statistics(&y0, &mean, &var)?;
                     let at = self.norm_index();
                     context.update(at + 2, batch.running_mean.clone());
                     context.update(at + 3, batch.running_var.clone());
-                    (mean, inv_std) = (batch.mean, batch.inv_std);
+                    (mean, inv_std, ends) = (batch.mean, batch.inv_std, batch.ends);
                     if two_products {
                         running = norm.inv_std(&batch.running_var.to_vec());
                     }
@@ -108,19 +107,29 @@ impl Run<'_> {
         let Some(rounding) = rounding else { return Ok(Output::constant(value)) };
 
         let back = self.back();
+        let (x, y0) = (x.saved(context), normed.is_some().then(|| context.save_inner(&y0)));
         Ok(Output::new(value, move |grad, wanted| {
-            let (mut grad, range) = back.rounded(grad, &rounding);
+            let mut grad = back.image(grad);
+            let range = rounding.range(&grad);
+            // BatchNorm's passes leave out what was clamped; elsewhere it is zeroed first.
+            let y0 = y0.map(|y0| y0.full());
+            let seen = y0.as_ref().filter(|_| live);
+            let gate = seen.and_then(|y0| rounding.bits(y0)).map(Gate::Bits);
+            if gate.is_none() {
+                grad = rounding.back(grad).0;
+            }
             let mut norm_grads = None;
-            if let Some((gamma, mean, inv_std)) = normed {
+            if let (Some((gamma, mean, inv_std)), Some(y0)) = (normed, &y0) {
                 let (dx, dgamma, dbeta) = if live {
-                    batch_norm_grad(&grad, &y0, &mean, &inv_std, &gamma)
+                    let gate = gate.unwrap_or(Gate::Open);
+                    batch_norm_grad(&grad, y0, &mean, &inv_std, &gamma, gate)
                 } else {
-                    frozen_norm_grad(&grad, &y0, &mean, &inv_std, &gamma)
+                    frozen_norm_grad(&grad, y0, &mean, &inv_std, &gamma)
                 };
                 grad = dx;
                 norm_grads = Some((dgamma, dbeta));
             }
-            let db = channel_sums(&grad);
+            let db = back.bias.then(|| channel_sums(&grad));
             // y₀ = c/f + b: ∂c = ∂y₀/f
             if let Some(factors) = &factors {
                 let inverse: Vec<f32> = factors.iter().map(|f| 1.0 / f).collect();
@@ -128,7 +137,7 @@ impl Run<'_> {
             }
             let rounded = rounded.reshape(&geometry.weight_shape()).expect("the shape of W");
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
-            let mut dw = conv::f32::grad_weight(&grad, &x.float(), &geometry);
+            let mut dw = conv::f32::grad_weight(&grad, &x.full(), &geometry);
             let of_product = factors.as_ref().map(|_| products(&dw, &rounded));
             let mut scales = weight_rounding.and_then(|rounding| rounding.back(&mut dw));
             if let (Some(factors), Some(of_product)) = (&factors, of_product) {
@@ -156,8 +165,8 @@ impl Run<'_> {
         let (x, weight) = (self.float()?, self.weight()?);
         let bias = self.layer.bias.then(|| self.leaves[1].clone());
         let y0 = conv::f32::forward(&x, &weight, bias.as_ref(), &self.geometry);
-        let (x, ends) = (Input::Float(x), Vec::new());
-        Ok(Linear { x, weight, y0, ends, weight_rounding: None, factors: None })
+        let x = Input::Float(x);
+        Ok(Linear { x, weight, y0, weight_rounding: None, factors: None })
     }
 
     /// `y₀ = x ⋆ round(W) + b`.
@@ -166,9 +175,9 @@ impl Run<'_> {
         let grids = self.layer.grids(&self.leaves, &weight, None)?;
         let weight_rounding =
             Some(self.layer.weight_rounding(&self.leaves, &weight, grids.clone()));
-        let Product { x, weight, y, ends } = self.product(&weight, grids)?;
-        let (y0, ends) = self.with_bias(y, ends, None);
-        Ok(Linear { x, weight, y0, ends, weight_rounding, factors: None })
+        let Product { x, weight, y } = self.product(&weight, grids)?;
+        let y0 = self.with_bias(y, None);
+        Ok(Linear { x, weight, y0, weight_rounding, factors: None })
     }
 
     /// `y₀ = (x ⋆ round(W·f)) / f + b`, `f = γ/σ` of the running statistics; 1 where γ = 0.
@@ -183,30 +192,21 @@ impl Run<'_> {
         let grids = self.layer.grids(&self.leaves, &weight, Some(&factors))?;
         let weight_rounding =
             Some(self.layer.weight_rounding(&self.leaves, &weight, grids.clone()));
-        let Product { x, weight, y, ends } = self.product(&weight, grids)?;
-        let (y0, ends) = self.with_bias(y, ends, Some(&factors));
-        Ok(Linear { x, weight, y0, ends, weight_rounding, factors: Some(factors) })
+        let Product { x, weight, y } = self.product(&weight, grids)?;
+        let y0 = self.with_bias(y, Some(&factors));
+        Ok(Linear { x, weight, y0, weight_rounding, factors: Some(factors) })
     }
 
-    /// `product / f + b`, and the extremes of each channel.
-    fn with_bias(
-        &self,
-        product: Tensor<f32>,
-        mut ends: Vec<[f32; 2]>,
-        factors: Option<&[f32]>,
-    ) -> (Tensor<f32>, Vec<[f32; 2]>) {
+    /// `product / f + b`.
+    fn with_bias(&self, product: Tensor<f32>, factors: Option<&[f32]>) -> Tensor<f32> {
         if factors.is_none() && !self.layer.bias {
-            return (product, ends);
+            return product;
         }
         let scale = match factors {
             Some(factors) => factors.iter().map(|f| 1.0 / f).collect(),
             None => vec![1.0; self.geometry.out_channels],
         };
-        let bias = self.bias();
-        for (c, ends) in ends.iter_mut().enumerate() {
-            *ends = ends.map(|end| passes::affine(end, scale[c], bias[c], false));
-        }
-        (channel_affine(&product, &scale, &bias, false), ends)
+        channel_affine(&product, &scale, &self.bias(), false)
     }
 
     /// The codes of `relu(scale · y₀ + shift)` and the way back through their rounding, without the

@@ -12,6 +12,8 @@ use crate::{Error, Level, Result};
 pub enum Output<'a> {
     /// As they are.
     Accumulate(&'a mut [i32]),
+    /// As floats, each channel's sums times its own factor: `acc as f32 · scale[c]`, rounded once.
+    Scale(&'a [f32], &'a mut [f32]),
     /// Through the law of [`Requantize`].
     Requantize(&'a Requantize, &'a mut [u8]),
     /// Requantized, then added to the residual, which is `b` of [`AddCodes`] and has the output's
@@ -221,20 +223,28 @@ impl Int8Conv {
         for (padded, sum) in padded.iter_mut().zip(&self.sums) {
             *padded = excess.wrapping_mul(*sum).wrapping_neg();
         }
+        let mut per_channel = |values: &[f32]| {
+            assert_eq!(values.len(), channels);
+            let longer = scratch.take::<f32>(channels + MAX_LANES);
+            longer.fill(0.0);
+            longer[..channels].copy_from_slice(values);
+            &*longer
+        };
         let mut law = |law: &Requantize| {
-            assert_eq!((law.bias.len(), law.multiplier.len()), (channels, channels));
+            assert_eq!(law.bias.len(), channels);
             for (padded, bias) in padded.iter_mut().zip(&law.bias) {
                 *padded = padded.wrapping_add(*bias);
             }
-            let multiplier = scratch.take::<f32>(channels + MAX_LANES);
-            multiplier.fill(0.0);
-            multiplier[..channels].copy_from_slice(&law.multiplier);
-            (&*multiplier, law.grid())
+            (per_channel(&law.multiplier), law.grid())
         };
         let sink = match output {
             Output::Accumulate(out) => {
                 assert_eq!(out.len(), len);
                 Sink::Accumulate(Shared::new(out))
+            }
+            Output::Scale(scale, out) => {
+                assert_eq!(out.len(), len);
+                Sink::Scale { scale: per_channel(scale), values: Shared::new(out) }
             }
             Output::Requantize(requantize, out) => {
                 assert_eq!(out.len(), len);
@@ -258,7 +268,7 @@ mod tests {
     use crate::conv::int8::{reference, testing};
     use proptest::prelude::*;
 
-    /// All three outputs of every level and algorithm against the laws.
+    /// All four outputs of every level and algorithm against the laws.
     fn check(geometry: &ConvGeometry, zero: u8, extreme: u8, seed: u64) -> Result<(), String> {
         let inputs = geometry.input_shape().iter().product();
         let shape = geometry.weight_shape();
@@ -282,21 +292,31 @@ mod tests {
             sums.iter().enumerate().map(|(i, &sum)| law.apply(i % channels, sum)).collect();
         let added: Vec<u8> = codes.iter().zip(&residual).map(|(&a, &b)| add.apply(a, b)).collect();
 
+        let floats: Vec<f32> = sums
+            .iter()
+            .enumerate()
+            .map(|(i, &sum)| sum as f32 * law.multiplier[i % channels])
+            .collect();
+
         for level in Level::available() {
             for algorithm in Algorithm::ALL {
                 let conv = Int8Conv::new(level, &w, shape, geometry.attrs, algorithm).unwrap();
+                let mut f = vec![f32::NAN; len];
                 let mut scratch = vec![0xA5; conv.scratch_len(geometry)];
                 let (mut c, mut y, mut z) = (vec![-1; len], vec![1; len], vec![1; len]);
                 conv.run(geometry, &x, zero, Output::Accumulate(&mut c), &mut scratch);
                 conv.run(geometry, &x, zero, Output::Requantize(&law, &mut y), &mut scratch);
+                let output = Output::Scale(&law.multiplier, &mut f);
+                conv.run(geometry, &x, zero, output, &mut scratch);
                 let output = Output::RequantizeAdd(&law, &add, &residual, &mut z);
                 conv.run(geometry, &x, zero, output, &mut scratch);
                 let wrong = [
                     c.iter().zip(&sums).position(|(a, b)| a != b),
                     y.iter().zip(&codes).position(|(a, b)| a != b),
                     z.iter().zip(&added).position(|(a, b)| a != b),
+                    f.iter().zip(&floats).position(|(a, b)| a != b),
                 ];
-                if wrong != [None; 3] {
+                if wrong != [None; 4] {
                     return Err(format!(
                         "{level:?} {algorithm:?} {geometry:?}: wrong at {wrong:?}"
                     ));

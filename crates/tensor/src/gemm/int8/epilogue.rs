@@ -48,6 +48,12 @@ pub(crate) struct Epilogue<'a> {
 pub(crate) enum Sink<'a> {
     /// As they are.
     Accumulate(Shared<'a, i32>),
+    /// As floats.
+    Scale {
+        /// What a channel's sums are multiplied with; at least a vector longer than the channels.
+        scale: &'a [f32],
+        values: Shared<'a, f32>,
+    },
     /// As codes.
     Requantize {
         /// One a channel; at least a vector longer than the channels.
@@ -84,6 +90,17 @@ impl Finish for Epilogue<'_> {
                     let out = unsafe { out.slice(start + i * self.channels, NV * I::LANES) };
                     for (v, &acc) in acc.iter().enumerate() {
                         isa.store(acc, &mut out[v * I::LANES..]);
+                    }
+                }
+            }
+            Sink::Scale { scale, values } => {
+                let scale = &scale[place.column..][..NV * I::LANES];
+                for (i, acc) in acc.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let out = unsafe { values.slice(start + i * self.channels, NV * I::LANES) };
+                    for (v, &acc) in acc.iter().enumerate() {
+                        let lanes = v * I::LANES..(v + 1) * I::LANES;
+                        scaled(isa, acc, &scale[lanes.clone()], &mut out[lanes]);
                     }
                 }
             }
@@ -147,6 +164,13 @@ impl Epilogue<'_> {
         match &self.sink {
             // SAFETY: the caller's promise.
             Sink::Accumulate(out) => unsafe { out.slice(at, sums.len()) }.copy_from_slice(sums),
+            Sink::Scale { scale, values } => {
+                // SAFETY: the caller's promise.
+                let out = unsafe { values.slice(at, sums.len()) };
+                for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(&scale[column..]) {
+                    *out = sum as f32 * scale;
+                }
+            }
             Sink::Requantize { multiplier, grid, add, codes } => {
                 // SAFETY: the caller's promise.
                 let out = unsafe { codes.slice(at, sums.len()) };
@@ -168,6 +192,17 @@ impl Epilogue<'_> {
                 }
             }
         }
+    }
+}
+
+/// `acc · scale`, lane by lane.
+#[inline(always)]
+fn scaled<I: Int8>(isa: I, acc: I::Acc, scale: &[f32], out: &mut [f32]) {
+    // A plain loop of the vector's length, which becomes two instructions.
+    let mut sums = [0; MAX_LANES];
+    isa.store(acc, &mut sums);
+    for l in 0..I::LANES {
+        out[l] = sums[l] as f32 * scale[l];
     }
 }
 
