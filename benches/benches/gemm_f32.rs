@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ottava_tensor::gemm::matmul_on;
+use ottava_tensor::gemm::{PackedMatrix, matmul_on};
 use ottava_tensor::{Level, Tensor};
 
 /// Square, and the stages of ResNet-18 on one image: pixels, output channels, `9·C`.
@@ -28,6 +28,10 @@ fn products(c: &mut Criterion) {
         for level in Level::available() {
             group.bench_function(BenchmarkId::from_parameter(level.name()), |bench| {
                 bench.iter(|| matmul_on(level, black_box(&left), black_box(&right)));
+            });
+            let packed = PackedMatrix::new_on(level, &right).expect("a matrix");
+            group.bench_function(BenchmarkId::new("packed", level.name()), |bench| {
+                bench.iter(|| packed.multiply(black_box(&left)));
             });
         }
 

@@ -18,6 +18,7 @@ from .workloads import all_workloads
 
 LOAD_TIMEOUT = 400  # conversion and compilation included
 RUN_TIMEOUT = 120
+PEAKS = ["resnet18-b1-int8", "train-resnet20-b128-f32", "train-resnet20-b128-qat"]  # whose memory is measured
 SLOW = 1500  # milliseconds: one iteration a round, three rounds at most
 
 
@@ -138,16 +139,17 @@ def compare(engine, workload, manifest, cache):
 
 
 def peaks(rows, args, here, log):
-    """The most memory of a fresh process that runs an int8 ResNet-18 and nothing else."""
-    workload = next(w for w in all_workloads() if w["name"] == "resnet18-b1-int8")
+    """The most memory of a fresh process that does one thing and nothing else."""
+    workloads = {w["name"]: w for w in all_workloads() if w["name"] in PEAKS}
     result = []
-    for row in [r for r in rows if r["workload"] == workload["name"] and r["threads"] == args.threads[0]]:
+    for row in [r for r in rows if r["workload"] in workloads and r["threads"] == args.threads[0]]:
+        workload = workloads[row["workload"]]
         engine = Engine(row["engine"], args.threads[0], args.cache, here, log)
         try:
             if "skip" in engine.ask("load " + json.dumps({**workload, "setting": row["setting"]}), LOAD_TIMEOUT):
                 continue
             engine.ask("run 5", RUN_TIMEOUT)
-            result.append({"engine": row["engine"], "peak": engine.ask("rss")["peak"]})
+            result.append({"engine": row["engine"], "workload": workload["name"], "peak": engine.ask("rss")["peak"]})
         except Gone:
             pass
         finally:

@@ -14,11 +14,12 @@ def merged(earlier, measured):
     # A row that does not say when it was measured is from before runs were merged.
     rows = [r for r in kept["rows"] if "run" in r] + measured["rows"]
     engines = {r["engine"] for r in rows}
+    measured_peaks = {m["workload"] for m in measured["memory"]}
     return {
         **measured,
         "rows": rows,
         "reasons": kept["reasons"] + measured["reasons"],
-        "memory": measured["memory"] or earlier["memory"],
+        "memory": [m for m in earlier["memory"] if m.get("workload") not in measured_peaks and "workload" in m] + measured["memory"],
         "versions": {**earlier["versions"], **measured["versions"]},
         # An engine that an earlier run measured was not left out.
         "skipped": {n: why for n, why in {**earlier["skipped"], **measured["skipped"]}.items() if n not in engines},

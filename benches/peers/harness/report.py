@@ -72,10 +72,7 @@ def write(results, path):
             out.append("")
     out += checks(results["rows"], order)
     if results["memory"]:
-        out += ["## Memory", "", "Peak resident memory of a fresh process that loads the int8 ResNet-18 and runs it five times at batch 1 "
-                "(Python, where the engine's package is one, is part of it).", "",
-                "| engine | MB |", "| --- | --: |",
-                *(f"| {LABELS[m['engine']]} | {m['peak'] / 1e6:.0f} |" for m in results["memory"]), ""]
+        out += memory(results["memory"])
     out += ["## Settings", "", "| engine | setting |", "| --- | --- |",
             *(f"| {LABELS[n]} | {HOW[n]} |" for n in ALL if n in {r['engine'] for r in results['rows']}), ""]
     chosen = {}
@@ -96,6 +93,18 @@ def write(results, path):
             "All int8 networks are quantized from the same weights with the same 16 calibration images.", ""]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(out))
+
+
+def memory(peaks):
+    """The most memory of a process, by what it did."""
+    names = list(dict.fromkeys(m["workload"] for m in peaks))
+    cells = {(m["engine"], m["workload"]): f"{m['peak'] / 1e6:.0f}" for m in peaks}
+    out = ["## Memory", "", "Peak resident memory, in MB, of a fresh process that loads a workload and runs it five times "
+           "(Python, where the engine's package is one, is part of it).", "",
+           "| engine | " + " | ".join(names) + " |", "| --- |" + " --: |" * len(names)]
+    for engine in [n for n in ALL if any(m["engine"] == n for m in peaks)]:
+        out.append(f"| {LABELS[engine]} | " + " | ".join(cells.get((engine, name), "–") for name in names) + " |")
+    return [*out, ""]
 
 
 def kernels(rows):

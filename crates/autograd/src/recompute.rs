@@ -69,7 +69,7 @@ impl Graph {
     fn part(&self, from: NodeId, shape: &[usize], end: NodeId) -> Result<Self> {
         let mut needed = vec![false; self.nodes().len()];
         needed[end] = true;
-        for id in (from + 1..=end).rev().filter(|&id| id != from) {
+        for id in (from + 1..=end).rev() {
             if let (true, NodeKind::Op(_, inputs)) = (needed[id], &self.nodes()[id].kind) {
                 inputs.iter().for_each(|&input| needed[input] = true);
             }

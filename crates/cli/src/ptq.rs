@@ -43,7 +43,7 @@ pub fn run(args: &args::Ptq) -> Result<()> {
         false => calibrated(&float_graph, &model, &task, &file, args)?,
     };
 
-    let float = judge(&mut Evaluating(&model.network), &test, "float", global)?;
+    let float = judge(&mut Evaluating(&graph), &test, "float", global)?;
     let integer = judge(&mut Integer::new(&program)?, &test, "int8", global)?;
     let written = size(&file)?;
     let row = |name: &str, judged: &crate::classifier::Judged, size: String| {

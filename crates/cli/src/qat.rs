@@ -220,9 +220,10 @@ impl Row {
 
 /// Judges a float network, its file, and its latency on one image.
 pub fn float_row(model: &FloatModel, file: &Path, test: &Loader, global: &Global) -> Result<Row> {
-    let judged = judge(&mut Evaluating(&model.network), test, "float", global)?;
+    let graph = model.trace(input_shape(test)?)?;
+    let judged = judge(&mut Evaluating(&graph), test, "float", global)?;
     let image = one_image(test)?;
-    let latency = latency(&mut Evaluating(&model.network), &image, LATENCY_RUNS)?.median;
+    let latency = latency(&mut Evaluating(&graph), &image, LATENCY_RUNS)?.median;
     Ok(Row { name: "float", judged, bytes: Some(size(file)?), latency: Some(latency) })
 }
 

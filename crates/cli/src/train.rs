@@ -271,7 +271,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         model.save(&best)?;
     }
     let Model::Float(best) = load(&best, None)? else { bail!("best.ottava is no float network") };
-    let judged = judge(&mut Evaluating(&best.network), &test, "evaluate", &args.global)?;
+    let judged = judge(&mut Evaluating(&best.trace(input)?), &test, "evaluate", &args.global)?;
     let mut json = judged.json();
     let peak = peak_rss();
     if let Some(peak) = peak {

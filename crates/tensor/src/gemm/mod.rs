@@ -3,4 +3,4 @@
 pub mod f32;
 pub mod int8;
 
-pub use f32::{matmul, matmul_on};
+pub use f32::{PackedMatrix, matmul, matmul_on};

@@ -38,33 +38,87 @@ pub fn matmul(a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tensor<f32>> {
 /// # Errors
 /// As [`matmul`].
 pub fn matmul_on(level: Level, a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tensor<f32>> {
-    let [m, k] = a.dims("matmul")?;
-    let [inner, n] = b.dims("matmul")?;
+    let [_, k] = a.dims("matmul")?;
+    let [inner, _] = b.dims("matmul")?;
     if inner != k {
-        return Err(Error::ShapeMismatch {
-            op: "matmul",
-            left: a.shape().to_vec(),
-            right: b.shape().to_vec(),
-        });
+        return Err(mismatch(a, b.shape()));
     }
-    crate::shape::checked_len::<f32>(&[m, n])?;
-    let mut out = Tensor::zeros(&[m, n]);
-    if m == 0 || n == 0 || k == 0 {
-        return Ok(out);
-    }
-    let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
-    let right = Panels::from_matrix(level, b);
+    PackedMatrix::new_on(level, b)?.multiply(a)
+}
 
+fn mismatch(a: &Tensor<f32>, right: &[usize]) -> Error {
+    Error::ShapeMismatch { op: "matmul", left: a.shape().to_vec(), right: right.to_vec() }
+}
+
+/// The right operand of many products: packed once for what the kernel reads.
+///
+/// ```
+/// use ottava_tensor::{Tensor, gemm::PackedMatrix};
+///
+/// let weights = PackedMatrix::new(&Tensor::new(&[2, 2], [1.0f32, 0.0, 0.5, 2.0])?)?;
+/// for x in [[3.0, 4.0], [0.0, 1.0]] {
+///     let x = Tensor::new(&[1, 2], x)?;
+///     assert_eq!(weights.multiply(&x)?.shape(), [1, 2]);
+/// }
+/// # Ok::<(), ottava_tensor::Error>(())
+/// ```
+pub struct PackedMatrix {
+    level: Level,
+    panels: Panels,
+}
+
+impl PackedMatrix {
+    /// Packs `b`, `[k, n]`, of any strides.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] unless it is a matrix.
+    pub fn new(b: &Tensor<f32>) -> Result<Self> {
+        Self::new_on(Level::current(), b)
+    }
+
+    /// [`new`](Self::new) for a chosen instruction set.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn new_on(level: Level, b: &Tensor<f32>) -> Result<Self> {
+        b.dims::<2>("matmul")?;
+        Ok(Self { level, panels: Panels::from_matrix(level, b) })
+    }
+
+    /// `a·b`: [`matmul`], bit for bit.
+    ///
+    /// # Shapes
+    /// `a`: `[m, k]`; result: `[m, n]`.
+    ///
+    /// # Errors
+    /// As [`matmul`].
+    pub fn multiply(&self, a: &Tensor<f32>) -> Result<Tensor<f32>> {
+        let [m, k] = a.dims("matmul")?;
+        let n = self.panels.columns();
+        if self.panels.depth() != k {
+            return Err(mismatch(a, &[self.panels.depth(), n]));
+        }
+        crate::shape::checked_len::<f32>(&[m, n])?;
+        if m == 0 || n == 0 || k == 0 {
+            return Ok(Tensor::zeros(&[m, n]));
+        }
+        Ok(product(self.level, a, [m, n, k], &self.panels))
+    }
+}
+
+fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels) -> Tensor<f32> {
+    let mut out = Tensor::zeros(&[m, n]);
+    let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
     let rows = TASK_ROWS.max(TASK_MACS / (n * k)).min(m);
     let row_tasks = m.div_ceil(rows);
     if row_tasks >= 4 || m * n * k < 2 * TASK_MACS {
         parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
             let rows = i * rows..m.min((i + 1) * rows);
             let all = 0..right.count();
-            dispatch_f32!(level, isa => multiply(isa, &left, rows, &right, all, None, out,
+            dispatch_f32!(level, isa => multiply(isa, &left, rows, right, all, None, out,
                 #[inline(always)] |row| row * n));
         });
-        return Ok(out);
+        return out;
     }
 
     // Few rows: tasks by columns too, each into memory of its own, which is then copied.
@@ -78,7 +132,7 @@ pub fn matmul_on(level: Level, a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tenso
         let last = right.get(panels.end - 1).0;
         let width = last.start + last.columns - start;
         let mut block = vec![0.0; rows.len() * width];
-        dispatch_f32!(level, isa => multiply(isa, &left, rows.clone(), &right, panels, None, &mut block,
+        dispatch_f32!(level, isa => multiply(isa, &left, rows.clone(), right, panels, None, &mut block,
             #[inline(always)] |row| row * width));
         (rows, start, width, block)
     });
@@ -88,7 +142,7 @@ pub fn matmul_on(level: Level, a: &Tensor<f32>, b: &Tensor<f32>) -> Result<Tenso
             data[row * n + start..][..width].copy_from_slice(values);
         }
     }
-    Ok(out)
+    out
 }
 
 #[cfg(test)]

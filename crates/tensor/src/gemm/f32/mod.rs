@@ -24,6 +24,6 @@ mod tile;
 
 pub(crate) use drive::multiply;
 pub(crate) use left::{Left, Matrix, copy};
-pub use matmul::{matmul, matmul_on};
+pub use matmul::{PackedMatrix, matmul, matmul_on};
 pub(crate) use panels::{Panel, Panels};
 pub(crate) use tile::{Onto, Row, Strided, accumulate, finish, next_rows, with_rows};

@@ -1,6 +1,6 @@
 use anyhow::Result;
 use ottava_peers::{Files, Model};
-use ottava_tensor::gemm::{f32::matmul, int8::Int8Gemm};
+use ottava_tensor::gemm::{PackedMatrix, int8::Int8Gemm};
 use ottava_tensor::{Level, Tensor};
 
 /// The product of a workload.
@@ -9,7 +9,7 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     if files.precision == "f32" {
         let a = Tensor::new(&[m, k], files.floats("a.f32")?)?;
         let b = Tensor::new(&[k, n], files.floats("b.f32")?)?;
-        return Ok(Box::new(Float { a, b }));
+        return Ok(Box::new(Float { a, b: PackedMatrix::new(&b)? }));
     }
     let level = Level::current();
     let b: Vec<i8> = bytemuck::allocation::cast_vec(files.bytes("b.s8")?);
@@ -20,21 +20,21 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
 
 struct Float {
     a: Tensor<f32>,
-    b: Tensor<f32>,
+    b: PackedMatrix,
 }
 
 impl Model for Float {
     fn setting(&self) -> String {
-        format!("matmul, {}", Level::current().name())
+        format!("PackedMatrix, {}", Level::current().name())
     }
 
     fn run(&mut self) -> Result<()> {
-        matmul(&self.a, &self.b)?;
+        self.b.multiply(&self.a)?;
         Ok(())
     }
 
     fn outputs(&mut self) -> Result<Vec<f32>> {
-        Ok(matmul(&self.a, &self.b)?.to_vec())
+        Ok(self.b.multiply(&self.a)?.to_vec())
     }
 }
 
