@@ -199,7 +199,12 @@ impl Rounding {
     /// The gradients of what was rounded, and of the range.
     pub(crate) fn back(&self, grad: Tensor<f32>) -> (Tensor<f32>, Option<Tensor<f32>>) {
         let range = self.range(&grad);
-        (self.mask.apply(grad), range)
+        (self.pass(grad), range)
+    }
+
+    /// The gradient of what was rounded.
+    pub(crate) fn pass(&self, grad: Tensor<f32>) -> Tensor<f32> {
+        self.mask.apply(grad)
     }
 
     /// The gradient of the range, if it is learned.

@@ -116,7 +116,7 @@ impl Run<'_> {
             let seen = y0.as_ref().filter(|_| live);
             let gate = seen.and_then(|y0| rounding.bits(y0)).map(Gate::Bits);
             if gate.is_none() {
-                grad = rounding.back(grad).0;
+                grad = rounding.pass(grad);
             }
             let mut norm_grads = None;
             if let (Some((gamma, mean, inv_std)), Some(y0)) = (normed, &y0) {
