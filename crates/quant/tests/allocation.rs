@@ -13,16 +13,20 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
+/// Whose allocations count. The test harness has threads of its own, and those of a pool end some time
+/// after it.
+static COUNTED: AtomicUsize = AtomicUsize::new(1);
+
 thread_local! {
-    /// Whether this thread's allocations count: the test harness has threads of its own.
-    static COUNTED: Cell<bool> = const { Cell::new(false) };
+    /// Who this thread works for; nobody, if zero.
+    static OWNER: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is passed on to the system allocator unchanged; counting touches an atomic and a
 // thread-local `Cell` without a destructor and allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.get() {
+        if OWNER.get() == COUNTED.load(Ordering::Relaxed) {
             ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         }
         // SAFETY: the caller's promise about `layout` is passed on.
@@ -61,12 +65,15 @@ fn allocations(engine: &Engine) -> usize {
 fn nothing_is_allocated_after_the_first_runs() {
     let engine = Engine::new(&resnet(1, 16, 32)).unwrap();
     for threads in [1, 2, 3] {
+        COUNTED.store(threads, Ordering::Relaxed);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        let pool = pool.start_handler(|_| COUNTED.set(true)).build().unwrap();
+        let pool = pool.start_handler(move |_| OWNER.set(threads)).build().unwrap();
         assert_eq!(pool.install(|| allocations(&engine)), 0, "{threads} threads");
     }
-    COUNTED.set(true);
+    const ALONE: usize = 100;
+    COUNTED.store(ALONE, Ordering::Relaxed);
+    OWNER.set(ALONE);
     let engine = engine.on(Threads::One);
     assert_eq!(allocations(&engine), 0, "no pool");
-    COUNTED.set(false);
+    OWNER.set(0);
 }
