@@ -66,7 +66,7 @@ fn normalization(c: &mut Criterion) {
         bench.iter(|| channel_affine(black_box(&x), &channels, &channels, true));
     });
     group.throughput(Throughput::Bytes(bytes));
-    group.bench_function("mean_var", |bench| bench.iter(|| channel_statistics(black_box(&x))));
+    group.bench_function("statistics", |bench| bench.iter(|| channel_statistics(black_box(&x))));
     group.throughput(Throughput::Bytes(5 * bytes));
     group.bench_function("grad", |bench| {
         bench.iter(|| {

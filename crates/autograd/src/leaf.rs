@@ -71,8 +71,11 @@ impl Leaf {
     /// ```
     ///
     /// # Panics
-    /// May wait for itself for ever, or panic, if one leaf is among them twice.
+    /// If one leaf is among them twice.
     pub fn update_all(leaves: &[Self], change: impl FnOnce(&mut [&mut Tensor<f32>])) {
+        let mut cells: Vec<_> = leaves.iter().map(|leaf| Arc::as_ptr(&leaf.0)).collect();
+        cells.sort_unstable();
+        assert!(cells.windows(2).all(|pair| pair[0] != pair[1]), "each leaf once");
         let mut locked: Vec<_> = leaves
             .iter()
             .map(|leaf| leaf.0.value.write().unwrap_or_else(PoisonError::into_inner))

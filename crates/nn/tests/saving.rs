@@ -51,6 +51,20 @@ fn running_twice_changes_nothing() {
 }
 
 #[test]
+fn a_part_is_one_operator_that_keeps_its_input() {
+    for graph in [float("resnet20"), quantized("resnet20"), float("mobilenet_v2")] {
+        let operators = |saving| {
+            let tape = Tape::new(Mode::TRAIN).with_saving(saving).with_spans();
+            graph.detach().run(tape.input(images())).unwrap();
+            tape.take_spans().len()
+        };
+        let (all, parts) = (operators(Saving::default()), operators(RECOMPUTE));
+        // About √n parts, and the operators of the last one.
+        assert!((3..=all / 2).contains(&parts), "{parts} instead of {all}");
+    }
+}
+
+#[test]
 fn halves_change_gradients_by_their_rounding() {
     for graph in [float("resnet20"), quantized("resnet20")] {
         let (losses, full, buffers) = steps(&graph, Saving::default());

@@ -193,7 +193,8 @@ impl Gate<'_> {
 /// ```
 ///
 /// # Shapes
-/// `grad`, `x`: `[n, c]` or `[n, c, …]`; the slices: `c`; results: as `x` (channels-last), `c`, `c`.
+/// `grad`, `x`: `[n, c]` or `[n, c, …]`; the slices: `c`, those of [`Gate::Relu`] too; [`Gate::Bits`]: a word
+/// for each 64 elements of `x`, channels-last; results: as `x` (channels-last), `c`, `c`.
 ///
 /// # Source
 /// Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.

@@ -6,16 +6,17 @@ use super::super::proto::Attribute;
 use super::float_op::{self, average_attributes, conv_attributes, window_attributes};
 use super::writer::{INPUT, MICROSOFT, Writer, int};
 use super::{OnnxFormat, OnnxOptions};
+use crate::{Error, Result};
 
-pub(super) fn write(program: &Program, options: &OnnxOptions) -> Vec<u8> {
+pub(super) fn write(program: &Program, options: &OnnxOptions) -> Result<Vec<u8>> {
     let mut export = Export { program, options, writer: Writer::new(), values: vec![INPUT.into()] };
     for node in program.nodes() {
-        let value = export.node(node);
+        let value = export.node(node)?;
         export.values.push(value);
     }
     let result = export.float(program.output(), "dequantize");
     let shapes = (program.input_shape(), program.output_shape());
-    export.writer.finish(&result, shapes, program.metadata(), options)
+    Ok(export.writer.finish(&result, shapes, program.metadata(), options))
 }
 
 struct Export<'a> {
@@ -39,9 +40,12 @@ impl Export<'_> {
         self.values[id.node().map_or(0, |node| node + 1)].clone()
     }
 
-    /// The grid of a value that the program has checked to be codes.
-    fn grid_of(&self, id: ValueId) -> QParams {
-        self.program.value(id).grid().expect("integer instructions read codes")
+    /// The grid of a value that `node` reads as codes.
+    fn grid_of(&self, node: &Node, id: ValueId) -> Result<QParams> {
+        self.program.value(id).grid().ok_or_else(|| {
+            let reason = format!("`{}` computes in integers, but reads floats", node.name);
+            Error::unsupported("ONNX export", reason)
+        })
     }
 
     /// The floats of a value.
@@ -64,10 +68,10 @@ impl Export<'_> {
         ]
     }
 
-    fn node(&mut self, node: &Node) -> String {
+    fn node(&mut self, node: &Node) -> Result<String> {
         let Node { name, instr, inputs, why: _ } = node;
         let x = inputs[0];
-        match instr {
+        Ok(match instr {
             Instr::Quantize(grid) => {
                 let value = self.name(x);
                 self.quantized(name, value, *grid)
@@ -75,18 +79,18 @@ impl Export<'_> {
             Instr::Dequantize => self.float(x, name),
             Instr::Conv { layer, attrs, output, activation } => {
                 let attributes = conv_attributes(*attrs, &layer.codes.shape()[2..]);
-                self.layer(node, layer, "Conv", attributes, *output, *activation)
+                self.layer(node, layer, "Conv", attributes, *output, *activation)?
             }
             Instr::Linear { layer, output, activation } => {
-                self.layer(node, layer, "Gemm", vec![int("transB", 1)], *output, *activation)
+                self.layer(node, layer, "Gemm", vec![int("transB", 1)], *output, *activation)?
             }
             Instr::Add { output, activation } => {
                 let (a, b) = (self.name(x), self.name(inputs[1]));
                 if self.qdq() {
                     let sum = self.writer.node("Add", name, [a, b], vec![]);
-                    return self.rounded(name, sum, *output, *activation);
+                    return Ok(self.rounded(name, sum, *output, *activation));
                 }
-                let (a_grid, b_grid) = (self.grid_of(x), self.grid_of(inputs[1]));
+                let (a_grid, b_grid) = (self.grid_of(node, x)?, self.grid_of(node, inputs[1])?);
                 let a_grid = self.grid(&format!("{name}.a"), a_grid);
                 let b_grid = self.grid(&format!("{name}.b"), b_grid);
                 let y_grid = self.grid(name, *output);
@@ -102,10 +106,10 @@ impl Export<'_> {
                 let value = self.name(x);
                 if self.qdq() {
                     let mean = self.writer.node(op, name, [value], attributes);
-                    return self.rounded(name, mean, *output, Activation::NONE);
+                    return Ok(self.rounded(name, mean, *output, Activation::NONE));
                 }
                 attributes.push(int("channels_last", 0));
-                let x_grid = self.grid_of(x);
+                let x_grid = self.grid_of(node, x)?;
                 let x_grid = self.grid(&format!("{name}.x"), x_grid);
                 let y_grid = self.grid(name, *output);
                 let inputs = [&[value], &x_grid[..], &y_grid].concat();
@@ -176,7 +180,7 @@ impl Export<'_> {
                     Some(output) => {
                         let mut operands = self.grid(name, *output).to_vec();
                         for (i, (value, &id)) in values.into_iter().zip(inputs).enumerate() {
-                            let grid = self.grid_of(id);
+                            let grid = self.grid_of(node, id)?;
                             operands.push(value);
                             operands.extend(self.grid(&format!("{name}.{i}"), grid));
                         }
@@ -191,7 +195,7 @@ impl Export<'_> {
                 let inputs = inputs.iter().map(|&id| self.name(id)).collect();
                 float_op::write(&mut self.writer, name, op, rank, inputs)
             }
-        }
+        })
     }
 
     /// An operator whose output is on the grid of its input, or as float as that.
@@ -282,9 +286,9 @@ impl Export<'_> {
         attributes: Vec<Attribute>,
         output: QParams,
         activation: Activation,
-    ) -> String {
+    ) -> Result<String> {
         let (name, id) = (&node.name, node.inputs[0]);
-        let x_grid = self.grid_of(id);
+        let x_grid = self.grid_of(node, id)?;
         let mut x = self.name(id);
         if op == "Gemm" && self.program.value(id).shape.len() != 1 {
             // An image of one pixel.
@@ -309,7 +313,7 @@ impl Export<'_> {
             let bias =
                 self.writer.node("DequantizeLinear", &bias_name, [bias, scale, zero], axis());
             let sum = self.writer.node(op, name, [x, weight, bias], attributes);
-            return self.rounded(name, sum, output, activation);
+            return Ok(self.rounded(name, sum, output, activation));
         }
         let x_grid = self.grid(&format!("{name}.x"), x_grid);
         let y_grid = self.grid(name, output);
@@ -321,7 +325,7 @@ impl Export<'_> {
             let inputs = [&[x], &x_grid[..], &weights, &[bias], &y_grid].concat();
             self.writer.node_of(MICROSOFT, "QGemm", name, inputs, attributes)
         };
-        self.clamped(name, codes, output, activation)
+        Ok(self.clamped(name, codes, output, activation))
     }
 
     /// Codes, scales and zero-points of a weight.

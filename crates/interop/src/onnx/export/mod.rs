@@ -71,5 +71,5 @@ impl OnnxOptions {
 /// [`Error::Unsupported`] for versions that cannot be written.
 pub fn program_to_onnx(program: &Program, options: &OnnxOptions) -> Result<Vec<u8>> {
     options.check()?;
-    Ok(integer::write(program, options))
+    integer::write(program, options)
 }
