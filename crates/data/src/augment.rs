@@ -101,10 +101,10 @@ impl Augment {
             range("a crop's ratio from", ratio, 1e-3, 1e3)?;
         }
         if let Some(ColorJitter { brightness, contrast, saturation, hue }) = self.jitter {
-            range("jitter of brightness from 0", (0.0, brightness), 0.0, 1e3)?;
-            range("jitter of contrast from 0", (0.0, contrast), 0.0, 1e3)?;
-            range("jitter of saturation from 0", (0.0, saturation), 0.0, 1e3)?;
-            range("jitter of hue from 0", (0.0, hue), 0.0, 0.5)?;
+            range("jitter of brightness from", (0.0, brightness), 0.0, 1e3)?;
+            range("jitter of contrast from", (0.0, contrast), 0.0, 1e3)?;
+            range("jitter of saturation from", (0.0, saturation), 0.0, 1e3)?;
+            range("jitter of hue from", (0.0, hue), 0.0, 0.5)?;
         }
         Ok(())
     }
