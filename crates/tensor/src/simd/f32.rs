@@ -65,6 +65,8 @@ impl From<Level> for FloatLevel {
             Level::Avx512(isa) => Self::Avx512(isa),
             #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512Vnni(isa) => Self::Avx512(isa.into()),
+            #[cfg(all(target_arch = "x86_64", feature = "amx"))]
+            Level::Amx(isa) => Self::Avx512(isa.vectors().into()),
             #[cfg(target_arch = "aarch64")]
             Level::Neon(isa) => Self::Neon(isa),
             #[cfg(target_arch = "aarch64")]

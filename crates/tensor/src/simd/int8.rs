@@ -5,12 +5,13 @@
 //! `i16·i16` (Winograd) products to such sums. Blocking, packing and tails are written once above
 //! them, in `gemm::int8`.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use bytemuck::Pod;
 
-use super::Isa;
+use super::{Isa, limits};
 use crate::conv::int8::{AddCodes, Grid};
+use crate::gemm::int8::{Epilogue, Job};
 
 /// An instruction set as the integer kernels see it: a vector of `i32` and the way to a code.
 ///
@@ -112,6 +113,10 @@ pub trait Product: Copy + Send + Sync + 'static {
     const ROW_STEP: usize = 1;
     /// Most vectors (of `LANES` output channels) a tile has.
     const VECTORS: usize;
+    /// Steps that are multiplied together: runs are padded with zero weights to a multiple.
+    const STEPS: usize = 1;
+    /// Multiply-accumulates that are worth a task: some 50 µs, enough to hide the cost of starting it.
+    const TASK: usize = 1 << 22;
 
     /// The token.
     fn isa(self) -> Self::Isa;
@@ -158,8 +163,31 @@ pub trait Product: Copy + Send + Sync + 'static {
         }
     }
 
-    /// `acc` multiplied with itself and added to itself, as [`step`](Self::step) multiplies: what
-    /// `limits` measures.
+    /// Multiplies some rows of `job` with one of its panels. An instruction set that has more than
+    /// vectors to multiply with does something else here than [`Job::in_registers`].
+    ///
+    /// # Safety
+    /// Nobody else touches these rows of the panel's columns in the output meanwhile.
+    #[inline(always)]
+    unsafe fn multiply(
+        self,
+        job: &Job<'_, Self>,
+        rows: Range<usize>,
+        panel: usize,
+        epilogue: &Epilogue<'_>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { job.in_registers(self, rows, panel, epilogue) }
+    }
+
+    /// `steps` steps of a whole tile without a load, as multiply-accumulates: what `limits` measures.
+    #[inline(always)]
+    fn limit(self, steps: usize) -> u64 {
+        limits::in_registers(self, steps)
+    }
+
+    /// `acc` multiplied with itself and added to itself, as [`step`](Self::step) multiplies: the
+    /// step of [`limit`](Self::limit).
     fn spin(self, acc: <Self::Isa as Int8>::Acc) -> <Self::Isa as Int8>::Acc;
 
     /// The sums before the first step.

@@ -17,16 +17,17 @@ pub enum Mix {
 /// Runs `steps` steps from registers and returns how many multiply-accumulates that was.
 pub fn run(level: Level, mix: Mix, steps: usize) -> u64 {
     dispatch!(level, isa => match mix {
-        Mix::Bytes => spin(isa.bytes(), steps),
-        Mix::Words => spin(isa.words(), steps),
+        Mix::Bytes => isa.bytes().limit(steps),
+        Mix::Words => isa.words().limit(steps),
     })
 }
 
 /// Most independent sums of any tile.
 const SUMS: usize = 24;
 
+/// [`Product::limit`] of a product whose sums are vectors.
 #[inline(always)]
-fn spin<P: Product>(product: P, steps: usize) -> u64 {
+pub(crate) fn in_registers<P: Product>(product: P, steps: usize) -> u64 {
     const { assert!(P::ROWS * P::VECTORS <= SUMS) };
     let isa = product.isa();
     isa.enter(

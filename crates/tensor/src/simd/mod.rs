@@ -14,7 +14,7 @@ pub use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512, Avx512Vnni, AvxVnni};
+pub use x86::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni};
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -101,6 +101,7 @@ levels! {
     #[cfg(all(target_arch = "x86_64", feature = "avxvnni"))] AvxVnni = "avxvnni",
     #[cfg(all(target_arch = "x86_64", feature = "avx512"))] Avx512 = "avx512",
     #[cfg(all(target_arch = "x86_64", feature = "avx512"))] Avx512Vnni = "avx512vnni",
+    #[cfg(all(target_arch = "x86_64", feature = "amx"))] Amx = "amx",
     #[cfg(target_arch = "aarch64")] Neon = "neon",
     #[cfg(target_arch = "aarch64")] NeonDot = "neon-dotprod",
     #[cfg(target_arch = "aarch64")] NeonI8mm = "neon-i8mm",

@@ -78,7 +78,7 @@ impl Direct {
         let images = border.images_per_pass(geometry.batch);
         let [_, _, kernel_h, kernel_w] = geometry.weight_shape();
         Scratch::bytes::<usize>(kernel_h * kernel_w)
-            + Scratch::bytes::<P::X>(images * border.len() + P::GROUP)
+            + Scratch::bytes::<P::X>(images * border.len() + P::GROUP * P::STEPS)
     }
 
     /// # Safety
@@ -122,10 +122,12 @@ impl Direct {
             let (ky, kx) = (run / window.taps, run % window.taps);
             *offset = ky * attrs.dilation[0] * border.row + kx * attrs.dilation[1] * in_channels;
         }
-        let in_place = P::RAW && attrs.padding == [0; 4] && window.len.is_multiple_of(P::GROUP);
+        let whole = window.len.is_multiple_of(P::GROUP * P::STEPS);
+        let in_place = P::RAW && attrs.padding == [0; 4] && whole;
         let images = if in_place { batch } else { border.images_per_pass(batch) };
-        let copy =
-            scratch.take::<P::X>(if in_place { 0 } else { images * border.len() + P::GROUP });
+        // The last run of the last row may end in the padding of a step.
+        let behind = P::GROUP * P::STEPS;
+        let copy = scratch.take::<P::X>(if in_place { 0 } else { images * border.len() + behind });
         let pixels = geometry.out_size[0] * geometry.out_size[1];
         let in_len = geometry.in_size[0] * geometry.in_size[1] * in_channels;
         for first in (0..batch).step_by(images.max(1)) {

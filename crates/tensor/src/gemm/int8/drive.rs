@@ -67,24 +67,29 @@ impl<P: Product> Job<'_, P> {
     /// # Safety
     /// Nobody else touches the output rows and columns of this job meanwhile.
     pub(crate) unsafe fn run(&self, product: P, epilogue: &Epilogue) {
-        // About four million products a task, some 50 µs: enough to hide the cost of starting it.
         let depth = self.runs.len() * self.panels.steps * P::GROUP;
-        let target = (1usize << 22) / (depth * self.panels.width).max(1);
+        let target = P::TASK / (depth * self.panels.width).max(1);
         let blocks = self.rows.div_ceil(target.max(2 * P::ROWS)).max(1);
         let panels = self.panels.count();
         parallel::for_each(blocks * panels, |task| {
             let (block, panel) = (task / panels, task % panels);
             let rows = part(self.rows, blocks, block);
             // SAFETY: tasks differ in rows or in columns; the rest is the caller's promise.
-            unsafe { self.block(product, rows, panel, epilogue) };
+            unsafe { product.multiply(self, rows, panel, epilogue) };
         });
     }
 
-    /// Multiplies some rows with one panel.
+    /// Multiplies some rows with one panel, sums being vectors in registers.
     ///
     /// # Safety
     /// As [`Job::run`], for these rows and the panel's columns.
-    unsafe fn block(&self, product: P, rows: Range<usize>, panel: usize, epilogue: &Epilogue) {
+    pub(crate) unsafe fn in_registers(
+        &self,
+        product: P,
+        rows: Range<usize>,
+        panel: usize,
+        epilogue: &Epilogue,
+    ) {
         const { assert!(P::ROWS % P::ROW_STEP == 0) };
         const { assert!(P::VECTORS * <P::Isa as Int8>::LANES <= MAX_LANES) };
         let width = self.panels.panel_width(panel);

@@ -3,7 +3,7 @@
 //! A panel holds a tile's width of output columns: `[run][step][column][GROUP]`, read once from
 //! front to back while a tile of rows is multiplied. A run is a stretch of `k` that lies contiguous
 //! in the image (the whole of `k` for a GEMM, a kernel row for a convolution), padded with zero
-//! weights to whole groups. All panels have `VECTORS · LANES` columns, the last as few vectors as
+//! weights to whole groups, and to as many of them as are multiplied together. All panels have `VECTORS · LANES` columns, the last as few vectors as
 //! hold what is left.
 
 use std::marker::PhantomData;
@@ -41,7 +41,7 @@ impl<W: Pod> Panels<W> {
         len: usize,
     ) -> Self {
         let lanes = <P::Isa as Int8>::LANES;
-        let steps = len.div_ceil(P::GROUP);
+        let steps = len.div_ceil(P::GROUP).next_multiple_of(P::STEPS);
         let depth = runs * steps * P::GROUP;
         let bytes = columns.next_multiple_of(lanes) * depth * size_of::<W>();
         Self {

@@ -45,9 +45,12 @@ impl Int8Gemm {
 
     /// Bytes of working memory for `m` rows.
     pub fn scratch_len(&self, m: usize) -> usize {
-        // The widest image: i16, a row padded to whole groups, and a group behind the last.
-        Scratch::bytes::<i32>(self.n + MAX_LANES)
-            + Scratch::bytes::<i16>(m * self.k.next_multiple_of(8) + 8)
+        let image = dispatch!(self.level, isa => image_bytes(isa.bytes(), m, self.k));
+        let narrow = dispatch!(self.level, isa => match isa.narrow() {
+            Some(product) => image_bytes(product, m, self.k),
+            None => 0,
+        });
+        Scratch::bytes::<i32>(self.n + MAX_LANES) + image.max(narrow)
     }
 
     /// Memory the packed weights take, in bytes.
@@ -83,7 +86,7 @@ impl Int8Gemm {
         for (bias, sum) in bias.iter_mut().zip(&self.sums) {
             *bias = P::excess(zero_point).wrapping_mul(*sum).wrapping_neg();
         }
-        let stride = self.k.next_multiple_of(P::GROUP);
+        let stride = stride::<P>(self.k);
         let image: &[P::X] = if P::RAW && stride == self.k {
             bytemuck::cast_slice(a)
         } else {
@@ -107,6 +110,16 @@ impl Int8Gemm {
         // SAFETY: `c` is borrowed exclusively by this call.
         unsafe { job.run(product, &epilogue) };
     }
+}
+
+/// Elements from a row of the image to the next: whole steps.
+fn stride<P: Product>(k: usize) -> usize {
+    k.next_multiple_of(P::GROUP * P::STEPS)
+}
+
+/// Memory for the image of `m` rows.
+fn image_bytes<P: Product>(_product: P, m: usize, k: usize) -> usize {
+    Scratch::bytes::<P::X>(m * stride::<P>(k))
 }
 
 /// Whether this level multiplies these weights faster because they are all in −8..=8.

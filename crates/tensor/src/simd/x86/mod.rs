@@ -1,12 +1,14 @@
 //! x86-64: tokens, and what each can do.
 
+mod amx;
+mod f32;
 mod int8;
+
+pub use amx::Amx;
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use super::Isa;
-
-mod f32;
 
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident: $($feature:tt),*) => {

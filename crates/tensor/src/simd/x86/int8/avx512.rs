@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::RangeInclusive;
 
+use super::amx::Tiles;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
-use crate::simd::x86::{Avx512, Avx512Vnni};
+use crate::simd::x86::{Amx, Avx512, Avx512Vnni};
 
 const LANES: usize = 16;
 
@@ -200,8 +201,20 @@ macro_rules! vectors_of_sixteen {
     };
 }
 
-vectors_of_sixteen!(Avx512, WidenedBytes, Pairs, Winograd for 32..=256);
-vectors_of_sixteen!(Avx512Vnni, Quads, DotPairs, Winograd for 64..=128);
+vectors_of_sixteen!(Avx512, WidenedBytes<Avx512>, Pairs<Avx512>, Winograd for 32..=256);
+vectors_of_sixteen!(Avx512Vnni, Quads<Avx512Vnni>, DotPairs<Avx512Vnni>, Winograd for 64..=128);
+// Nothing beats tiles of bytes.
+vectors_of_sixteen!(Amx, Tiles, DotPairs<Amx>, Winograd for usize::MAX..=0);
+
+/// The tokens of this file: each proves AVX-512 (F, BW, DQ, VL).
+pub trait Wide: Int8<Acc = __m512i> {}
+impl Wide for Avx512 {}
+impl Wide for Avx512Vnni {}
+impl Wide for Amx {}
+/// Those that prove VNNI too.
+pub trait Dot: Wide {}
+impl Dot for Avx512Vnni {}
+impl Dot for Amx {}
 
 macro_rules! load_wide {
     ($pointer:expr) => {
@@ -233,21 +246,21 @@ macro_rules! dot_quads {
 macro_rules! product {
     (
         $(#[$doc:meta])*
-        $name:ident($token:ty): $x:ident by $w:ident, groups of $group:literal, $load:ident, $dot:ident
+        $name:ident<$bound:ident>: $x:ident by $w:ident, groups of $group:literal, $load:ident, $dot:ident
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
-        pub struct $name($token);
+        pub struct $name<I>(I);
 
-        impl $name {
+        impl<I: $bound> $name<I> {
             #[inline(always)]
-            fn new(isa: $token) -> Self {
+            pub(super) fn new(isa: I) -> Self {
                 Self(isa)
             }
         }
 
-        impl Product for $name {
-            type Isa = $token;
+        impl<I: $bound> Product for $name<I> {
+            type Isa = I;
             type X = $x;
             type W = $w;
             const GROUP: usize = $group;
@@ -257,7 +270,7 @@ macro_rules! product {
             const VECTORS: usize = 4;
 
             #[inline(always)]
-            fn isa(self) -> $token {
+            fn isa(self) -> I {
                 self.0
             }
             #[inline(always)]
@@ -315,17 +328,17 @@ mod image {
 
 product! {
     /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: words times bytes widened on load.
-    WidenedBytes(Avx512): i16 by i8, groups of 2, load_widened, multiply_then_add
+    WidenedBytes<Wide>: i16 by i8, groups of 2, load_widened, multiply_then_add
 }
 product! {
     /// `vpmaddwd` + `vpaddd` on i16 panels.
-    Pairs(Avx512): i16 by i16, groups of 2, load_wide, multiply_then_add
+    Pairs<Wide>: i16 by i16, groups of 2, load_wide, multiply_then_add
 }
 product! {
     /// `vpdpbusd` on raw codes; not the saturating `vpdpbusds`.
-    Quads(Avx512Vnni): u8 by i8, groups of 4, load_wide, dot_quads
+    Quads<Dot>: u8 by i8, groups of 4, load_wide, dot_quads
 }
 product! {
     /// `vpdpwssd` on i16 panels.
-    DotPairs(Avx512Vnni): i16 by i16, groups of 2, load_wide, dot_pairs
+    DotPairs<Dot>: i16 by i16, groups of 2, load_wide, dot_pairs
 }

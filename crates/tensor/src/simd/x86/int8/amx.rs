@@ -1,0 +1,466 @@
+//! Tiles: sixteen rows of 64 codes times sixteen columns of 64 weights in one instruction.
+//!
+//! A tile of codes is read from the image where it lies: its rows are pixels at one distance from
+//! each other. That holds along an image row, and, where the border makes the distance between image
+//! rows a multiple of it, along a whole image, if the few pixels between the rows are multiplied too
+//! and dropped: see [`Lines`]. The panels are those of [`Quads`], whose memory order is a tile's.
+//!
+//! Sums leave the tiles through memory, a row at a time, into the epilogue of every other product.
+
+use std::arch::asm;
+use std::ops::Range;
+
+use super::avx512::Quads;
+use crate::gemm::int8::{Epilogue, Finish, Job, Place, RowMap};
+use crate::simd::Isa;
+use crate::simd::int8::{Int8, Product};
+use crate::simd::x86::Amx;
+
+/// Rows of a tile.
+const HEIGHT: usize = 16;
+/// Bytes of a row of a tile: codes, weights of sixteen columns, or sums.
+const LINE: usize = 64;
+/// Columns of a tile.
+const LANES: usize = 16;
+/// Fewer rows than this are multiplied by vectors: tiles would have to be set up for little work.
+const FEWEST: usize = 4;
+
+/// `tdpbusd` on raw codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles(Quads<Amx>);
+
+impl Tiles {
+    #[inline(always)]
+    pub(super) fn new(isa: Amx) -> Self {
+        Self(Quads::new(isa))
+    }
+}
+
+impl Product for Tiles {
+    type Isa = Amx;
+    type X = u8;
+    type W = i8;
+    const GROUP: usize = 4;
+    const RAW: bool = true;
+    const ROWS: usize = Quads::<Amx>::ROWS;
+    // Four tiles of sums, two of codes, two of weights: all there are.
+    const VECTORS: usize = 2;
+    const STEPS: usize = LINE / 4;
+    const TASK: usize = 1 << 25;
+
+    #[inline(always)]
+    fn isa(self) -> Amx {
+        self.0.isa()
+    }
+    #[inline(always)]
+    fn encode(x: u8, zero: u8) -> u8 {
+        Quads::<Amx>::encode(x, zero)
+    }
+    #[inline(always)]
+    fn excess(zero: u8) -> i32 {
+        Quads::<Amx>::excess(zero)
+    }
+    #[inline(always)]
+    fn spin(self, acc: <Amx as Int8>::Acc) -> <Amx as Int8>::Acc {
+        self.0.spin(acc)
+    }
+    #[inline(always)]
+    unsafe fn step<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[<Amx as Int8>::Acc; NV]; MR],
+        x: &[*const u8; MR],
+        offset: usize,
+        w: *const i8,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.step(acc, x, offset, w) }
+    }
+
+    unsafe fn multiply(
+        self,
+        job: &Job<'_, Self>,
+        rows: Range<usize>,
+        panel: usize,
+        epilogue: &Epilogue<'_>,
+    ) {
+        let lines = Lines::new(&job.map, job.rows);
+        if rows.len().min(lines.len) < FEWEST || job.panels.steps == 0 {
+            // SAFETY: the caller's promise.
+            return unsafe { job.in_registers(self, rows, panel, epilogue) };
+        }
+        let block = Block { isa: self.isa(), job, lines, panel, epilogue };
+        self.isa().enter(
+            #[inline(always)]
+            || {
+                let _configured = Configured::new(self.isa(), lines.height());
+                match job.panels.panel_width(panel) / LANES {
+                    // SAFETY: tiles are configured; the rest is the caller's promise.
+                    1 => unsafe { block.run::<1>(rows) },
+                    // SAFETY: as above.
+                    2 => unsafe { block.run::<2>(rows) },
+                    vectors => unreachable!("a panel of {vectors} vectors"),
+                }
+            },
+        );
+    }
+
+    fn limit(self, steps: usize) -> u64 {
+        let _configured = Configured::new(self.isa(), HEIGHT);
+        for _ in 0..steps {
+            // SAFETY: the token proves the instructions, and tiles are configured.
+            unsafe {
+                asm!(
+                    "tdpbusd tmm0, tmm4, tmm6",
+                    "tdpbusd tmm1, tmm4, tmm7",
+                    "tdpbusd tmm2, tmm5, tmm6",
+                    "tdpbusd tmm3, tmm5, tmm7",
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nomem, nostack, preserves_flags)
+                );
+            }
+        }
+        (steps * 4 * HEIGHT * LANES * LINE) as u64
+    }
+}
+
+/// Tiles are set up for this thread while this lives.
+struct Configured;
+
+impl Configured {
+    /// Tiles of sums and codes have `height` rows, 1 to 16; those of weights have sixteen.
+    #[inline(always)]
+    fn new(_isa: Amx, height: usize) -> Self {
+        /// What `ldtilecfg` reads.
+        #[repr(C, align(64))]
+        struct Layout {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        let mut layout = Layout {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        layout.row_bytes[..8].fill(LINE as u16);
+        layout.rows[..6].fill(height.clamp(1, HEIGHT) as u8);
+        layout.rows[6..8].fill(HEIGHT as u8);
+        // SAFETY: the token proves AMX, and that the system allows it. The layout is one of palette 1.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const layout, options(readonly, nostack)) };
+        Self
+    }
+}
+
+impl Drop for Configured {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: `new` was given the token.
+        unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    }
+}
+
+/// The pixels of a product's rows in stretches at one distance: image rows, images, or all of them.
+///
+/// A place in a line is a row of the product if it is below `width` modulo `pitch`; what lies between
+/// is multiplied, but belongs to nobody.
+#[derive(Clone, Copy, Debug)]
+struct Lines {
+    /// Places of a line.
+    len: usize,
+    /// Rows of the product in a line.
+    rows: usize,
+    /// Of each `pitch` places, so many are rows.
+    width: usize,
+    pitch: usize,
+    /// Lines of an image, if a line is no longer than one.
+    per_image: usize,
+}
+
+impl Lines {
+    fn new(map: &RowMap, rows: usize) -> Self {
+        let width = map.width.min(rows);
+        let image = width.saturating_mul(map.height);
+        let pitch = if map.height == 1 { width } else { map.row / map.pixel.max(1) };
+        let joined = (map.height - 1) * pitch + width;
+        // Joined rows waste what lies between them, single ones what a row lacks to whole tiles.
+        let single = map.height * width.next_multiple_of(HEIGHT);
+        if map.height > 1 && (!map.row.is_multiple_of(map.pixel.max(1)) || joined > single) {
+            return Self { len: width, rows: width, width, pitch: width, per_image: map.height };
+        }
+        if pitch == width && map.image == image * map.pixel {
+            return Self { len: rows, rows, width: rows, pitch: rows, per_image: 1 };
+        }
+        Self { len: joined, rows: image, width, pitch, per_image: 1 }
+    }
+
+    /// Rows of every tile.
+    fn height(&self) -> usize {
+        self.len.min(HEIGHT)
+    }
+
+    /// The line of a row of the product and its place in it.
+    #[inline(always)]
+    fn place(&self, row: usize) -> (usize, usize) {
+        let (line, in_line) = (row / self.rows, row % self.rows);
+        (line, in_line / self.width * self.pitch + in_line % self.width)
+    }
+
+    /// Where a line starts in the image.
+    #[inline(always)]
+    fn start(&self, map: &RowMap, line: usize) -> usize {
+        map.start + line / self.per_image * map.image + line % self.per_image * map.row
+    }
+}
+
+/// One tile's rows: consecutive places of a line.
+#[derive(Clone, Copy, Default)]
+struct Tile {
+    /// Where the first lies in the image.
+    offset: usize,
+    line: usize,
+    /// The place of the first.
+    first: usize,
+    /// The places whose sums are wanted: tiles overlap at a line's end.
+    from: usize,
+    to: usize,
+}
+
+/// Some rows times a panel.
+struct Block<'a> {
+    isa: Amx,
+    job: &'a Job<'a, Tiles>,
+    lines: Lines,
+    panel: usize,
+    epilogue: &'a Epilogue<'a>,
+}
+
+impl Block<'_> {
+    /// # Safety
+    /// Tiles are configured for the lines' height. Nobody else touches this place of the output.
+    #[inline(always)]
+    unsafe fn run<const NV: usize>(&self, rows: Range<usize>) {
+        let Self { job, lines, .. } = self;
+        let column = self.panel * job.panels.width;
+        let mut bias = [0; 2 * LANES];
+        let vectors = self.epilogue.bias::<_, NV>(self.isa, column + job.origin[1]);
+        for (v, vector) in vectors.into_iter().enumerate() {
+            self.isa.store(vector, &mut bias[v * LANES..]);
+        }
+        let ((line, mut place), (last_line, last)) =
+            (lines.place(rows.start), lines.place(rows.end - 1));
+        let mut waiting = None;
+        for line in line..=last_line {
+            let end = if line == last_line { last + 1 } else { lines.len };
+            let start = lines.start(&job.map, line);
+            while place < end {
+                let first = place.min(lines.len - lines.height());
+                let to = end.min(first + lines.height());
+                let offset = start + first * job.map.pixel;
+                let tile = Tile { offset, line, first, from: place, to };
+                place = to;
+                // SAFETY: the caller's promise.
+                waiting = match waiting {
+                    None => Some(tile),
+                    Some(earlier) => unsafe {
+                        self.tiles::<2, NV>([earlier, tile], &bias);
+                        None
+                    },
+                };
+            }
+            place = 0;
+        }
+        if let Some(tile) = waiting {
+            // SAFETY: the caller's promise.
+            unsafe { self.tiles::<1, NV>([tile], &bias) };
+        }
+    }
+
+    /// # Safety
+    /// As [`Block::run`].
+    #[inline(always)]
+    unsafe fn tiles<const R: usize, const NV: usize>(
+        &self,
+        tiles: [Tile; R],
+        bias: &[i32; 2 * LANES],
+    ) {
+        let Self { job, lines, .. } = self;
+        let mut sums = Sums([0; 2 * HEIGHT * 2 * LANES]);
+        let reach = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Tiles::GROUP;
+        let panel = job.panels.panel(self.panel);
+        for tile in tiles {
+            let last = tile.offset + (lines.height() - 1) * job.map.pixel;
+            assert!(last + reach <= job.image.len());
+        }
+        assert!(job.runs.len() * job.panels.steps * NV * LINE <= panel.len());
+        let x = tiles.map(|tile| job.image[tile.offset..].as_ptr());
+        let units = job.panels.steps / Tiles::STEPS;
+        // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `last` and
+        // `reach` say; the panel holds a tile of weights for each vector and unit of each run.
+        unsafe { multiply::<R, NV>(x, job.map.pixel, job.runs, units, panel, bias, &mut sums) };
+        for (t, tile) in tiles.iter().enumerate() {
+            let mut x = tile.from % lines.pitch;
+            let mut row =
+                tile.line * lines.rows + tile.from / lines.pitch * lines.width + x.min(lines.width);
+            for place in tile.from..tile.to {
+                if x < lines.width {
+                    let sums = &sums.0[(t * HEIGHT + place - tile.first) * NV * LANES..];
+                    // SAFETY: the caller's promise.
+                    unsafe { self.finish::<NV>(&sums[..NV * LANES], row) };
+                    row += 1;
+                }
+                x += 1;
+                if x == lines.pitch {
+                    x = 0;
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Block::run`], for this row.
+    #[inline(always)]
+    unsafe fn finish<const NV: usize>(&self, sums: &[i32], row: usize) {
+        let Self { job, isa, .. } = self;
+        let column = self.panel * job.panels.width;
+        let place = Place {
+            row: row + job.origin[0],
+            rows: 1,
+            column: column + job.origin[1],
+            columns: (job.panels.columns - column).min(NV * LANES),
+        };
+        let acc = [std::array::from_fn::<_, NV, _>(
+            #[inline(always)]
+            |v| isa.load(&sums[v * LANES..]),
+        )];
+        // SAFETY: the caller's promise.
+        unsafe {
+            if place.columns == NV * LANES {
+                self.epilogue.whole(*isa, &acc, place);
+            } else {
+                self.epilogue.ragged(*isa, &acc, place);
+            }
+        }
+    }
+}
+
+/// Sums of two by two tiles, `[row][column]`.
+#[repr(align(64))]
+struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
+
+/// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns.
+///
+/// # Safety
+/// Tiles are configured. In each run, `units · 64` codes are readable behind `x[r]` and the `HEIGHT − 1`
+/// pixels that follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run.
+#[inline(always)]
+unsafe fn multiply<const R: usize, const NV: usize>(
+    x: [*const u8; R],
+    pixel: usize,
+    runs: &[usize],
+    units: usize,
+    w: &[i8],
+    bias: &[i32; 2 * LANES],
+    sums: &mut Sums,
+) {
+    /// The loop over runs and units, once for each shape: `rows` and `more` are what a second tile of
+    /// rows adds, `columns` what a second tile of columns does.
+    macro_rules! tiles {
+        ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*]) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    $($begin,)*
+                    "2:",
+                    "mov {a}, [{runs}]",
+                    "add {runs}, 8",
+                    "lea {b}, [{x1} + {a}]",
+                    "add {a}, {x0}",
+                    "mov {n}, {units}",
+                    "3:",
+                    $($unit,)*
+                    "add {a}, 64",
+                    "add {b}, 64",
+                    "dec {n}",
+                    "jnz 3b",
+                    "dec {left}",
+                    "jnz 2b",
+                    $($end,)*
+                    x0 = in(reg) x[0],
+                    x1 = in(reg) x[R - 1],
+                    pixel = in(reg) pixel,
+                    runs = inout(reg) runs.as_ptr() => _,
+                    left = inout(reg) runs.len() => _,
+                    units = in(reg) units,
+                    w = inout(reg) w.as_ptr() => _,
+                    // From a row of weights, or of sums, to the next.
+                    line = in(reg) NV * LINE,
+                    a = inout(reg) bias.as_ptr() => _,
+                    b = out(reg) _,
+                    n = inout(reg) 0usize => _,
+                    sums = in(reg) sums.0.as_mut_ptr(),
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack)
+                );
+            }
+        };
+    }
+    match (R, NV) {
+        (2, 2) => tiles!(
+            ["tileloadd tmm0, [{a} + {n}]"
+             "tileloadd tmm1, [{a} + {n} + 64]"
+             "tileloadd tmm2, [{a} + {n}]"
+             "tileloadd tmm3, [{a} + {n} + 64]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tileloadd tmm7, [{w} + {line} + 64]"
+             "tdpbusd tmm1, tmm4, tmm7"
+             "tileloadd tmm5, [{b} + {pixel}]"
+             "tdpbusd tmm2, tmm5, tmm6"
+             "tdpbusd tmm3, tmm5, tmm7"
+             "add {w}, 2048"]
+            ["tilestored [{sums} + {line}], tmm0"
+             "tilestored [{sums} + {line} + 64], tmm1"
+             "tilestored [{sums} + {line} + 2048], tmm2"
+             "tilestored [{sums} + {line} + 2112], tmm3"]
+        ),
+        (2, 1) => tiles!(
+            ["tileloadd tmm0, [{a} + {n}]"
+             "tileloadd tmm2, [{a} + {n}]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tileloadd tmm5, [{b} + {pixel}]"
+             "tdpbusd tmm2, tmm5, tmm6"
+             "add {w}, 1024"]
+            ["tilestored [{sums} + {line}], tmm0"
+             "tilestored [{sums} + {line} + 1024], tmm2"]
+        ),
+        (1, 2) => tiles!(
+            ["tileloadd tmm0, [{a} + {n}]"
+             "tileloadd tmm1, [{a} + {n} + 64]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tileloadd tmm7, [{w} + {line} + 64]"
+             "tdpbusd tmm1, tmm4, tmm7"
+             "add {w}, 2048"]
+            ["tilestored [{sums} + {line}], tmm0"
+             "tilestored [{sums} + {line} + 64], tmm1"]
+        ),
+        (1, 1) => tiles!(
+            ["tileloadd tmm0, [{a} + {n}]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "add {w}, 1024"]
+            ["tilestored [{sums} + {line}], tmm0"]
+        ),
+        _ => unreachable!("{R} by {NV} tiles"),
+    }
+}
