@@ -12,6 +12,8 @@ pub(crate) struct Direct {
     groups: Vec<Panels<i8>>,
     /// Whether the panels are those of [`Int8::Narrow`].
     narrow: bool,
+    /// Whether the panels hold the runs of a window as one.
+    joined: bool,
 }
 
 /// The runs of a window: kernel rows where their pixels are neighbours, else single taps.
@@ -31,6 +33,15 @@ impl Runs {
             Self { rows: kernel_h, taps: kernel_w, len: channels }
         }
     }
+
+    /// Whether `P` multiplies them as one: if padding each would at least double them.
+    fn joined<P: Product>(&self, _product: P) -> bool {
+        let (count, step) = (self.rows * self.taps, P::GROUP * P::STEPS);
+        count > 1
+            && count * self.len <= P::JOINED
+            && 2 * (count * self.len).next_multiple_of(step)
+                <= count * self.len.next_multiple_of(step)
+    }
 }
 
 impl Direct {
@@ -39,8 +50,12 @@ impl Direct {
         let runs = Runs::new(shape, attrs);
         let columns = outputs / attrs.groups;
         let narrow = is_narrow(level, weights);
+        let joined = dispatch!(level, isa => match isa.narrow() {
+            Some(product) if narrow => runs.joined(product),
+            _ => runs.joined(isa.bytes()),
+        });
         let pack = |group: usize| {
-            let read = |column: usize, run: usize, values: &mut [i8]| {
+            let read_run = |column: usize, run: usize, values: &mut [i8]| {
                 let (taps, filter) = (kernel_h * kernel_w, channels * kernel_h * kernel_w);
                 let filter = &weights[(group * columns + column) * filter..][..filter];
                 let first = run / runs.taps * kernel_w + run % runs.taps;
@@ -50,13 +65,19 @@ impl Direct {
                     }
                 }
             };
-            let count = runs.rows * runs.taps;
+            let runs_of_a_pack = if joined { runs.rows * runs.taps } else { 1 };
+            let read = |column: usize, pack: usize, values: &mut [i8]| {
+                for (i, values) in values.chunks_exact_mut(runs.len.max(1)).enumerate() {
+                    read_run(column, pack * runs_of_a_pack + i, values);
+                }
+            };
+            let (count, len) = (runs.rows * runs.taps / runs_of_a_pack, runs.len * runs_of_a_pack);
             dispatch!(level, isa => match isa.narrow() {
-                Some(product) if narrow => Panels::pack(product, columns, count, runs.len, read),
-                _ => Panels::pack(isa.bytes(), columns, count, runs.len, read),
+                Some(product) if narrow => Panels::pack(product, columns, count, len, read),
+                _ => Panels::pack(isa.bytes(), columns, count, len, read),
             })
         };
-        Self { groups: (0..attrs.groups).map(pack).collect(), narrow }
+        Self { groups: (0..attrs.groups).map(pack).collect(), narrow, joined }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -152,6 +173,7 @@ impl Direct {
                         start: group * (in_channels / attrs.groups),
                     },
                     runs,
+                    joined: self.joined.then_some(window.len),
                     panels: &self.groups[group],
                     rows: images * pixels,
                     origin: [first * pixels, group * (out_channels / attrs.groups)],

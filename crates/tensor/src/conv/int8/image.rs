@@ -6,9 +6,9 @@ use crate::gemm::int8::encode;
 use crate::parallel;
 use crate::simd::Isa;
 
-/// Bytes of bordered images that a pass writes before the kernel reads them: some of the L2 and L3
-/// caches, and enough images for many threads when images are small.
-const PASS: usize = 1 << 22;
+/// Bytes of bordered images that a pass writes before the kernel reads them: a part of the L2 cache,
+/// and enough images for some threads when images are small.
+const PASS: usize = 1 << 19;
 
 /// The size of a bordered image.
 #[derive(Clone, Copy, Debug)]

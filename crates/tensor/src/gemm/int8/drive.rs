@@ -54,6 +54,8 @@ pub(crate) struct Job<'a, P: Product> {
     pub(crate) map: RowMap,
     /// Where each run starts, from the start of a row.
     pub(crate) runs: &'a [usize],
+    /// The length of every run, if the panels hold them as one run, without padding between.
+    pub(crate) joined: Option<usize>,
     pub(crate) panels: &'a Panels<P::W>,
     /// Rows of the product.
     pub(crate) rows: usize,
@@ -67,12 +69,19 @@ impl<P: Product> Job<'_, P> {
     /// # Safety
     /// Nobody else touches the output rows and columns of this job meanwhile.
     pub(crate) unsafe fn run(&self, product: P, epilogue: &Epilogue) {
-        let depth = self.runs.len() * self.panels.steps * P::GROUP;
+        let depth = self.panels.depth();
         let target = P::TASK / (depth * self.panels.width).max(1);
         let blocks = self.rows.div_ceil(target.max(2 * P::ROWS)).max(1);
         let panels = self.panels.count();
+        // Neighbouring tasks share what is larger: rows, which each block reads once for all panels, or
+        // a panel, which is then read once for all blocks.
+        let rows_first = blocks * self.panels.bytes() <= panels * size_of_val(self.image);
         parallel::for_each(blocks * panels, |task| {
-            let (block, panel) = (task / panels, task % panels);
+            let (block, panel) = if rows_first {
+                (task / panels, task % panels)
+            } else {
+                (task % blocks, task / blocks)
+            };
             let rows = part(self.rows, blocks, block);
             // SAFETY: tasks differ in rows or in columns; the rest is the caller's promise.
             unsafe { product.multiply(self, rows, panel, epilogue) };

@@ -117,6 +117,11 @@ impl<W: Pod> Panels<W> {
         &weights[start..start + self.panel_width(index) * self.depth]
     }
 
+    /// Weights under one column, padding included.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// Memory the panels take.
     pub(crate) fn bytes(&self) -> usize {
         self.data.as_slice().len()

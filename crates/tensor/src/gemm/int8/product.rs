@@ -102,6 +102,7 @@ impl Int8Gemm {
             image,
             map: RowMap::matrix(stride),
             runs: &[0],
+            joined: None,
             panels: &self.panels,
             rows: m,
             origin: [0, 0],

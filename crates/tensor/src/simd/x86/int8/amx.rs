@@ -11,7 +11,7 @@ use std::arch::asm;
 use std::ops::Range;
 
 use super::avx512::Quads;
-use crate::gemm::int8::{Epilogue, Finish, Job, Place, RowMap};
+use crate::gemm::int8::{Epilogue, Finish, Job, Place, RowMap, Sink};
 use crate::simd::Isa;
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::Amx;
@@ -24,6 +24,8 @@ const LINE: usize = 64;
 const LANES: usize = 16;
 /// Fewer rows than this are multiplied by vectors: tiles would have to be set up for little work.
 const FEWEST: usize = 4;
+/// Rows that the epilogue is given at a time.
+const FINISHED: usize = 4;
 
 /// `tdpbusd` on raw codes.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +48,8 @@ impl Product for Tiles {
     // Four tiles of sums, two of codes, two of weights: all there are.
     const VECTORS: usize = 2;
     const STEPS: usize = LINE / 4;
-    const TASK: usize = 1 << 25;
+    const JOINED: usize = 256;
+    const TASK: usize = 1 << 23;
 
     #[inline(always)]
     fn isa(self) -> Amx {
@@ -84,7 +87,8 @@ impl Product for Tiles {
         epilogue: &Epilogue<'_>,
     ) {
         let lines = Lines::new(&job.map, job.rows);
-        if rows.len().min(lines.len) < FEWEST || job.panels.steps == 0 {
+        let few = rows.len().min(lines.len) < FEWEST && job.joined.is_none();
+        if few || job.panels.steps == 0 {
             // SAFETY: the caller's promise.
             return unsafe { job.in_registers(self, rows, panel, epilogue) };
         }
@@ -209,6 +213,13 @@ impl Lines {
         (line, in_line / self.width * self.pitch + in_line % self.width)
     }
 
+    /// The row of the product at a place; behind an image row, the next one.
+    #[inline(always)]
+    fn row(&self, line: usize, place: usize) -> usize {
+        let in_row = (place % self.pitch).min(self.width);
+        line * self.rows + place / self.pitch * self.width + in_row
+    }
+
     /// Where a line starts in the image.
     #[inline(always)]
     fn start(&self, map: &RowMap, line: usize) -> usize {
@@ -252,6 +263,8 @@ impl Block<'_> {
         }
         let ((line, mut place), (last_line, last)) =
             (lines.place(rows.start), lines.place(rows.end - 1));
+        let mut sums = Sums([0; 2 * HEIGHT * 2 * LANES]);
+        let mut joined = Joined([0; 2 * HEIGHT * Tiles::JOINED]);
         let mut waiting = None;
         for line in line..=last_line {
             let end = if line == last_line { last + 1 } else { lines.len };
@@ -266,7 +279,7 @@ impl Block<'_> {
                 waiting = match waiting {
                     None => Some(tile),
                     Some(earlier) => unsafe {
-                        self.tiles::<2, NV>([earlier, tile], &bias);
+                        self.tiles::<2, NV>([earlier, tile], &bias, &mut sums, &mut joined);
                         None
                     },
                 };
@@ -275,7 +288,7 @@ impl Block<'_> {
         }
         if let Some(tile) = waiting {
             // SAFETY: the caller's promise.
-            unsafe { self.tiles::<1, NV>([tile], &bias) };
+            unsafe { self.tiles::<1, NV>([tile], &bias, &mut sums, &mut joined) };
         }
     }
 
@@ -286,76 +299,176 @@ impl Block<'_> {
         &self,
         tiles: [Tile; R],
         bias: &[i32; 2 * LANES],
+        sums: &mut Sums,
+        joined: &mut Joined,
     ) {
         let Self { job, lines, .. } = self;
-        let mut sums = Sums([0; 2 * HEIGHT * 2 * LANES]);
-        let reach = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Tiles::GROUP;
         let panel = job.panels.panel(self.panel);
+        assert!(job.panels.depth() * NV * LANES <= panel.len());
+        let units = job.panels.steps / Tiles::STEPS;
+        // What a run reads: with joined runs a vector, else its steps.
+        let reach = job.runs.iter().max().unwrap_or(&0)
+            + if job.joined.is_some() { LINE } else { job.panels.steps * Tiles::GROUP };
         for tile in tiles {
             let last = tile.offset + (lines.height() - 1) * job.map.pixel;
             assert!(last + reach <= job.image.len());
         }
-        assert!(job.runs.len() * job.panels.steps * NV * LINE <= panel.len());
-        let x = tiles.map(|tile| job.image[tile.offset..].as_ptr());
-        let units = job.panels.steps / Tiles::STEPS;
+        let (x, pixel, runs) = match job.joined {
+            None => (tiles.map(|tile| job.image[tile.offset..].as_ptr()), job.map.pixel, job.runs),
+            Some(len) => {
+                let pixel = units * LINE;
+                for (tile, to) in tiles.iter().zip(joined.0.chunks_exact_mut(HEIGHT * pixel)) {
+                    self.join(tile, len, to, pixel);
+                }
+                let x = std::array::from_fn(|t| joined.0[t * HEIGHT * pixel..].as_ptr());
+                (x, pixel, [0].as_slice())
+            }
+        };
+        // SAFETY: the caller's promise.
+        let in_place = unsafe { self.in_place::<R, NV>(&tiles) };
+        let (to, stride) = in_place.unwrap_or((sums.0.as_mut_ptr(), NV * LANES));
         // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `last` and
-        // `reach` say; the panel holds a tile of weights for each vector and unit of each run.
-        unsafe { multiply::<R, NV>(x, job.map.pixel, job.runs, units, panel, bias, &mut sums) };
+        // `reach` say, or, joined, in `joined`; the panel holds a tile of weights for each vector and unit of each run; the sums
+        // belong to this task, or to the output's rows and columns that it owns.
+        unsafe {
+            multiply::<R, NV>(x, pixel, runs, units, panel, bias, to, stride);
+        }
+        if in_place.is_some() {
+            return;
+        }
         for (t, tile) in tiles.iter().enumerate() {
             let mut x = tile.from % lines.pitch;
-            let mut row =
-                tile.line * lines.rows + tile.from / lines.pitch * lines.width + x.min(lines.width);
-            for place in tile.from..tile.to {
-                if x < lines.width {
-                    let sums = &sums.0[(t * HEIGHT + place - tile.first) * NV * LANES..];
-                    // SAFETY: the caller's promise.
-                    unsafe { self.finish::<NV>(&sums[..NV * LANES], row) };
-                    row += 1;
-                }
-                x += 1;
-                if x == lines.pitch {
-                    x = 0;
+            let mut row = lines.row(tile.line, tile.from);
+            let mut place = tile.from;
+            while place < tile.to {
+                // Rows of the product that follow each other here as they do in the output.
+                let stretch = lines.width.saturating_sub(x).min(tile.to - place);
+                let sums = &sums.0[(t * HEIGHT + place - tile.first) * NV * LANES..];
+                // SAFETY: the caller's promise.
+                unsafe { self.finish::<NV>(&sums[..stretch * NV * LANES], row) };
+                row += stretch;
+                place += stretch + lines.pitch - lines.width.max(x);
+                x = 0;
+            }
+        }
+    }
+
+    /// Copies the runs of each place of a tile, one behind the other, to the place's `pixel` bytes of
+    /// `to`. Behind the last lies something: the weights are zero there.
+    #[inline(always)]
+    fn join(&self, tile: &Tile, len: usize, to: &mut [u8], pixel: usize) {
+        let Self { job, lines, .. } = self;
+        for place in 0..lines.height() {
+            let from = &job.image[tile.offset + place * job.map.pixel..];
+            for (i, &run) in job.runs.iter().enumerate() {
+                // Whole vectors: what a copy writes too much, the next one overwrites.
+                let at = place * pixel + i * len;
+                let line: &[u8; LINE] = from[run..run + LINE].try_into().expect("a line");
+                match to.get_mut(at..at + LINE) {
+                    Some(to) => to.copy_from_slice(line),
+                    None => to[at..at + len].copy_from_slice(&line[..len]),
                 }
             }
         }
     }
 
+    /// Where the sums may be written by the tiles themselves, and the elements of an output row: if
+    /// they stay `i32`, all belong to rows and columns that exist, and their lines are cache lines.
+    ///
     /// # Safety
-    /// As [`Block::run`], for this row.
+    /// As [`Block::run`].
+    #[inline(always)]
+    unsafe fn in_place<const R: usize, const NV: usize>(
+        &self,
+        tiles: &[Tile; R],
+    ) -> Option<(*mut i32, usize)> {
+        let Sink::Accumulate(out) = &self.epilogue.sink else { return None };
+        let (lines, place, stride) = (&self.lines, self.place::<NV>(0, 0), self.epilogue.channels);
+        let first = lines.row(tiles[0].line, tiles[0].from);
+        let whole = tiles.iter().enumerate().all(|(t, tile)| {
+            tile.to - tile.from == HEIGHT && lines.row(tile.line, tile.from) == first + t * HEIGHT
+        });
+        if !whole || lines.pitch != lines.width || place.columns != NV * LANES {
+            return None;
+        }
+        let start = (first + place.row) * stride + place.column;
+        // SAFETY: the caller's promise; these are the rows and columns of the tiles.
+        let out = unsafe { out.slice(start, (R * HEIGHT - 1) * stride + NV * LANES) };
+        let aligned = (out.as_ptr() as usize).is_multiple_of(LINE) && stride.is_multiple_of(LANES);
+        aligned.then_some((out.as_mut_ptr(), stride))
+    }
+
+    /// The place of `rows` rows in the output, `row` being a row of the product.
+    #[inline(always)]
+    fn place<const NV: usize>(&self, row: usize, rows: usize) -> Place {
+        let column = self.panel * self.job.panels.width;
+        Place {
+            row: row + self.job.origin[0],
+            rows,
+            column: column + self.job.origin[1],
+            columns: (self.job.panels.columns - column).min(NV * LANES),
+        }
+    }
+
+    /// Finishes the rows of `sums`, the first of which is `row` of the product.
+    ///
+    /// # Safety
+    /// As [`Block::run`], for these rows.
     #[inline(always)]
     unsafe fn finish<const NV: usize>(&self, sums: &[i32], row: usize) {
-        let Self { job, isa, .. } = self;
-        let column = self.panel * job.panels.width;
-        let place = Place {
-            row: row + job.origin[0],
-            rows: 1,
-            column: column + job.origin[1],
-            columns: (job.panels.columns - column).min(NV * LANES),
-        };
-        let acc = [std::array::from_fn::<_, NV, _>(
-            #[inline(always)]
-            |v| isa.load(&sums[v * LANES..]),
-        )];
+        let some = sums.chunks_exact(FINISHED * NV * LANES);
+        let rest = some.remainder().chunks_exact(NV * LANES);
+        let mut row = row;
+        for sums in some {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish_rows::<FINISHED, NV>(sums, row) };
+            row += FINISHED;
+        }
+        for sums in rest {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish_rows::<1, NV>(sums, row) };
+            row += 1;
+        }
+    }
+
+    /// # Safety
+    /// As [`Block::run`], for these rows.
+    #[inline(always)]
+    unsafe fn finish_rows<const MR: usize, const NV: usize>(&self, sums: &[i32], row: usize) {
+        let (isa, place) = (self.isa, self.place::<NV>(row, MR));
+        let sums = &sums[..MR * NV * LANES];
+        let mut acc = [[isa.zero(); NV]; MR];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            for (v, acc) in acc.iter_mut().enumerate() {
+                *acc = isa.load(&sums[(i * NV + v) * LANES..]);
+            }
+        }
         // SAFETY: the caller's promise.
         unsafe {
             if place.columns == NV * LANES {
-                self.epilogue.whole(*isa, &acc, place);
+                self.epilogue.whole(isa, &acc, place);
             } else {
-                self.epilogue.ragged(*isa, &acc, place);
+                self.epilogue.ragged(isa, &acc, place);
             }
         }
     }
 }
 
+/// Joined runs of two tiles.
+#[repr(align(64))]
+struct Joined([u8; 2 * HEIGHT * Tiles::JOINED]);
+
 /// Sums of two by two tiles, `[row][column]`.
 #[repr(align(64))]
 struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
 
+#[allow(clippy::too_many_arguments)] // registers
 /// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns.
 ///
 /// # Safety
 /// Tiles are configured. In each run, `units · 64` codes are readable behind `x[r]` and the `HEIGHT − 1`
-/// pixels that follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run.
+/// pixels that follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run. `sums` has
+/// room for the rows of `R` tiles, `stride` elements from one to the next.
 #[inline(always)]
 unsafe fn multiply<const R: usize, const NV: usize>(
     x: [*const u8; R],
@@ -364,13 +477,23 @@ unsafe fn multiply<const R: usize, const NV: usize>(
     units: usize,
     w: &[i8],
     bias: &[i32; 2 * LANES],
-    sums: &mut Sums,
+    sums: *mut i32,
+    stride: usize,
 ) {
-    /// The loop over runs and units, once for each shape: `rows` and `more` are what a second tile of
-    /// rows adds, `columns` what a second tile of columns does.
+    /// Asks for a tile of weights four kilobytes ahead: the processor itself foresees too little of
+    /// what the sixteen loads of a tile will read.
+    macro_rules! ahead {
+        ($tile:literal) => {
+            ahead!($tile, 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
+        };
+        ($tile:literal, $($line:literal)*) => {
+            concat!($("prefetcht0 [{w} + 4096 + ", $tile, " + ", $line, "]\n"),*)
+        };
+    }
+    /// The loop over runs and units, once for each shape.
     macro_rules! tiles {
-        ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*]) => {
-            // SAFETY: the caller's promise.
+        ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*] [$($ahead:literal)*]) => {
+            // SAFETY: the caller's promise. A prefetch may name any address.
             unsafe {
                 asm!(
                     $($begin,)*
@@ -381,6 +504,7 @@ unsafe fn multiply<const R: usize, const NV: usize>(
                     "add {a}, {x0}",
                     "mov {n}, {units}",
                     "3:",
+                    $(ahead!($ahead),)*
                     $($unit,)*
                     "add {a}, 64",
                     "add {b}, 64",
@@ -396,12 +520,13 @@ unsafe fn multiply<const R: usize, const NV: usize>(
                     left = inout(reg) runs.len() => _,
                     units = in(reg) units,
                     w = inout(reg) w.as_ptr() => _,
-                    // From a row of weights, or of sums, to the next.
+                    // From a row of weights to the next.
                     line = in(reg) NV * LINE,
                     a = inout(reg) bias.as_ptr() => _,
                     b = out(reg) _,
                     n = inout(reg) 0usize => _,
-                    sums = in(reg) sums.0.as_mut_ptr(),
+                    sums = in(reg) sums,
+                    stride = in(reg) 4 * stride,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack)
@@ -424,10 +549,14 @@ unsafe fn multiply<const R: usize, const NV: usize>(
              "tdpbusd tmm2, tmm5, tmm6"
              "tdpbusd tmm3, tmm5, tmm7"
              "add {w}, 2048"]
-            ["tilestored [{sums} + {line}], tmm0"
-             "tilestored [{sums} + {line} + 64], tmm1"
-             "tilestored [{sums} + {line} + 2048], tmm2"
-             "tilestored [{sums} + {line} + 2112], tmm3"]
+            ["mov {b}, {stride}"
+             "shl {b}, 4"
+             "add {b}, {sums}"
+             "tilestored [{sums} + {stride}], tmm0"
+             "tilestored [{sums} + {stride} + 64], tmm1"
+             "tilestored [{b} + {stride}], tmm2"
+             "tilestored [{b} + {stride} + 64], tmm3"]
+            [0 1024]
         ),
         (2, 1) => tiles!(
             ["tileloadd tmm0, [{a} + {n}]"
@@ -438,8 +567,12 @@ unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm5, [{b} + {pixel}]"
              "tdpbusd tmm2, tmm5, tmm6"
              "add {w}, 1024"]
-            ["tilestored [{sums} + {line}], tmm0"
-             "tilestored [{sums} + {line} + 1024], tmm2"]
+            ["mov {b}, {stride}"
+             "shl {b}, 4"
+             "add {b}, {sums}"
+             "tilestored [{sums} + {stride}], tmm0"
+             "tilestored [{b} + {stride}], tmm2"]
+            [0]
         ),
         (1, 2) => tiles!(
             ["tileloadd tmm0, [{a} + {n}]"
@@ -450,8 +583,9 @@ unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm7, [{w} + {line} + 64]"
              "tdpbusd tmm1, tmm4, tmm7"
              "add {w}, 2048"]
-            ["tilestored [{sums} + {line}], tmm0"
-             "tilestored [{sums} + {line} + 64], tmm1"]
+            ["tilestored [{sums} + {stride}], tmm0"
+             "tilestored [{sums} + {stride} + 64], tmm1"]
+            [0 1024]
         ),
         (1, 1) => tiles!(
             ["tileloadd tmm0, [{a} + {n}]"]
@@ -459,7 +593,8 @@ unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm4, [{a} + {pixel}]"
              "tdpbusd tmm0, tmm4, tmm6"
              "add {w}, 1024"]
-            ["tilestored [{sums} + {line}], tmm0"]
+            ["tilestored [{sums} + {stride}], tmm0"]
+            [0]
         ),
         _ => unreachable!("{R} by {NV} tiles"),
     }
