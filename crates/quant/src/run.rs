@@ -63,7 +63,7 @@ pub struct Engine {
 
 /// Bytes that the images running at a time should stay below: enough of them to keep many threads
 /// busy, and no more memory for a batch of thousands than for this.
-const PART: usize = 1 << 20;
+const PART: usize = 1 << 23;
 
 /// What a node made, as [`Engine::run_traced`] shows it.
 #[derive(Clone, Debug, PartialEq)]

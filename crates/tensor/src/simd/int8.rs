@@ -115,10 +115,6 @@ pub trait Product: Copy + Send + Sync + 'static {
     const VECTORS: usize;
     /// Steps that are multiplied together: runs are padded with zero weights to a multiple.
     const STEPS: usize = 1;
-    /// Runs much shorter than [`STEPS`](Self::STEPS) steps are mostly padding.
-    /// [`multiply`](Self::multiply) joins them ([`Job::joined`]) if they have no more values than this
-    /// together.
-    const JOINED: usize = 0;
     /// Multiply-accumulates that are worth a task: some 50 µs, enough to hide the cost of starting it.
     const TASK: usize = 1 << 22;
 

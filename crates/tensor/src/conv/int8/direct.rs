@@ -12,8 +12,40 @@ pub(crate) struct Direct {
     groups: Vec<Panels<i8>>,
     /// Whether the panels are those of [`Int8::Narrow`].
     narrow: bool,
-    /// Whether the panels hold the runs of a window as one.
-    joined: bool,
+}
+
+/// Rows of an output image that are worth being cut.
+const MANY_ROWS: usize = 16;
+/// Bytes of weights that stay in a cache while blocks pass.
+const CACHED: usize = 1 << 18;
+/// Most blocks that have memory at a time.
+const BUFFERS: usize = 16;
+
+/// The last run of the last row may end in the padding of a step.
+fn behind<P: Product>() -> usize {
+    P::GROUP * P::STEPS
+}
+
+/// The blocks of an image: see [`Direct::blocks`].
+struct Blocks {
+    /// Output rows of a block.
+    rows: usize,
+    /// Blocks of an image.
+    count: usize,
+    /// Rows of the bordered image that a block reads.
+    height: usize,
+}
+
+impl Blocks {
+    /// Elements of a block's part of the image.
+    fn len<P: Product>(&self, border: &Bordered) -> usize {
+        (self.height * border.row + behind::<P>()).next_multiple_of(64)
+    }
+
+    /// Blocks that have memory at a time.
+    fn buffers(&self, batch: usize) -> usize {
+        (batch * self.count).min(BUFFERS)
+    }
 }
 
 /// The runs of a window: kernel rows where their pixels are neighbours, else single taps.
@@ -33,15 +65,6 @@ impl Runs {
             Self { rows: kernel_h, taps: kernel_w, len: channels }
         }
     }
-
-    /// Whether `P` multiplies them as one: if padding each would at least double them.
-    fn joined<P: Product>(&self, _product: P) -> bool {
-        let (count, step) = (self.rows * self.taps, P::GROUP * P::STEPS);
-        count > 1
-            && count * self.len <= P::JOINED
-            && 2 * (count * self.len).next_multiple_of(step)
-                <= count * self.len.next_multiple_of(step)
-    }
 }
 
 impl Direct {
@@ -50,12 +73,8 @@ impl Direct {
         let runs = Runs::new(shape, attrs);
         let columns = outputs / attrs.groups;
         let narrow = is_narrow(level, weights);
-        let joined = dispatch!(level, isa => match isa.narrow() {
-            Some(product) if narrow => runs.joined(product),
-            _ => runs.joined(isa.bytes()),
-        });
         let pack = |group: usize| {
-            let read_run = |column: usize, run: usize, values: &mut [i8]| {
+            let read = |column: usize, run: usize, values: &mut [i8]| {
                 let (taps, filter) = (kernel_h * kernel_w, channels * kernel_h * kernel_w);
                 let filter = &weights[(group * columns + column) * filter..][..filter];
                 let first = run / runs.taps * kernel_w + run % runs.taps;
@@ -65,19 +84,13 @@ impl Direct {
                     }
                 }
             };
-            let runs_of_a_pack = if joined { runs.rows * runs.taps } else { 1 };
-            let read = |column: usize, pack: usize, values: &mut [i8]| {
-                for (i, values) in values.chunks_exact_mut(runs.len.max(1)).enumerate() {
-                    read_run(column, pack * runs_of_a_pack + i, values);
-                }
-            };
-            let (count, len) = (runs.rows * runs.taps / runs_of_a_pack, runs.len * runs_of_a_pack);
+            let count = runs.rows * runs.taps;
             dispatch!(level, isa => match isa.narrow() {
-                Some(product) if narrow => Panels::pack(product, columns, count, len, read),
-                _ => Panels::pack(isa.bytes(), columns, count, len, read),
+                Some(product) if narrow => Panels::pack(product, columns, count, runs.len, read),
+                _ => Panels::pack(isa.bytes(), columns, count, runs.len, read),
             })
         };
-        Self { groups: (0..attrs.groups).map(pack).collect(), narrow, joined }
+        Self { groups: (0..attrs.groups).map(pack).collect(), narrow }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -89,17 +102,47 @@ impl Direct {
         if self.narrow { I::Narrow::excess(zero_point) } else { I::Bytes::excess(zero_point) }
     }
 
-    pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
-        // Narrow weights read codes as they are, in no more memory.
-        Self::scratch_of(isa.bytes(), geometry)
+    pub(crate) fn scratch_len<I: Int8>(&self, isa: I, geometry: &ConvGeometry) -> usize {
+        match isa.narrow() {
+            Some(product) if self.narrow => self.scratch_of(product, geometry),
+            _ => self.scratch_of(isa.bytes(), geometry),
+        }
     }
 
-    fn scratch_of<P: Product>(_product: P, geometry: &ConvGeometry) -> usize {
+    fn scratch_of<P: Product>(&self, product: P, geometry: &ConvGeometry) -> usize {
         let border = Bordered::new(geometry);
-        let images = border.images_per_pass(geometry.batch);
         let [_, _, kernel_h, kernel_w] = geometry.weight_shape();
-        Scratch::bytes::<usize>(kernel_h * kernel_w)
-            + Scratch::bytes::<P::X>(images * border.len() + P::GROUP * P::STEPS)
+        let elements = match self.blocks(product, geometry, &border) {
+            Some(blocks) => blocks.buffers(geometry.batch) * blocks.len::<P>(&border),
+            None => border.images_per_pass(geometry.batch) * border.len() + behind::<P>(),
+        };
+        Scratch::bytes::<usize>(kernel_h * kernel_w) + Scratch::bytes::<P::X>(elements)
+    }
+
+    /// How an image is cut into blocks that stay in the cache between being bordered and multiplied:
+    /// high images, and weights few enough to be read again for each block.
+    fn blocks<P: Product>(
+        &self,
+        _product: P,
+        geometry: &ConvGeometry,
+        border: &Bordered,
+    ) -> Option<Blocks> {
+        let ConvGeometry { out_size: [height, width], attrs, .. } = *geometry;
+        let halo = (geometry.weight_shape()[2] - 1) * attrs.dilation[0] + 1;
+        let [panels] = self.groups.as_slice() else { return None };
+        let least = P::TASK / (width * panels.columns * panels.depth()).max(1);
+        // At most a quarter of what is copied is copied twice.
+        let least = least.max((4 * halo.saturating_sub(attrs.stride[0])).div_ceil(attrs.stride[0]));
+        let fits = panels.bytes() <= CACHED && height >= MANY_ROWS && border.row > 0;
+        fits.then(|| {
+            let count = (height / least.max(1)).max(1);
+            let rows = height.div_ceil(count);
+            Blocks {
+                rows,
+                count: height.div_ceil(rows),
+                height: (rows - 1) * attrs.stride[0] + halo,
+            }
+        })
     }
 
     /// # Safety
@@ -146,9 +189,42 @@ impl Direct {
         let whole = window.len.is_multiple_of(P::GROUP * P::STEPS);
         let in_place = P::RAW && attrs.padding == [0; 4] && whole;
         let images = if in_place { batch } else { border.images_per_pass(batch) };
-        // The last run of the last row may end in the padding of a step.
-        let behind = P::GROUP * P::STEPS;
-        let copy = scratch.take::<P::X>(if in_place { 0 } else { images * border.len() + behind });
+        let map = RowMap {
+            width: geometry.out_size[1],
+            height: geometry.out_size[0],
+            pixel: attrs.stride[1] * in_channels,
+            row: attrs.stride[0] * border.row,
+            image: border.len(),
+            start: 0,
+        };
+        if let Some(blocks) = self.blocks(product, geometry, &border).filter(|_| !in_place) {
+            let len = blocks.len::<P>(&border);
+            let buffers = if parallel::threads() == 1 { 1 } else { blocks.buffers(batch) };
+            let all = batch * blocks.count;
+            parallel::for_each_chunk(scratch.take::<P::X>(buffers * len), len, |buffer, image| {
+                for block in all * buffer / buffers..all * (buffer + 1) / buffers {
+                    let (n, first) = (block / blocks.count, block % blocks.count * blocks.rows);
+                    let height = blocks.rows.min(map.height - first);
+                    let from = n * border.height + first * attrs.stride[0];
+                    let rows = blocks.height.min(border.height - first * attrs.stride[0]);
+                    let part = &mut image[..rows * border.row];
+                    border.write_rows(product.isa(), P::encode, input, zero_point, from, part);
+                    let job = Job::<P> {
+                        image,
+                        map: RowMap { height, ..map },
+                        runs,
+                        panels: &self.groups[0],
+                        rows: height * map.width,
+                        origin: [(n * map.height + first) * map.width, 0],
+                    };
+                    // SAFETY: blocks differ in rows; the rest is the caller's promise.
+                    unsafe { job.run_here(product, epilogue) };
+                }
+            });
+            return;
+        }
+        let len = if in_place { 0 } else { images * border.len() + behind::<P>() };
+        let copy = scratch.take::<P::X>(len);
         let pixels = geometry.out_size[0] * geometry.out_size[1];
         let in_len = geometry.in_size[0] * geometry.in_size[1] * in_channels;
         for first in (0..batch).step_by(images.max(1)) {
@@ -164,16 +240,8 @@ impl Direct {
             parallel::for_each(attrs.groups, |group| {
                 let job = Job::<P> {
                     image,
-                    map: RowMap {
-                        width: geometry.out_size[1],
-                        height: geometry.out_size[0],
-                        pixel: attrs.stride[1] * in_channels,
-                        row: attrs.stride[0] * border.row,
-                        image: border.len(),
-                        start: group * (in_channels / attrs.groups),
-                    },
+                    map: RowMap { start: group * (in_channels / attrs.groups), ..map },
                     runs,
-                    joined: self.joined.then_some(window.len),
                     panels: &self.groups[group],
                     rows: images * pixels,
                     origin: [first * pixels, group * (out_channels / attrs.groups)],

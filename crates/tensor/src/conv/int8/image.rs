@@ -18,7 +18,7 @@ pub(crate) struct Bordered {
     top: usize,
     left: usize,
     /// Height with borders.
-    height: usize,
+    pub(crate) height: usize,
     /// Elements of a row with borders.
     pub(crate) row: usize,
     /// Elements of a pixel: its channels and what pads them.
@@ -65,32 +65,44 @@ impl Bordered {
         zero_point: u8,
         out: &mut [X],
     ) {
+        let rows = (parallel::CODES / self.row.max(1)).max(1);
+        parallel::for_each_chunk(out, rows * self.row, |chunk, out| {
+            self.write_rows(isa, form, input, zero_point, chunk * rows, out);
+        });
+    }
+
+    /// Writes the rows that fill `out`, from row `first` of all images' on.
+    pub(crate) fn write_rows<I: Isa, X: Copy>(
+        &self,
+        isa: I,
+        form: impl Fn(u8, u8) -> X + Copy,
+        input: &[u8],
+        zero_point: u8,
+        first: usize,
+        out: &mut [X],
+    ) {
         let [height, width, channels] = self.size;
         let border = form(zero_point, zero_point);
         let (before, inner) = (self.left * self.pixel, width * self.pixel);
-        let rows = (parallel::CODES / self.row.max(1)).max(1);
-        parallel::for_each_chunk(out, rows * self.row, |chunk, out| {
-            for (i, out) in out.chunks_exact_mut(self.row).enumerate() {
-                let row = chunk * rows + i;
-                let (image, y) = (row / self.height, row % self.height);
-                if y < self.top || y >= self.top + height {
-                    out.fill(border);
-                    continue;
-                }
-                let codes = &input[(image * height + y - self.top) * width * channels..];
-                out[..before].fill(border);
-                out[before + inner..].fill(border);
-                let out = &mut out[before..before + inner];
-                if self.pixel == channels {
-                    encode(isa, form, codes, zero_point, out);
-                    continue;
-                }
-                let pixels = out.chunks_exact_mut(self.pixel);
-                for (out, codes) in pixels.zip(codes.chunks_exact(channels)) {
-                    out[channels..].fill(border);
-                    encode(isa, form, codes, zero_point, &mut out[..channels]);
-                }
+        for (i, out) in out.chunks_exact_mut(self.row).enumerate() {
+            let (image, y) = ((first + i) / self.height, (first + i) % self.height);
+            if y < self.top || y >= self.top + height {
+                out.fill(border);
+                continue;
             }
-        });
+            let codes = &input[(image * height + y - self.top) * width * channels..];
+            out[..before].fill(border);
+            out[before + inner..].fill(border);
+            let out = &mut out[before..before + inner];
+            if self.pixel == channels {
+                encode(isa, form, codes, zero_point, out);
+                continue;
+            }
+            let pixels = out.chunks_exact_mut(self.pixel);
+            for (out, codes) in pixels.zip(codes.chunks_exact(channels)) {
+                out[channels..].fill(border);
+                encode(isa, form, codes, zero_point, &mut out[..channels]);
+            }
+        }
     }
 }

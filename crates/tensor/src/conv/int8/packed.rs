@@ -111,8 +111,8 @@ impl Int8Conv {
     pub fn scratch_len(&self, geometry: &ConvGeometry) -> usize {
         let channels = geometry.out_channels + MAX_LANES;
         let kernel = match &self.kernel {
-            Kernel::Direct(_) => {
-                dispatch!(self.level, isa => Direct::scratch_len(isa, geometry))
+            Kernel::Direct(direct) => {
+                dispatch!(self.level, isa => direct.scratch_len(isa, geometry))
             }
             Kernel::Depthwise(_) => Depthwise::scratch_len(geometry),
             Kernel::Winograd2(_) => {

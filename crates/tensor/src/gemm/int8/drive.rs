@@ -54,8 +54,6 @@ pub(crate) struct Job<'a, P: Product> {
     pub(crate) map: RowMap,
     /// Where each run starts, from the start of a row.
     pub(crate) runs: &'a [usize],
-    /// The length of every run, if the panels hold them as one run, without padding between.
-    pub(crate) joined: Option<usize>,
     pub(crate) panels: &'a Panels<P::W>,
     /// Rows of the product.
     pub(crate) rows: usize,
@@ -86,6 +84,17 @@ impl<P: Product> Job<'_, P> {
             // SAFETY: tasks differ in rows or in columns; the rest is the caller's promise.
             unsafe { product.multiply(self, rows, panel, epilogue) };
         });
+    }
+
+    /// Multiplies everything on this thread.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    pub(crate) unsafe fn run_here(&self, product: P, epilogue: &Epilogue) {
+        for panel in 0..self.panels.count() {
+            // SAFETY: the caller's promise.
+            unsafe { product.multiply(self, 0..self.rows, panel, epilogue) };
+        }
     }
 
     /// Multiplies some rows with one panel, sums being vectors in registers.

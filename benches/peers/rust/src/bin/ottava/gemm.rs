@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use anyhow::Result;
 use ottava_peers::{Files, Model};
 use ottava_tensor::gemm::{PackedMatrix, int8::Int8Gemm};
@@ -15,7 +17,11 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let b: Vec<i8> = bytemuck::allocation::cast_vec(files.bytes("b.s8")?);
     let product = Int8Gemm::new(level, k, n, &b)?;
     let scratch = vec![0; product.scratch_len(m)];
-    Ok(Box::new(Integer { product, level, m, a: files.bytes("a.u8")?, c: vec![0; m * n], scratch }))
+    let a = files.bytes("a.u8")?;
+    // At a cache line, as allocators of other engines have it.
+    let c = vec![0; m * n + 16];
+    let start = c.as_ptr().align_offset(64);
+    Ok(Box::new(Integer { product, level, m, a, c, used: start..start + m * n, scratch }))
 }
 
 struct Float {
@@ -44,6 +50,8 @@ struct Integer {
     m: usize,
     a: Vec<u8>,
     c: Vec<i32>,
+    /// The part of `c` that is the output.
+    used: Range<usize>,
     scratch: Vec<u8>,
 }
 
@@ -53,12 +61,13 @@ impl Model for Integer {
     }
 
     fn run(&mut self) -> Result<()> {
-        self.product.run(self.m, &self.a, 0, &mut self.c, &mut self.scratch);
+        let c = &mut self.c[self.used.clone()];
+        self.product.run(self.m, &self.a, 0, c, &mut self.scratch);
         Ok(())
     }
 
     fn outputs(&mut self) -> Result<Vec<f32>> {
         self.run()?;
-        Ok(self.c.iter().map(|&sum| sum as f32).collect())
+        Ok(self.c[self.used.clone()].iter().map(|&sum| sum as f32).collect())
     }
 }

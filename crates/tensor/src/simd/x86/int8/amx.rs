@@ -48,7 +48,6 @@ impl Product for Tiles {
     // Four tiles of sums, two of codes, two of weights: all there are.
     const VECTORS: usize = 2;
     const STEPS: usize = LINE / 4;
-    const JOINED: usize = 256;
     const TASK: usize = 1 << 23;
 
     #[inline(always)]
@@ -87,8 +86,7 @@ impl Product for Tiles {
         epilogue: &Epilogue<'_>,
     ) {
         let lines = Lines::new(&job.map, job.rows);
-        let few = rows.len().min(lines.len) < FEWEST && job.joined.is_none();
-        if few || job.panels.steps == 0 {
+        if rows.len().min(lines.len) < FEWEST || job.panels.steps == 0 {
             // SAFETY: the caller's promise.
             return unsafe { job.in_registers(self, rows, panel, epilogue) };
         }
@@ -264,7 +262,6 @@ impl Block<'_> {
         let ((line, mut place), (last_line, last)) =
             (lines.place(rows.start), lines.place(rows.end - 1));
         let mut sums = Sums([0; 2 * HEIGHT * 2 * LANES]);
-        let mut joined = Joined([0; 2 * HEIGHT * Tiles::JOINED]);
         let mut waiting = None;
         for line in line..=last_line {
             let end = if line == last_line { last + 1 } else { lines.len };
@@ -279,7 +276,7 @@ impl Block<'_> {
                 waiting = match waiting {
                     None => Some(tile),
                     Some(earlier) => unsafe {
-                        self.tiles::<2, NV>([earlier, tile], &bias, &mut sums, &mut joined);
+                        self.tiles::<2, NV>([earlier, tile], &bias, &mut sums);
                         None
                     },
                 };
@@ -288,7 +285,7 @@ impl Block<'_> {
         }
         if let Some(tile) = waiting {
             // SAFETY: the caller's promise.
-            unsafe { self.tiles::<1, NV>([tile], &bias, &mut sums, &mut joined) };
+            unsafe { self.tiles::<1, NV>([tile], &bias, &mut sums) };
         }
     }
 
@@ -300,38 +297,25 @@ impl Block<'_> {
         tiles: [Tile; R],
         bias: &[i32; 2 * LANES],
         sums: &mut Sums,
-        joined: &mut Joined,
     ) {
         let Self { job, lines, .. } = self;
         let panel = job.panels.panel(self.panel);
         assert!(job.panels.depth() * NV * LANES <= panel.len());
         let units = job.panels.steps / Tiles::STEPS;
-        // What a run reads: with joined runs a vector, else its steps.
-        let reach = job.runs.iter().max().unwrap_or(&0)
-            + if job.joined.is_some() { LINE } else { job.panels.steps * Tiles::GROUP };
+        let reach = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Tiles::GROUP;
         for tile in tiles {
             let last = tile.offset + (lines.height() - 1) * job.map.pixel;
             assert!(last + reach <= job.image.len());
         }
-        let (x, pixel, runs) = match job.joined {
-            None => (tiles.map(|tile| job.image[tile.offset..].as_ptr()), job.map.pixel, job.runs),
-            Some(len) => {
-                let pixel = units * LINE;
-                for (tile, to) in tiles.iter().zip(joined.0.chunks_exact_mut(HEIGHT * pixel)) {
-                    self.join(tile, len, to, pixel);
-                }
-                let x = std::array::from_fn(|t| joined.0[t * HEIGHT * pixel..].as_ptr());
-                (x, pixel, [0].as_slice())
-            }
-        };
+        let (x, pixel) = (tiles.map(|tile| job.image[tile.offset..].as_ptr()), job.map.pixel);
         // SAFETY: the caller's promise.
         let in_place = unsafe { self.in_place::<R, NV>(&tiles) };
         let (to, stride) = in_place.unwrap_or((sums.0.as_mut_ptr(), NV * LANES));
         // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `last` and
-        // `reach` say, or, joined, in `joined`; the panel holds a tile of weights for each vector and unit of each run; the sums
+        // `reach` say; the panel holds a tile of weights for each vector and unit of each run; the sums
         // belong to this task, or to the output's rows and columns that it owns.
         unsafe {
-            multiply::<R, NV>(x, pixel, runs, units, panel, bias, to, stride);
+            multiply::<R, NV>(x, pixel, job.runs, units, panel, bias, to, stride);
         }
         if in_place.is_some() {
             return;
@@ -349,25 +333,6 @@ impl Block<'_> {
                 row += stretch;
                 place += stretch + lines.pitch - lines.width.max(x);
                 x = 0;
-            }
-        }
-    }
-
-    /// Copies the runs of each place of a tile, one behind the other, to the place's `pixel` bytes of
-    /// `to`. Behind the last lies something: the weights are zero there.
-    #[inline(always)]
-    fn join(&self, tile: &Tile, len: usize, to: &mut [u8], pixel: usize) {
-        let Self { job, lines, .. } = self;
-        for place in 0..lines.height() {
-            let from = &job.image[tile.offset + place * job.map.pixel..];
-            for (i, &run) in job.runs.iter().enumerate() {
-                // Whole vectors: what a copy writes too much, the next one overwrites.
-                let at = place * pixel + i * len;
-                let line: &[u8; LINE] = from[run..run + LINE].try_into().expect("a line");
-                match to.get_mut(at..at + LINE) {
-                    Some(to) => to.copy_from_slice(line),
-                    None => to[at..at + len].copy_from_slice(&line[..len]),
-                }
             }
         }
     }
@@ -453,10 +418,6 @@ impl Block<'_> {
         }
     }
 }
-
-/// Joined runs of two tiles.
-#[repr(align(64))]
-struct Joined([u8; 2 * HEIGHT * Tiles::JOINED]);
 
 /// Sums of two by two tiles, `[row][column]`.
 #[repr(align(64))]

@@ -109,18 +109,18 @@ macro_rules! vectors_of_sixteen {
                 grid: Grid,
                 to: &mut [u8],
             ) {
-                if NV != 4 {
+                if NV != 4 && NV != 2 {
                     for (v, acc) in acc.into_iter().enumerate() {
                         let codes = self.requantize(acc, &multiplier[v * LANES..], grid);
                         self.store_codes(codes, &mut to[v * LANES..]);
                     }
                     return;
                 }
-                let (to, multiplier) = (&mut to[..4 * LANES], &multiplier[..4 * LANES]);
+                let (to, multiplier) = (&mut to[..NV * LANES], &multiplier[..NV * LANES]);
                 // The upper bound is taken in f32, so that no value beyond i32 becomes i32::MIN; what
                 // lies far below the lower one saturates on the way to bytes. The packs leave the
-                // quarters of a 4×4 matrix transposed.
-                // SAFETY: the token proves AVX-512BW; the slices have 64 bytes and 64 floats.
+                // quarters of a 4×4 matrix transposed; two vectors fill it twice.
+                // SAFETY: the token proves AVX-512BW; the slices have NV·16 bytes and floats.
                 unsafe {
                     let mut words = [_mm512_setzero_si512(); NV];
                     for v in 0..NV {
@@ -132,14 +132,23 @@ macro_rules! vectors_of_sixteen {
                     let zero_point = _mm512_set1_epi16(grid.zero_point as i16);
                     let low = _mm512_set1_epi8((grid.low as i32 + grid.zero_point) as u8 as i8);
                     let ab = _mm512_packs_epi32(words[0], words[1]);
-                    let cd = _mm512_packs_epi32(words[2], words[3]);
                     let ab = _mm512_adds_epi16(ab, zero_point);
-                    let cd = _mm512_adds_epi16(cd, zero_point);
-                    let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, cd), low);
-                    let order =
-                        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-                    let bytes = _mm512_permutexvar_epi32(order, bytes);
-                    _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
+                    if NV == 2 {
+                        let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, ab), low);
+                        let order =
+                            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+                        let bytes = _mm512_permutexvar_epi32(order, bytes);
+                        let bytes = _mm512_castsi512_si256(bytes);
+                        _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+                    } else {
+                        let cd = _mm512_packs_epi32(words[NV - 2], words[NV - 1]);
+                        let cd = _mm512_adds_epi16(cd, zero_point);
+                        let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, cd), low);
+                        let order =
+                            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                        let bytes = _mm512_permutexvar_epi32(order, bytes);
+                        _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
+                    }
                 }
             }
             #[inline(always)]
