@@ -1,13 +1,17 @@
 //! Operators that compute in `f32` inside a program: what has no integer form, or was told to stay as
 //! it is. The kernels are those of training, so that a program and its graph agree bit for bit.
 
-use ottava_tensor::conv::{self, ConvAttrs, ConvGeometry, PoolGeometry};
-use ottava_tensor::gemm::matmul;
-use ottava_tensor::norm::channel_affine;
-use ottava_tensor::{Tensor, elementwise, pool, shape};
+#[cfg(feature = "float")]
+mod kernel;
+
+#[cfg(feature = "float")]
+pub use kernel::linear;
+
+use ottava_tensor::conv::ConvAttrs;
+use ottava_tensor::{Tensor, shape};
 
 use crate::instr::{Check, conv_geometry, image_of, pooled};
-use crate::{QParams, Result, ValueType, Window, fake_quantize_per_channel};
+use crate::{QParams, ValueType, Window};
 
 /// An operator in `f32`: attributes and constants. It reads floats and makes floats.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,9 +77,6 @@ pub enum FloatOp {
 
 /// Computes the result of a batch from its inputs.
 pub(crate) type FloatKernel = Box<dyn Fn(&[Tensor<f32>]) -> Tensor<f32> + Send + Sync>;
-
-/// Why nothing fails while a program runs.
-const CHECKED: &str = "shapes that the builder has checked";
 
 impl FloatOp {
     /// The operation's name in files and reports.
@@ -152,6 +153,12 @@ impl FloatOp {
     /// Checks every parameter against the inputs' shapes; the shape of the output if they fit.
     pub(crate) fn check(&self, inputs: &[&ValueType]) -> Check<Vec<usize>> {
         let x = inputs[0];
+        // Dynamic layers multiply codes.
+        if !cfg!(feature = "float") && !matches!(self, Self::DynamicLinear { .. }) {
+            return Err("computes in f32, for which ottava-quant has the feature \"float\": this \
+                        build lacks it"
+                .into());
+        }
         if inputs.iter().any(|input| input.grid().is_some()) {
             return Err("reads codes; put a dequantize in front of it".into());
         }
@@ -229,68 +236,13 @@ impl FloatOp {
             }
         }
     }
-
-    /// The operator for batches of inputs like `x`, which [`check`](Self::check) has accepted.
-    pub(crate) fn kernel(&self, x: &ValueType) -> FloatKernel {
-        match self.clone() {
-            Self::Conv { weight, bias, attrs } => {
-                let shape = weight.dims("conv").expect(CHECKED);
-                let geometry = conv_geometry(shape, attrs, x).expect(CHECKED);
-                Box::new(move |x| {
-                    let geometry = ConvGeometry { batch: x[0].shape()[0], ..geometry };
-                    conv::f32::forward(&x[0], &weight, bias.as_ref(), &geometry)
-                })
-            }
-            Self::Linear { weight, bias } => {
-                Box::new(move |x| linear(&x[0], &weight, bias.as_ref()).expect(CHECKED))
-            }
-            Self::MatMul(weight) => Box::new(move |x| matmul(&x[0], &weight).expect(CHECKED)),
-            Self::Affine { scale, shift } => {
-                let (scale, shift) = (scale.to_vec(), shift.to_vec());
-                Box::new(move |x| channel_affine(&x[0], &scale, &shift, false))
-            }
-            Self::Add(constant) => Box::new(move |x| {
-                let b = constant.as_ref().unwrap_or_else(|| &x[1]);
-                x[0].zip_map("add", b, |a, b| a + b).expect(CHECKED)
-            }),
-            Self::Mul(constant) => Box::new(move |x| {
-                let b = constant.as_ref().unwrap_or_else(|| &x[1]);
-                x[0].zip_map("mul", b, |a, b| a * b).expect(CHECKED)
-            }),
-            Self::AvgPool { window, count_padding } => {
-                let geometry = window.unwrap_or_else(|| Window::whole(x)).geometry(x.image());
-                let geometry = geometry.expect(CHECKED);
-                Box::new(move |x| {
-                    let geometry = PoolGeometry { batch: x[0].shape()[0], ..geometry };
-                    pool::avg_pool(&x[0], &geometry, count_padding)
-                })
-            }
-            Self::Softmax => Box::new(|x| elementwise::softmax_rows(&x[0]).expect(CHECKED)),
-            Self::LogSoftmax => Box::new(|x| elementwise::log_softmax_rows(&x[0]).expect(CHECKED)),
-            Self::FakeQuant { grids, axis } => {
-                Box::new(move |x| fake_quantize_per_channel(&x[0], &grids, axis).expect(CHECKED))
-            }
-            Self::DynamicLinear { .. } => unreachable!("packed for a level by its step"),
-        }
-    }
 }
 
-/// A fully connected layer in `f32`: `x·weightᵀ + bias`, the bias added last.
-///
-/// # Shapes
-/// `x`: `[n, k]`; `weight`: `[o, k]`; `bias`: `[o]`; result: `[n, o]`.
-///
-/// # Errors
-/// [`Error::Tensor`](crate::Error::Tensor) if they do not fit together.
-pub fn linear(
-    x: &Tensor<f32>,
-    weight: &Tensor<f32>,
-    bias: Option<&Tensor<f32>>,
-) -> Result<Tensor<f32>> {
-    let y = matmul(x, &weight.transpose(0, 1)?)?;
-    match bias {
-        None => Ok(y),
-        Some(bias) => Ok(y.zip_map("linear", bias, |y, b| y + b)?),
+#[cfg(not(feature = "float"))]
+impl FloatOp {
+    /// There are none in this build: [`check`](Self::check) accepts no operator that has one.
+    pub(crate) fn kernel(&self, _x: &ValueType) -> FloatKernel {
+        unreachable!("{} was refused when the program was built", self.name())
     }
 }
 

@@ -34,7 +34,9 @@ pub use concat::concat;
 pub use dynamic::DynamicLinear;
 pub use error::{Error, Result};
 pub use file::{Container, Dtype, Entry, Stored, write_atomic};
-pub use float::{FloatOp, linear};
+pub use float::FloatOp;
+#[cfg(feature = "float")]
+pub use float::linear;
 pub use instr::{Elements, Instr, ValueType, Window};
 pub use layer::{
     BatchNormStats, QuantizedLayer, WeightRange, WeightSpec, fold_batch_norm, quantize_layer,

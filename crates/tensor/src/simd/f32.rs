@@ -66,7 +66,7 @@ impl From<Level> for FloatLevel {
             #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
             Level::Avx512Vnni(isa) => Self::Avx512(isa.into()),
             #[cfg(all(target_arch = "x86_64", feature = "amx"))]
-            Level::Amx(isa) => Self::Avx512(isa.vectors().into()),
+            Level::Amx(isa) => Self::Avx512(isa.into()),
             #[cfg(target_arch = "aarch64")]
             Level::Neon(isa) => Self::Neon(isa),
             #[cfg(target_arch = "aarch64")]

@@ -82,11 +82,21 @@ impl Int8Conv {
         let sums = if terms == 0 {
             vec![0; outputs]
         } else {
-            let sum = |filter: &[i8]| filter.iter().map(|&w| i32::from(w)).sum();
-            weights.chunks_exact(terms).map(sum).collect()
+            let mut sums = vec![0i32; outputs];
+            let filters = weights.chunks_exact(terms);
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for (sum, filter) in sums.iter_mut().zip(filters) {
+                        *sum = filter.iter().map(|&w| i32::from(w)).sum();
+                    }
+                },
+            );
+            sums
         };
         let depthwise = channels == 1 && groups == outputs && groups > 1;
-        let winograd = algorithm != Algorithm::Direct
+        let winograd = Winograd::<F2x2>::COMPILED
+            && algorithm != Algorithm::Direct
             && (kernel_h, kernel_w, groups) == (3, 3, 1)
             && stride == [1, 1]
             && dilation == [1, 1]

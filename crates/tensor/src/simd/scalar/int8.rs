@@ -7,14 +7,15 @@ use super::Scalar;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
 
-const LANES: usize = 8;
+/// As many as the plainest vectors have, which compilers use here: wider ones spill.
+const LANES: usize = 4;
 
 impl Int8 for Scalar {
     type Acc = [i32; LANES];
     type Half = [i16; 2 * LANES];
     const LANES: usize = LANES;
     const WINOGRAD: RangeInclusive<usize> = 32..=1024;
-    type Bytes = Quads<6, 2>;
+    type Bytes = Quads<4, 2>;
     type Narrow = Self::Bytes;
     type Words = Pairs;
 
@@ -168,7 +169,7 @@ impl Product for Pairs {
     type W = i16;
     const GROUP: usize = 2;
     const RAW: bool = false;
-    const ROWS: usize = 6;
+    const ROWS: usize = 4;
     const VECTORS: usize = 2;
 
     #[inline(always)]

@@ -1,15 +1,14 @@
 //! The token of AMX, and what the system has to allow before tiles may be used.
 
-use super::{Avx512Vnni, Isa};
+use super::{Avx512, Avx512Vnni, Isa};
 
 /// AVX-512 with VNNI, and matrix tiles of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amx(Avx512Vnni);
 
-impl Amx {
-    /// The vectors beside the tiles.
-    pub(crate) fn vectors(self) -> Avx512Vnni {
-        self.0
+impl From<Amx> for Avx512 {
+    fn from(amx: Amx) -> Self {
+        amx.0.into()
     }
 }
 
