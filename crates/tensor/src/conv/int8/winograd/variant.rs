@@ -223,6 +223,7 @@ mod tests {
 
     #[test]
     fn factored_transforms_equal_their_matrices() {
+        const LANES: usize = <Scalar as Int8>::LANES;
         let isa = Scalar::detect().expect("always there");
         fn row<const N: usize>(matrix: &[[i16; N]; 6], x: &[i16; N]) -> [i16; 6] {
             matrix.map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum())
@@ -230,11 +231,11 @@ mod tests {
         for i in 0..200 {
             let x: [i16; 6] = std::array::from_fn(|j| ((i * 37 + j * 91) % 256) as i16 - 128);
             let g = [x[0], x[1], x[2]];
-            let first = |v: [[i16; 16]; 6]| v.map(|v| v[0]);
-            assert_eq!(first(F4x4::input(isa, x.map(|x| [x; 16]))), row(&F4x4::BT, &x));
-            assert_eq!(first(F4x4::filter(isa, g.map(|x| [x; 16]))), row(&F4x4::G, &g));
+            let first = |v: [[i16; 2 * LANES]; 6]| v.map(|v| v[0]);
+            assert_eq!(first(F4x4::input(isa, x.map(|x| [x; 2 * LANES]))), row(&F4x4::BT, &x));
+            assert_eq!(first(F4x4::filter(isa, g.map(|x| [x; 2 * LANES]))), row(&F4x4::G, &g));
             let m = x.map(|x| i32::from(x) * 70_001);
-            let y = F4x4::output(isa, m.map(|x| [x; 8])).map(|y| y[0]);
+            let y = F4x4::output(isa, m.map(|x| [x; LANES])).map(|y| y[0]);
             let expected = F4x4::AT.map(|row| {
                 row.iter().zip(&m).fold(0i32, |sum, (a, b)| sum.wrapping_add(a.wrapping_mul(*b)))
             });
