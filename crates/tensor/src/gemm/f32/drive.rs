@@ -7,8 +7,8 @@ use super::panels::Panels;
 use super::tile::{DEPTH, Onto, Row, multiply_in_place, multiply_packed, next_rows};
 use crate::simd::f32::{Float, MAX_ROWS};
 
-/// Rows of the left operand packed at a time: `96·400·4` bytes, a part of every L2 cache.
-const BLOCK_ROWS: usize = 96;
+/// Rows of the left operand packed at a time: `168·400·4` bytes, a part of every L2 cache.
+const BLOCK_ROWS: usize = 168;
 
 /// `out = left[rows] · panels (+ bias)`, for the panels of the range.
 ///

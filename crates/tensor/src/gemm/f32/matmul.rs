@@ -5,8 +5,8 @@ use crate::{Error, Level, Result, Tensor, parallel};
 /// Multiply-accumulates worth a task of their own: about 100 microseconds.
 const TASK_MACS: usize = 1 << 21;
 
-/// Rows of a task at the least, so that a panel brought into the cache is used often.
-const TASK_ROWS: usize = 84;
+/// Rows of a task at the least, if there are many, so that a panel brought into the cache is used often.
+const TASK_ROWS: usize = 168;
 
 /// The matrix product `c[i, j] = Σₖ a[i, k]·b[k, j]`.
 ///
@@ -107,9 +107,11 @@ impl PackedMatrix {
 }
 
 fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels) -> Tensor<f32> {
-    let mut out = Tensor::zeros(&[m, n]);
+    // The first block of the depth overwrites what is there.
+    let mut out = Tensor::recycled(&[m, n]);
     let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
-    let rows = TASK_ROWS.max(TASK_MACS / (n * k)).min(m);
+    // Even tasks: 1,024 rows are seven times 147, not six times 168 and a small one.
+    let rows = m.div_ceil(m.div_ceil(TASK_ROWS.max(TASK_MACS / (n * k))));
     let row_tasks = m.div_ceil(rows);
     if row_tasks >= 4 || m * n * k < 2 * TASK_MACS {
         parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
