@@ -131,11 +131,12 @@ impl Direct {
         let halo = (geometry.weight_shape()[2] - 1) * attrs.dilation[0] + 1;
         let [panels] = self.groups.as_slice() else { return None };
         let least = P::TASK / (width * panels.columns * panels.depth()).max(1);
-        // At most a quarter of what is copied is copied twice.
-        let least = least.max((4 * halo.saturating_sub(attrs.stride[0])).div_ceil(attrs.stride[0]));
+        // At most a half of what is copied is copied twice.
+        let least = least.max((2 * halo.saturating_sub(attrs.stride[0])).div_ceil(attrs.stride[0]));
         let fits = panels.bytes() <= CACHED && height >= MANY_ROWS && border.row > 0;
         fits.then(|| {
-            let count = (height / least.max(1)).max(1);
+            // A power of two, which two threads and four share evenly.
+            let count = 1 << (height / least.max(1)).max(1).ilog2();
             let rows = height.div_ceil(count);
             Blocks {
                 rows,

@@ -32,7 +32,7 @@ impl RowMap {
     }
 
     /// The offsets of `out.len()` rows from `first` on.
-    fn offsets(&self, first: usize, out: &mut [usize]) {
+    pub(crate) fn offsets(&self, first: usize, out: &mut [usize]) {
         let (mut x, rest) = (first % self.width, first / self.width);
         let (mut y, mut n) = (rest % self.height, rest / self.height);
         for out in out {

@@ -5,7 +5,8 @@
 //! rows a multiple of it, along a whole image, if the few pixels between the rows are multiplied too
 //! and dropped: see [`Lines`]. The panels are those of [`Quads`], whose memory order is a tile's.
 //!
-//! Sums leave the tiles through memory, a row at a time, into the epilogue of every other product.
+//! Sums leave the tiles through memory, some rows at a time, into the epilogue of every other product; those
+//! that stay `i32` are written where they belong.
 
 use std::arch::asm;
 use std::ops::Range;
@@ -48,6 +49,7 @@ impl Product for Tiles {
     // Four tiles of sums, two of codes, two of weights: all there are.
     const VECTORS: usize = 2;
     const STEPS: usize = LINE / 4;
+    // Some ten microseconds: of a larger block the rows would not stay in the L2 cache.
     const TASK: usize = 1 << 23;
 
     #[inline(always)]
@@ -272,13 +274,13 @@ impl Block<'_> {
                 let offset = start + first * job.map.pixel;
                 let tile = Tile { offset, line, first, from: place, to };
                 place = to;
-                // SAFETY: the caller's promise.
                 waiting = match waiting {
                     None => Some(tile),
-                    Some(earlier) => unsafe {
-                        self.tiles::<2, NV>([earlier, tile], &bias, &mut sums);
+                    Some(earlier) => {
+                        // SAFETY: the caller's promise.
+                        unsafe { self.tiles::<2, NV>([earlier, tile], &bias, &mut sums) };
                         None
-                    },
+                    }
                 };
             }
             place = 0;
@@ -423,7 +425,6 @@ impl Block<'_> {
 #[repr(align(64))]
 struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
 
-#[allow(clippy::too_many_arguments)] // registers
 /// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns.
 ///
 /// # Safety
@@ -431,6 +432,7 @@ struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
 /// pixels that follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run. `sums` has
 /// room for the rows of `R` tiles, `stride` elements from one to the next.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // registers
 unsafe fn multiply<const R: usize, const NV: usize>(
     x: [*const u8; R],
     pixel: usize,
@@ -558,5 +560,41 @@ unsafe fn multiply<const R: usize, const NV: usize>(
             [0]
         ),
         _ => unreachable!("{R} by {NV} tiles"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// On machines without tiles too: every row has one place, and the pixel there is its own.
+        #[test]
+        fn lines_find_every_row(
+            (images, height, width) in (1..4usize, 1..20usize, 1..60usize),
+            (border, channels, stride) in (0..4usize, 1..4usize, 1..3usize),
+        ) {
+            let row = (width * stride + border) * channels;
+            let map = RowMap {
+                width,
+                height,
+                pixel: stride * channels,
+                row: stride * row,
+                image: (height * stride + border) * row,
+                start: 5,
+            };
+            let rows = images * height * width;
+            let lines = Lines::new(&map, rows);
+            let mut offsets = vec![0; rows];
+            map.offsets(0, &mut offsets);
+            for (row, offset) in offsets.into_iter().enumerate() {
+                let (line, place) = lines.place(row);
+                prop_assert!(place < lines.len && place % lines.pitch < lines.width);
+                prop_assert_eq!(lines.row(line, place), row);
+                prop_assert_eq!(lines.start(&map, line) + place * map.pixel, offset);
+            }
+            prop_assert_eq!(lines.place(rows - 1).1, lines.len - 1);
+        }
     }
 }

@@ -212,8 +212,8 @@ macro_rules! vectors_of_sixteen {
 
 vectors_of_sixteen!(Avx512, WidenedBytes<Avx512>, Pairs<Avx512>, Winograd for 32..=256);
 vectors_of_sixteen!(Avx512Vnni, Quads<Avx512Vnni>, DotPairs<Avx512Vnni>, Winograd for 64..=128);
-// Nothing beats tiles of bytes.
-vectors_of_sixteen!(Amx, Tiles, DotPairs<Amx>, Winograd for usize::MAX..=0);
+// Nothing beats tiles of bytes: more channels than any layer has.
+vectors_of_sixteen!(Amx, Tiles, DotPairs<Amx>, Winograd for usize::MAX..=usize::MAX);
 
 /// The tokens of this file: each proves AVX-512 (F, BW, DQ, VL).
 pub trait Wide: Int8<Acc = __m512i> {}
