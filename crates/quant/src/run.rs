@@ -61,8 +61,8 @@ pub struct Engine {
     part: usize,
 }
 
-/// Bytes that the images running at a time should stay below: enough of them to keep many threads
-/// busy, and no more memory for a batch of thousands than for this.
+/// Bytes that the images running at a time should stay below: enough of them to read weights once for
+/// several and to keep many threads busy, and no more memory for a batch of thousands than for this.
 const PART: usize = 1 << 23;
 
 /// What a node made, as [`Engine::run_traced`] shows it.
