@@ -199,30 +199,13 @@ impl Direct {
             start: 0,
         };
         if let Some(blocks) = self.blocks(product, geometry, &border).filter(|_| !in_place) {
-            let len = blocks.len::<P>(&border);
-            let buffers = if parallel::threads() == 1 { 1 } else { blocks.buffers(batch) };
-            let all = batch * blocks.count;
-            parallel::for_each_chunk(scratch.take::<P::X>(buffers * len), len, |buffer, image| {
-                for block in all * buffer / buffers..all * (buffer + 1) / buffers {
-                    let (n, first) = (block / blocks.count, block % blocks.count * blocks.rows);
-                    let height = blocks.rows.min(map.height - first);
-                    let from = n * border.height + first * attrs.stride[0];
-                    let rows = blocks.height.min(border.height - first * attrs.stride[0]);
-                    let part = &mut image[..rows * border.row];
-                    border.write_rows(product.isa(), P::encode, input, zero_point, from, part);
-                    let job = Job::<P> {
-                        image,
-                        map: RowMap { height, ..map },
-                        runs,
-                        panels: &self.groups[0],
-                        rows: height * map.width,
-                        origin: [(n * map.height + first) * map.width, 0],
-                    };
-                    // SAFETY: blocks differ in rows; the rest is the caller's promise.
-                    unsafe { job.run_here(product, epilogue) };
-                }
-            });
-            return;
+            // SAFETY: the caller's promise.
+            return unsafe {
+                self.run_blocks(
+                    product, &blocks, &border, map, batch, runs, input, zero_point, epilogue,
+                    scratch,
+                );
+            };
         }
         let len = if in_place { 0 } else { images * border.len() + behind::<P>() };
         let copy = scratch.take::<P::X>(len);
@@ -252,5 +235,48 @@ impl Direct {
                 unsafe { job.run(product, epilogue) };
             });
         }
+    }
+
+    /// Borders and multiplies block by block, each on one thread.
+    ///
+    /// # Safety
+    /// As [`Direct::run`].
+    unsafe fn run_blocks<P: Product<W = i8>>(
+        &self,
+        product: P,
+        blocks: &Blocks,
+        border: &Bordered,
+        map: RowMap,
+        batch: usize,
+        runs: &[usize],
+        input: &[u8],
+        zero_point: u8,
+        epilogue: &Epilogue,
+        mut scratch: Scratch,
+    ) {
+        let (len, all) = (blocks.len::<P>(border), batch * blocks.count);
+        let buffers = if parallel::threads() == 1 { 1 } else { blocks.buffers(batch) };
+        parallel::for_each_chunk(scratch.take::<P::X>(buffers * len), len, |buffer, image| {
+            for block in all * buffer / buffers..all * (buffer + 1) / buffers {
+                let (n, first) = (block / blocks.count, block % blocks.count * blocks.rows);
+                let height = blocks.rows.min(map.height - first);
+                // Rows of the bordered image.
+                let from = first * map.row / border.row;
+                let rows = blocks.height.min(border.height - from);
+                let part = &mut image[..rows * border.row];
+                let from = n * border.height + from;
+                border.write_rows(product.isa(), P::encode, input, zero_point, from, part);
+                let job = Job::<P> {
+                    image,
+                    map: RowMap { height, ..map },
+                    runs,
+                    panels: &self.groups[0],
+                    rows: height * map.width,
+                    origin: [(n * map.height + first) * map.width, 0],
+                };
+                // SAFETY: blocks differ in rows; the rest is the caller's promise.
+                unsafe { job.run_here(product, epilogue) };
+            }
+        });
     }
 }

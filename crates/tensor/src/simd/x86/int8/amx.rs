@@ -432,7 +432,6 @@ struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
 /// pixels that follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run. `sums` has
 /// room for the rows of `R` tiles, `stride` elements from one to the next.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // registers
 unsafe fn multiply<const R: usize, const NV: usize>(
     x: [*const u8; R],
     pixel: usize,
