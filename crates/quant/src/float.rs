@@ -13,7 +13,8 @@ use ottava_tensor::{Tensor, shape};
 use crate::instr::{Check, conv_geometry, image_of, pooled};
 use crate::{QParams, ValueType, Window};
 
-/// An operator in `f32`: attributes and constants. It reads floats and makes floats.
+/// An operator in `f32`: attributes and constants. It reads floats and makes floats. Without the feature
+/// `float` a program with one is refused ([`FloatOp::DynamicLinear`] multiplies codes, and is not).
 #[derive(Clone, Debug, PartialEq)]
 pub enum FloatOp {
     /// 2-D convolution.

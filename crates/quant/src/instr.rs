@@ -507,12 +507,8 @@ fn check_layer(
     }
     let codes = contiguous(&layer.codes);
     for (channel, (weights, &bias)) in codes.chunks(inner).zip(&layer.bias).enumerate() {
-        let (mut positive, mut negative) = (0i64, 0i64);
-        // Parts whose sums fit 32 bits: every weight of a large file is looked at here.
-        for weights in weights.chunks(1 << 16) {
-            positive += i64::from(weights.iter().map(|&w| i32::from(w.max(0))).sum::<i32>());
-            negative -= i64::from(weights.iter().map(|&w| i32::from(w.min(0))).sum::<i32>());
-        }
+        let positive: i64 = weights.iter().map(|&w| i64::from(w.max(0))).sum();
+        let negative: i64 = weights.iter().map(|&w| -i64::from(w.min(0))).sum();
         let high = positive * up + negative * down + i64::from(bias);
         let low = -(positive * down + negative * up) + i64::from(bias);
         if high > i64::from(i32::MAX) || low < i64::from(i32::MIN) {

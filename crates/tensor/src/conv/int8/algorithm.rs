@@ -14,7 +14,8 @@ pub enum Algorithm {
     Auto,
     /// Products of image rows and packed weights: a byte for each weight.
     Direct,
-    /// Exact integer Winograd F(2×2, 3×3): 2.25 times fewer multiplications, of 16 bits.
+    /// Exact integer Winograd F(2×2, 3×3): 2.25 times fewer multiplications, of 16 bits. In builds with the
+    /// feature `winograd`, as is the next.
     Winograd2,
     /// Exact integer Winograd F(4×4, 3×3): 4 times fewer multiplications, of 16 bits. A byte for each
     /// weight: filters are transformed while it runs.

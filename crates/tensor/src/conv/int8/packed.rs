@@ -1,6 +1,6 @@
 use super::depthwise::Depthwise;
 use super::direct::Direct;
-use super::winograd::{F2x2, F4x4, F4x4Wide, Variant, Winograd};
+use super::winograd::{self, F2x2, F4x4, F4x4Wide, Variant, Winograd};
 use super::{AddCodes, Algorithm, Requantize};
 use crate::conv::{ConvAttrs, ConvGeometry};
 use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_TERMS, Scratch, Shared, Sink, is_narrow};
@@ -95,7 +95,7 @@ impl Int8Conv {
             sums
         };
         let depthwise = channels == 1 && groups == outputs && groups > 1;
-        let winograd = Winograd::<F2x2>::COMPILED
+        let winograd = winograd::COMPILED
             && algorithm != Algorithm::Direct
             && (kernel_h, kernel_w, groups) == (3, 3, 1)
             && stride == [1, 1]

@@ -3,8 +3,8 @@
 //! A panel holds a tile's width of output columns: `[run][step][column][GROUP]`, read once from
 //! front to back while a tile of rows is multiplied. A run is a stretch of `k` that lies contiguous
 //! in the image (the whole of `k` for a GEMM, a kernel row for a convolution), padded with zero
-//! weights to whole groups, and to as many of them as are multiplied together. All panels have `VECTORS · LANES` columns, the last as few vectors as
-//! hold what is left.
+//! weights to whole groups, and to as many of them as are multiplied together. All panels have
+//! `VECTORS · LANES` columns, the last as few vectors as hold what is left.
 
 use std::marker::PhantomData;
 

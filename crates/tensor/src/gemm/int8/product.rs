@@ -45,12 +45,11 @@ impl Int8Gemm {
 
     /// Bytes of working memory for `m` rows.
     pub fn scratch_len(&self, m: usize) -> usize {
-        let image = dispatch!(self.level, isa => image_bytes(isa.bytes(), m, self.k));
-        let narrow = dispatch!(self.level, isa => match isa.narrow() {
-            Some(product) => image_bytes(product, m, self.k),
-            None => 0,
+        let image = dispatch!(self.level, isa => match isa.narrow() {
+            Some(product) if self.narrow => image_bytes(product, m, self.k),
+            _ => image_bytes(isa.bytes(), m, self.k),
         });
-        Scratch::bytes::<i32>(self.n + MAX_LANES) + image.max(narrow)
+        Scratch::bytes::<i32>(self.n + MAX_LANES) + image
     }
 
     /// Memory the packed weights take, in bytes.

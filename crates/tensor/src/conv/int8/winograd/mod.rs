@@ -31,6 +31,8 @@ use crate::simd::dispatch;
 use crate::simd::int8::{Int8, Product};
 use crate::{Level, parallel};
 
+/// Whether this build has the kernels.
+pub(crate) const COMPILED: bool = cfg!(feature = "winograd");
 /// Most tiles of a block. Filters are transformed once for each block: the more tiles the better.
 const BLOCK: usize = 48; // a multiple of every ROW_STEP
 /// Fewest tiles that many tiles are cut into blocks of.
@@ -116,12 +118,9 @@ impl Blocks {
 impl<V: Variant> Winograd<V> {
     const POSITIONS: usize = V::TILE * V::TILE;
 
-    /// Whether this build has the kernels.
-    pub(crate) const COMPILED: bool = cfg!(feature = "winograd");
-
     pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4]) -> Self {
         // What follows is not compiled then.
-        if !Self::COMPILED {
+        if !COMPILED {
             unreachable!("the caller asks first");
         }
         let [outputs, channels, ..] = shape;
@@ -183,7 +182,7 @@ impl<V: Variant> Winograd<V> {
         epilogue: &Epilogue,
         mut scratch: Scratch,
     ) {
-        if !Self::COMPILED {
+        if !COMPILED {
             unreachable!("there is none in this build");
         }
         let plan = Self::plan(isa, geometry);

@@ -228,7 +228,7 @@ impl Lines {
 }
 
 /// One tile's rows: consecutive places of a line.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Tile {
     /// Where the first lies in the image.
     offset: usize,
@@ -428,8 +428,8 @@ struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
 /// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns.
 ///
 /// # Safety
-/// Tiles are configured. In each run, `units · 64` codes are readable behind `x[r]` and the `HEIGHT − 1`
-/// pixels that follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run. `sums` has
+/// Tiles are configured. In each run, `units · 64` codes are readable behind `x[r]` and the other
+/// pixels of a tile, which follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run. `sums` has
 /// room for the rows of `R` tiles, `stride` elements from one to the next.
 #[inline(always)]
 unsafe fn multiply<const R: usize, const NV: usize>(
