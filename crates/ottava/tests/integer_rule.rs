@@ -327,8 +327,13 @@ proptest! {
         }
         let graph = calibrated(model, seed, &map, &images);
         if trained {
-            // A clip learns from what exceeds it: nothing may, where its scale was rounded up.
-            let rests = learning == Some(Learning::Clip) && power_of_two;
+            // Where scales were rounded up to a power of two nothing may exceed a clip, and with a few
+            // codes an average may round to zero: no gradient comes behind it.
+            let silent = || {
+                let logits = nn::predict(&graph, Mode::EVAL, images.clone()).unwrap();
+                logits.iter().all(|y| y == 0.0)
+            };
+            let rests = power_of_two && (learning == Some(Learning::Clip) || silent());
             prop_assert!(descend(&graph, &images) || rests, "no range has learned");
             let batches = [Ok::<_, ottava::autograd::Error>(images.clone())];
             prop_assert_eq!(reestimate_batch_norm(&graph, batches).unwrap(), 1);

@@ -92,13 +92,13 @@ fn layers_of_resnets() {
 }
 
 /// Layers that Winograd's algorithm takes: even and odd sizes, all paddings, channels that fill vectors
-/// and that do not, images of one tile, and a gradient in several parts.
+/// and that do not, images of few tiles, and a gradient in several parts.
 #[test]
 fn winograd() {
     for (input, outputs, padding) in [
         ([2, 16, 32, 32], 16, [1; 4]),
         ([5, 9, 7, 9], 21, [1; 4]),
-        ([40, 8, 4, 4], 12, [0; 4]),
+        ([40, 8, 6, 6], 12, [0; 4]),
         ([3, 33, 12, 8], 8, [2, 0, 1, 2]),
         ([40, 40, 4, 4], 24, [1; 4]),
         ([1, 300, 14, 14], 16, [1; 4]),
@@ -194,6 +194,26 @@ fn any_number_of_threads_gives_the_same_bits() {
         };
         for (one, three) in with_threads(1, all).iter().zip(with_threads(3, all)) {
             assert_eq!(one.to_vec(), three.to_vec());
+        }
+    }
+}
+
+/// An image's results are the same bits in every batch, whichever algorithm its size chooses.
+#[test]
+fn a_batch_is_its_images() {
+    for size in [2, 3, 4, 6, 8, 12] {
+        let geometry = |batch| {
+            let input = [batch, 13, size, size + 2];
+            ConvGeometry::new(input, [10, 13, 3, 3], ConvAttrs::new(1, 1)).unwrap()
+        };
+        let (one, all) = (geometry(1), geometry(40));
+        let (x, weight) = (uneven(&all.input_shape(), 1), uneven(&all.weight_shape(), 2));
+        let grad = uneven(&all.output_shape(), 3);
+        let (y, dx) = (forward(&x, &weight, None, &all), grad_input(&grad, &weight, &all));
+        for image in [0, 1, 39] {
+            let only = |t: &Tensor<f32>| t.slice(0, image..image + 1, 1).unwrap();
+            assert_eq!(forward(&only(&x), &weight, None, &one).to_vec(), only(&y).to_vec());
+            assert_eq!(grad_input(&only(&grad), &weight, &one).to_vec(), only(&dx).to_vec());
         }
     }
 }

@@ -33,8 +33,9 @@ fn place_step(len: usize) -> usize {
     len.next_multiple_of(1024) + 80
 }
 
-/// Fewer tiles do not pay for transformed weights, which are 16/9 of the weights.
-const FEWEST_TILES: usize = 36;
+/// Fewer tiles of an image do not pay. The size of the batch has no say: an image's results are the same
+/// in every batch.
+const FEWEST_TILES: usize = 4;
 
 /// Fewer channels do not pay for transformed tiles.
 const FEWEST_CHANNELS: usize = 8;
@@ -87,7 +88,7 @@ impl Tiling {
             && attrs.dilation == [1, 1]
             && attrs.groups == 1;
         let (rows, columns) = (out_size[0].div_ceil(STEP), out_size[1].div_ceil(STEP));
-        let tiles = g.batch * rows * columns;
+        let tiles = rows * columns;
         // A tile of which most lies outside multiplies for nothing: 36 products for each result must
         // remain more than 16 for each tile, with what transforms cost.
         let used = (out_size[0] * out_size[1]) as f64 / (rows * columns * STEP * STEP) as f64;
