@@ -18,6 +18,9 @@ pub trait Float: Isa {
     const ROWS: usize;
     /// Rows of the largest register tile of one vector, at most [`MAX_ROWS`].
     const NARROW_ROWS: usize;
+    /// How many values ahead a tile asks for its right operand, unless zero: where a step of the tile
+    /// has loads to spare, and reads more than the cache's own foresight brings.
+    const AHEAD: usize = 0;
     /// A vector register.
     type Vector: Copy;
 

@@ -7,13 +7,27 @@ use super::panels::Panels;
 use super::tile::{DEPTH, Onto, Row, multiply_in_place, multiply_packed, next_rows};
 use crate::simd::f32::{Float, MAX_ROWS};
 
-/// Rows of the left operand packed at a time: `168·400·4` bytes, a part of every L2 cache.
+/// Rows of the left operand packed at a time: `168·528·4` bytes, a part of every L2 cache.
 const BLOCK_ROWS: usize = 168;
+
+/// Values of the right operand that stay in an L2 cache while all tiles of a block go by.
+const GROUP: usize = 96 << 10;
+
+/// Values of a right operand that is read whole for every tile of rows that lie in place.
+const WHOLE: usize = 256 << 10;
+
+/// Whether rows `step` values apart can be read together: near a multiple of 4 KiB they share the
+/// sets of an L1 cache and displace each other.
+fn lie_well(step: usize) -> bool {
+    const SETS: usize = 4096 / size_of::<f32>();
+    let off = step % SETS;
+    off.min(SETS - off) >= SETS / 32
+}
 
 /// `out = left[rows] · panels (+ bias)`, for the panels of the range.
 ///
 /// Row `i` of the range and column `j` of the first panel land at `out[place(i) + j]`. A left operand
-/// that lies in place must go to evenly spaced places; for two panels it is not worth packing.
+/// that lies in place must go to evenly spaced places.
 #[inline(always)]
 pub(crate) fn multiply<I: Float, L: Left>(
     isa: I,
@@ -29,20 +43,24 @@ pub(crate) fn multiply<I: Float, L: Left>(
         return;
     }
     let first_column = right.get(panels.start).0.start;
+    let panel_len = 2 * I::LANES * right.depth();
     if let Some((data, step)) = left.in_place(rows.start)
-        && panels.len() <= 2
+        && (panels.len() <= 2 || panels.len() * panel_len <= WHOLE && lie_well(step))
     {
         let pitch = place(1) - place(0);
+        // A panel or two are done before the next rows have come by themselves.
+        let next = panels.len() <= 2;
         let mut row = 0;
         while row < rows.len() {
             let count = next_rows(rows.len() - row, I::ROWS);
+            let ahead = if next { count * step } else { 0 };
             for i in panels.clone() {
                 let (panel, weights) = right.get(i);
                 let onto = bias.map_or(Onto::Nothing, |bias| Onto::Bias(&bias[panel.start..]));
                 let out = &mut out[place(row) + panel.start - first_column..];
                 let (data, width, columns) = (&data[row * step..], panel.width, panel.columns);
                 multiply_in_place(
-                    isa, data, step, count, weights, width, onto, out, pitch, columns,
+                    isa, data, step, ahead, count, weights, width, onto, out, pitch, columns,
                 );
             }
             row += count;
@@ -50,14 +68,14 @@ pub(crate) fn multiply<I: Float, L: Left>(
         return;
     }
 
-    // Even tiles: 25 rows are 5·5, not 4·6 + 1.
-    let tiles = rows.len().div_ceil(I::ROWS);
-    let tile_rows = rows.len().div_ceil(tiles);
+    let tile_rows = tile_rows(rows.len(), I::ROWS);
+    let tiles = rows.len().div_ceil(tile_rows);
     // Few panels stay in L1 beside one tile; many are worth a block of tiles each.
     let block_tiles = if panels.len() <= 2 { 1 } else { (BLOCK_ROWS / tile_rows).min(tiles) };
     let mut block = vec![[0.0; size_of::<Row>() / 4]; block_tiles * I::ROWS];
     let depth_blocks = right.depth().div_ceil(DEPTH).max(1);
     let depth_step = right.depth().div_ceil(depth_blocks).max(1);
+    let group = (GROUP / (2 * I::LANES * depth_step)).max(1);
 
     for depth_block in 0..depth_blocks {
         let depth = depth_block * depth_step..right.depth().min((depth_block + 1) * depth_step);
@@ -67,33 +85,44 @@ pub(crate) fn multiply<I: Float, L: Left>(
                 let tile = tile_range(i, tile_rows, rows.len());
                 left.pack(isa, rows.start + tile.start, depth.clone(), &mut packed[..tile.len()]);
             }
-            for i in panels.clone() {
-                let (panel, data) = right.get(i);
-                let data = &data[depth.start * panel.width..depth.end * panel.width];
-                let column = panel.start - first_column;
-                let onto = match (depth_block, bias) {
-                    (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
-                    (0, None) => Onto::Nothing,
-                    _ => Onto::Output,
-                };
+            for first_panel in panels.clone().step_by(group) {
+                let panels = first_panel..panels.end.min(first_panel + group);
                 for (packed, i) in block.chunks_exact(I::ROWS).zip(tiles.clone()) {
                     let tile = tile_range(i, tile_rows, rows.len());
                     let mut places = [0; MAX_ROWS];
                     for (target, row) in places.iter_mut().zip(tile.clone()) {
-                        *target = place(row) + column;
+                        *target = place(row);
                     }
                     let places = &places[..tile.len()];
-                    let (width, columns) = (panel.width, panel.columns);
-                    multiply_packed(isa, packed, data, width, onto, out, places, columns);
+                    for i in panels.clone() {
+                        let (panel, data) = right.get(i);
+                        let data = &data[depth.start * panel.width..depth.end * panel.width];
+                        let onto = match (depth_block, bias) {
+                            (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
+                            (0, None) => Onto::Nothing,
+                            _ => Onto::Output,
+                        };
+                        let out = &mut out[panel.start - first_column..];
+                        let (width, columns) = (panel.width, panel.columns);
+                        multiply_packed(isa, packed, data, width, onto, out, places, columns);
+                    }
                 }
             }
         }
     }
 }
 
-/// The rows of tile `i`; the last tiles may be short, or empty.
+/// Rows of about equal tiles of at most `most` rows, as [`with_rows`](super::tile::with_rows) compiles
+/// them: 25 rows are 5·5, not 4·6 + 1, and no tile computes rows that are not there but the last.
+#[inline(always)]
+fn tile_rows(rows: usize, most: usize) -> usize {
+    let even = rows.div_ceil(rows.div_ceil(most));
+    if even > 8 { even.next_multiple_of(2).min(most) } else { even }
+}
+
+/// The rows of tile `i`; the last tile may be short.
 #[inline(always)]
 fn tile_range(i: usize, tile_rows: usize, rows: usize) -> Range<usize> {
-    let start = (i * tile_rows).min(rows);
+    let start = i * tile_rows;
     start..rows.min(start + tile_rows)
 }

@@ -1,5 +1,5 @@
 use super::{Matrix, Panels, multiply};
-use crate::simd::f32::dispatch_f32;
+use crate::simd::f32::{Float, dispatch_f32};
 use crate::{Error, Level, Result, Tensor, parallel};
 
 /// Multiply-accumulates worth a task of their own: about 100 microseconds.
@@ -110,8 +110,10 @@ fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels)
     // The first block of the depth overwrites what is there.
     let mut out = Tensor::recycled(&[m, n]);
     let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
-    // Even tasks: 1,024 rows are seven times 147, not six times 168 and a small one.
+    // Even tasks of whole tiles: 1,024 rows are six times 154 and 100, not six times 168 and 16.
     let rows = m.div_ceil(m.div_ceil(TASK_ROWS.max(TASK_MACS / (n * k))));
+    let tile = dispatch_f32!(level, isa => rows_of(isa));
+    let rows = if rows > 4 * tile { rows.next_multiple_of(tile) } else { rows };
     let row_tasks = m.div_ceil(rows);
     if row_tasks >= 4 || m * n * k < 2 * TASK_MACS {
         parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
@@ -145,6 +147,11 @@ fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels)
         }
     }
     out
+}
+
+/// Rows of the largest tile.
+fn rows_of<I: Float>(_: I) -> usize {
+    I::ROWS
 }
 
 #[cfg(test)]

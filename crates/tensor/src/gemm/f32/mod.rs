@@ -4,14 +4,16 @@
 //! B → panels of two vectors' width, once, whole                          (panels.rs)
 //! for each block of rows                                  one task       (matmul.rs)
 //!   for each block of up to DEPTH of k                                   (drive.rs)
-//!     pack tiles of rows of A, up to half an L2 cache of them            (left.rs)
-//!     for each panel of B                                 stays in L1
-//!       for each tile                                     from L2
-//!         tile += rows·panel                              in registers   (tile.rs)
+//!     pack tiles of rows of A                                            (left.rs)
+//!     for each group of panels of B                       stays in L2
+//!       for each tile                                     stays in L1
+//!         for each panel                                  from L2
+//!           tile += rows·panel                            in registers   (tile.rs)
 //! ```
 //!
-//! A left operand for at most two panels is read where it lies, row by row. Tiles keep rows as rows, at a constant distance: packing is copying, a convolution packs from
-//! the image itself, and every element of a tile is at a constant offset from one pointer.
+//! Tiles keep rows as rows, at a constant distance: packing is copying, a convolution packs from the
+//! image itself, and every element of a tile is at a constant offset from one pointer. Rows that lie
+//! well in memory already are read there, for all of `k` at once, if the cache holds all of B.
 //! An element is summed over `k` in one order, however rows and columns are divided into tasks.
 
 mod drive;

@@ -3,7 +3,7 @@
 use crate::simd::f32::Float;
 
 /// The most columns of the left operand that a tile holds at a time.
-pub(crate) const DEPTH: usize = 384;
+pub(crate) const DEPTH: usize = 512;
 
 /// One row of a packed tile. One cache line longer than what it holds, so that the rows of a tile
 /// do not fall into the same cache sets.
@@ -65,6 +65,9 @@ pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
         for v in 0..V {
             b[v] = isa.load(&row[v * I::LANES..]);
         }
+        if I::AHEAD > 0 {
+            isa.prefetch(row, I::AHEAD);
+        }
         for (r, sums) in sums.iter_mut().enumerate() {
             let a = isa.splat(left(r, k));
             for v in 0..V {
@@ -76,12 +79,13 @@ pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
 }
 
 /// Multiplies rows where they lie by one panel and stores the first `width` columns of each at
-/// `out`, `pitch` apart.
+/// `out`, `pitch` apart. Asks for the rows that lie `ahead` values behind them, unless that is zero.
 #[inline(always)]
 fn tile_in_place<I: Float, const R: usize, const V: usize>(
     isa: I,
     rows: &[f32],
     step: usize,
+    ahead: usize,
     panel: &[f32],
     onto: Onto,
     out: &mut [f32],
@@ -94,7 +98,13 @@ fn tile_in_place<I: Float, const R: usize, const V: usize>(
         isa,
         &mut acc,
         #[inline(always)]
-        |r, k| left.at(r, k),
+        |r, k| {
+            if I::AHEAD > 0 && r == 0 && ahead > 0 {
+                // A line of one of those rows.
+                isa.prefetch(rows, ahead + k % 16 * step + k / 16 * 16);
+            }
+            left.at(r, k)
+        },
         panel.chunks_exact(V * I::LANES),
     );
     for r in 0..R {
@@ -218,6 +228,7 @@ pub(super) fn multiply_in_place<I: Float>(
     isa: I,
     rows: &[f32],
     step: usize,
+    ahead: usize,
     count: usize,
     panel: &[f32],
     panel_width: usize,
@@ -228,9 +239,9 @@ pub(super) fn multiply_in_place<I: Float>(
 ) {
     if panel_width == I::LANES {
         with_rows!(isa, I::ROWS, count, R =>
-            tile_in_place::<I, R, 1>(isa, rows, step, panel, onto, out, pitch, width))
+            tile_in_place::<I, R, 1>(isa, rows, step, ahead, panel, onto, out, pitch, width))
     } else {
         with_rows!(isa, I::ROWS, count, R =>
-            tile_in_place::<I, R, 2>(isa, rows, step, panel, onto, out, pitch, width))
+            tile_in_place::<I, R, 2>(isa, rows, step, ahead, panel, onto, out, pitch, width))
     }
 }

@@ -56,6 +56,8 @@ impl Float for Avx512 {
     // 14·2 accumulators + 2 + 1 broadcast of 32 registers.
     const ROWS: usize = 14;
     const NARROW_ROWS: usize = 16;
+    // 32 steps, about 450 cycles.
+    const AHEAD: usize = 1024;
     type Vector = __m512;
 
     #[inline(always)]
