@@ -65,9 +65,6 @@ pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
         for v in 0..V {
             b[v] = isa.load(&row[v * I::LANES..]);
         }
-        if I::AHEAD > 0 {
-            isa.prefetch(row, I::AHEAD);
-        }
         for (r, sums) in sums.iter_mut().enumerate() {
             let a = isa.splat(left(r, k));
             for v in 0..V {
@@ -76,6 +73,19 @@ pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
         }
     }
     *acc = sums;
+}
+
+/// The rows of a panel, each asked for before it is due.
+#[inline(always)]
+fn asked_for<I: Float, const V: usize>(isa: I, panel: &[f32]) -> impl Iterator<Item = &[f32]> {
+    panel.chunks_exact(V * I::LANES).inspect(
+        #[inline(always)]
+        move |row| {
+            if I::AHEAD > 0 {
+                isa.prefetch(row, I::AHEAD);
+            }
+        },
+    )
 }
 
 /// Multiplies rows where they lie by one panel and stores the first `width` columns of each at
@@ -105,7 +115,7 @@ fn tile_in_place<I: Float, const R: usize, const V: usize>(
             }
             left.at(r, k)
         },
-        panel.chunks_exact(V * I::LANES),
+        asked_for::<I, V>(isa, panel),
     );
     for r in 0..R {
         finish(isa, &acc[r], onto, &mut out[r * pitch..][..width]);
@@ -131,7 +141,7 @@ fn tile<I: Float, const R: usize, const V: usize>(
         &mut acc,
         #[inline(always)]
         |r, k| rows[r][k],
-        panel.chunks_exact(V * I::LANES),
+        asked_for::<I, V>(isa, panel),
     );
     for r in 0..R {
         if r < places.len() {
