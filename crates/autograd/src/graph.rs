@@ -47,6 +47,21 @@ impl GraphNode {
     }
 }
 
+/// What runs together with the ReLU behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RectifiedNorm {
+    norm: NodeId,
+    /// The sum in front of the ReLU, and what it adds to the BatchNorm's value.
+    sum: Option<[NodeId; 2]>,
+}
+
+impl RectifiedNorm {
+    /// The nodes that do not run by themselves.
+    pub(crate) fn absorbed(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.norm).chain(self.sum.map(|[sum, _]| sum))
+    }
+}
+
 impl Graph {
     /// A graph of nodes in order.
     ///
@@ -159,25 +174,40 @@ impl Graph {
         self.run_fused(x, &vec![None; self.nodes.len()], see)
     }
 
-    /// For each ReLU, the BatchNorm in front of it, if nobody else reads that.
-    pub(crate) fn rectified_norms(&self) -> Vec<Option<NodeId>> {
+    /// For each ReLU, the BatchNorm in front of it, or in front of a sum in front of it, if nobody else
+    /// reads what is in between.
+    pub(crate) fn rectified_norms(&self) -> Vec<Option<RectifiedNorm>> {
         let readers = self.readers();
-        let norm = |node: &GraphNode| match &node.kind {
-            NodeKind::Op(Op::Relu(_), inputs) => inputs.first().copied().filter(|&norm| {
-                norm != self.output
-                    && readers[norm].len() == 1
-                    && matches!(self.nodes[norm].kind, NodeKind::Op(Op::BatchNorm2d(_), _))
-            }),
-            NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+        let alone = |id: NodeId| id != self.output && readers[id].len() == 1;
+        let is_norm = |id: NodeId| {
+            alone(id) && matches!(self.nodes[id].kind, NodeKind::Op(Op::BatchNorm2d(_), _))
         };
-        self.nodes.iter().map(norm).collect()
+        let fused = |node: &GraphNode| {
+            let NodeKind::Op(Op::Relu(_), inputs) = &node.kind else {
+                return None;
+            };
+            let &[read] = &inputs[..] else {
+                return None;
+            };
+            match &self.nodes[read].kind {
+                _ if is_norm(read) => Some(RectifiedNorm { norm: read, sum: None }),
+                NodeKind::Op(Op::Add(_), inputs) if alone(read) => match inputs[..] {
+                    [norm, other] | [other, norm] if is_norm(norm) => {
+                        Some(RectifiedNorm { norm, sum: Some([read, other]) })
+                    }
+                    _ => None,
+                },
+                NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+            }
+        };
+        self.nodes.iter().map(fused).collect()
     }
 
     /// Runs the network; a ReLU with a BatchNorm in `norms` runs together with it.
     fn run_fused<'t>(
         &self,
         x: Var<'t>,
-        norms: &[Option<NodeId>],
+        norms: &[Option<RectifiedNorm>],
         mut see: impl FnMut(&GraphNode, Var<'t>),
     ) -> Result<Var<'t>> {
         let shape = x.shape();
@@ -190,11 +220,17 @@ impl Graph {
                 ),
             });
         }
-        // What each node reads as it runs: a fused ReLU what its BatchNorm would, that nothing.
-        let mut reads: Vec<&[NodeId]> = self.nodes.iter().map(GraphNode::inputs).collect();
+        // What each node reads as it runs: a fused ReLU what its BatchNorm would, and what is added; those
+        // nothing.
+        let mut reads: Vec<Vec<NodeId>> =
+            self.nodes.iter().map(|node| node.inputs().to_vec()).collect();
         for (id, &norm) in norms.iter().enumerate() {
-            if let Some(norm) = norm {
+            if let Some(RectifiedNorm { norm, sum }) = norm {
                 reads[id] = std::mem::take(&mut reads[norm]);
+                if let Some([sum, other]) = sum {
+                    reads[sum].clear();
+                    reads[id].push(other);
+                }
             }
         }
         let mut last_use = vec![0; self.nodes.len()];
@@ -205,14 +241,16 @@ impl Graph {
         let mut vars: Vec<Var<'t>> = Vec::with_capacity(self.nodes.len());
         for (id, node) in self.nodes.iter().enumerate() {
             let inputs = || reads[id].iter().map(|&input| vars[input]).collect::<Vec<Var<'t>>>();
-            let norm = norms[id].and_then(|norm| match &self.nodes[norm].kind {
-                NodeKind::Op(op @ Op::BatchNorm2d(norm), _) => Some((op, NormRelu(*norm))),
+            let norm = norms[id].and_then(|fused| match &self.nodes[fused.norm].kind {
+                NodeKind::Op(op @ Op::BatchNorm2d(norm), _) => {
+                    Some((op, NormRelu { norm: *norm, sum: fused.sum.is_some() }))
+                }
                 NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
             });
             let var = match (&node.kind, norm) {
                 (NodeKind::Input(_), _) => x,
                 (NodeKind::Leaf(leaf), _) => tape.leaf(leaf),
-                // Runs with its ReLU, which alone reads it: nobody looks at this variable.
+                // Runs with a ReLU behind it: nobody looks at this variable.
                 (NodeKind::Op(..), None) if reads[id].is_empty() => x,
                 (NodeKind::Op(..), Some((op, rule))) => {
                     let run = tape.apply_as(op.clone(), &rule, &inputs());
@@ -228,7 +266,7 @@ impl Graph {
                 }
             };
             vars.push(var);
-            for &input in reads[id] {
+            for &input in &reads[id] {
                 if last_use[input] == id && input != self.output && input != self.input {
                     tape.release(vars[input]);
                 }

@@ -47,7 +47,8 @@ impl Graph {
         let last_use = |id: NodeId| readers[id].last().copied().unwrap_or(id);
         let operators = (0..self.nodes().len()).filter(|&id| is_op(id)).count();
         let least = operators.isqrt().max(1);
-        let fused = self.rectified_norms();
+        let fused: Vec<NodeId> =
+            self.rectified_norms().iter().flatten().flat_map(|fused| fused.absorbed()).collect();
         let (mut ends, mut reach, mut count) = (Vec::new(), 0, 0);
         for id in 0..self.output() {
             count += usize::from(is_op(id));
@@ -57,7 +58,7 @@ impl Graph {
                 reach = reach.max(last_use(id));
             }
             // A BatchNorm stays with the ReLU that it runs with.
-            if alone && count >= least && !fused.contains(&Some(id)) {
+            if alone && count >= least && !fused.contains(&id) {
                 ends.push(id);
                 count = 0;
             }

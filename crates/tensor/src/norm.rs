@@ -138,6 +138,60 @@ fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32]) {
     }
 }
 
+/// What a residual block ends with: `y = max(0, (scale[c]·x + shift[c]) + shortcut)`, and a bit for each
+/// element of `y`, in memory order, that is positive or NaN: [`Gate::Bits`]. NaN stays NaN.
+///
+/// # Shapes
+/// As [`channel_affine`]; `shortcut`: as `x`.
+pub fn channel_affine_add_relu(
+    x: &Tensor<f32>,
+    scale: &[f32],
+    shift: &[f32],
+    shortcut: &Tensor<f32>,
+) -> (Tensor<f32>, Vec<u64>) {
+    debug_assert_eq!(x.shape(), shortcut.shape());
+    let level = Level::current();
+    let [x, shortcut] = [x, shortcut].map(|x| x.channels_last().dense());
+    let (values, added) = (x.as_dense().expect("dense"), shortcut.as_dense().expect("dense"));
+    let mut y = Tensor::recycled_channels_last(x.shape());
+    let mut words = vec![0; values.len().div_ceil(bits::WORD)];
+    let size = chunk_rows(scale.len()) * scale.len();
+    let chunks = y.data_mut().chunks_mut(size.max(1));
+    let items = chunks.zip(words.chunks_mut((size / bits::WORD).max(1))).collect();
+    parallel::for_each_item(items, |i, (y, words): (&mut [f32], &mut [u64])| {
+        let range = i * size..i * size + y.len();
+        let (x, added) = (&values[range.clone()], &added[range]);
+        dispatch_f32!(level, _isa => affine_add_relu(x, scale, shift, added, y, words));
+    });
+    (y, words)
+}
+
+#[inline(always)]
+fn affine_add_relu(
+    x: &[f32],
+    scale: &[f32],
+    shift: &[f32],
+    added: &[f32],
+    y: &mut [f32],
+    words: &mut [u64],
+) {
+    let channels = scale.len();
+    let pixels = x.chunks_exact(channels).zip(added.chunks_exact(channels));
+    for ((x, added), y) in pixels.zip(y.chunks_exact_mut(channels)) {
+        for (i, y) in y.iter_mut().enumerate() {
+            let value = scale[i] * x[i] + shift[i] + added[i];
+            *y = if value < 0.0 { 0.0 } else { value };
+        }
+    }
+    for (word, y) in words.iter_mut().zip(y.chunks(bits::WORD)) {
+        let mut open = [0; bits::WORD];
+        for (open, &y) in open.iter_mut().zip(y) {
+            *open = u8::from(y > 0.0 || y.is_nan());
+        }
+        *word = bits::pack(&open);
+    }
+}
+
 /// Where a gradient passes to what it is the gradient of; elsewhere it counts as zero.
 #[derive(Clone, Copy, Debug)]
 pub enum Gate<'a> {
@@ -155,30 +209,25 @@ pub enum Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// What passes of `grad`, which begins with the element `start`, a multiple of 64, of its tensor.
+    /// Calls `f` with a task's part of a gradient, which begins with the element `start`, a multiple of
+    /// 64, of its tensor; zero where a bit is clear.
     #[inline(always)]
-    fn pass(&self, start: usize, grad: &[f32], x: &[f32], passed: &mut Vec<f32>) {
-        passed.clear();
+    fn select(&self, start: usize, grad: &[f32], f: impl FnOnce(&[f32])) {
+        let Self::Bits(words) = self else {
+            return f(grad);
+        };
+        let level = Level::current();
+        let mut selected = vec![0.0; grad.len()];
+        let words = &words[start / bits::WORD..];
+        dispatch_f32!(level, _isa => bits::select(words, grad, &mut selected));
+        f(&selected);
+    }
+
+    /// The scales and shifts, if it is a ReLU's.
+    fn relu(&self) -> Option<[&[f32]; 2]> {
         match self {
-            Self::Open => passed.extend_from_slice(grad),
-            Self::Relu { scale, shift } => {
-                passed.resize(grad.len(), 0.0);
-                let channels = scale.len();
-                let pixels = grad.chunks_exact(channels).zip(x.chunks_exact(channels));
-                for ((grad, x), passed) in pixels.zip(passed.chunks_exact_mut(channels)) {
-                    let (grad, x, passed) =
-                        (&grad[..channels], &x[..channels], &mut passed[..channels]);
-                    let (scale, shift) = (&scale[..channels], &shift[..channels]);
-                    for c in 0..channels {
-                        let closed = scale[c] * x[c] + shift[c] <= 0.0;
-                        passed[c] = if closed { 0.0 } else { grad[c] };
-                    }
-                }
-            }
-            Self::Bits(words) => {
-                passed.resize(grad.len(), 0.0);
-                bits::select(&words[start / bits::WORD..], grad, passed);
-            }
+            Self::Relu { scale, shift } => Some([scale, shift]),
+            Self::Open | Self::Bits(_) => None,
         }
     }
 }
@@ -234,26 +283,45 @@ pub fn batch_norm_grad(
         let start = i * size;
         let range = start..start + dx.len();
         let (grad, x) = (&grads[range.clone()], &values[range]);
-        gated(gate, start, grad, x, |grad| {
-            dispatch_f32!(level, _isa => centred(grad, x, mean, [&a, &b, &d], dx));
+        gate.select(start, grad, |grad| {
+            dispatch_f32!(level, _isa => match gate.relu() {
+                Some(relu) => centred::<true>(grad, x, mean, [&a, &b, &d], relu, dx),
+                None => centred::<false>(grad, x, mean, [&a, &b, &d], [mean; 2], dx),
+            });
         });
     });
     let narrow = |sums: Vec<f64>| Vec::from_iter(sums.into_iter().map(|sum| sum as f32));
     (dx, narrow(dweight), narrow(sums))
 }
 
-/// `dx = a·grad + b·(x − mean) + d` for each channel.
+/// `dx = a·grad + b·(x − mean) + d` for each channel, `grad` being what passes a ReLU of `relu`'s scales and
+/// shifts, if there is one.
 #[inline(always)]
-fn centred(grad: &[f32], x: &[f32], mean: &[f32], [a, b, d]: [&[f32]; 3], dx: &mut [f32]) {
+fn centred<const RELU: bool>(
+    grad: &[f32],
+    x: &[f32],
+    mean: &[f32],
+    [a, b, d]: [&[f32]; 3],
+    [scale, shift]: [&[f32]; 2],
+    dx: &mut [f32],
+) {
     let channels = mean.len();
+    let (a, b, d) = (&a[..channels], &b[..channels], &d[..channels]);
+    let (scale, shift) = (&scale[..channels], &shift[..channels]);
     let pixels = grad.chunks_exact(channels).zip(x.chunks_exact(channels));
     for ((grad, x), dx) in pixels.zip(dx.chunks_exact_mut(channels)) {
         let (grad, x, dx) = (&grad[..channels], &x[..channels], &mut dx[..channels]);
-        let (a, b, d) = (&a[..channels], &b[..channels], &d[..channels]);
         for c in 0..channels {
-            dx[c] = a[c] * grad[c] + (b[c] * (x[c] - mean[c]) + d[c]);
+            let grad = if RELU { passed(grad[c], x[c], scale[c], shift[c]) } else { grad[c] };
+            dx[c] = a[c] * grad + (b[c] * (x[c] - mean[c]) + d[c]);
         }
     }
+}
+
+/// What a ReLU of `scale·x + shift` lets pass of a gradient.
+#[inline(always)]
+fn passed(grad: f32, x: f32, scale: f32, shift: f32) -> f32 {
+    if scale * x + shift <= 0.0 { 0.0 } else { grad }
 }
 
 /// `Σ a` and `Σ a·b` of each channel, of two tensors of one layout; of `a` what passes the gate.
@@ -266,8 +334,11 @@ fn sums(a: &Tensor<f32>, b: &Tensor<f32>, gate: Gate<'_>) -> [Vec<f64>; 2] {
         let range = i * size..a.len().min((i + 1) * size);
         let mut part = [vec![0.0; channels], vec![0.0; channels]];
         let b = &b[range.clone()];
-        gated(gate, i * size, &a[range], b, |a| {
-            dispatch_f32!(level, _isa => chunk_sums(a, b, &mut part));
+        gate.select(i * size, &a[range], |a| {
+            dispatch_f32!(level, _isa => match gate.relu() {
+                Some(relu) => chunk_sums::<true>(a, b, relu, &mut part),
+                None => chunk_sums::<false>(a, b, [&[]; 2], &mut part),
+            });
         });
         part
     });
@@ -286,40 +357,37 @@ fn sums(a: &Tensor<f32>, b: &Tensor<f32>, gate: Gate<'_>) -> [Vec<f64>; 2] {
 const BLOCK: usize = 16;
 
 #[inline(always)]
-fn chunk_sums(a: &[f32], b: &[f32], [sums, products]: &mut [Vec<f64>; 2]) {
+fn chunk_sums<const RELU: bool>(
+    a: &[f32],
+    b: &[f32],
+    relu: [&[f32]; 2],
+    [sums, products]: &mut [Vec<f64>; 2],
+) {
     let channels = sums.len();
     let mut start = 0;
-    while start + BLOCK <= channels {
+    while start < channels {
+        let width = BLOCK.min(channels - start);
         let (mut sum, mut product) = ([0.0f64; BLOCK], [0.0f64; BLOCK]);
+        let [mut scale, mut shift] = [[0.0; BLOCK]; 2];
+        if RELU {
+            scale[..width].copy_from_slice(&relu[0][start..start + width]);
+            shift[..width].copy_from_slice(&relu[1][start..start + width]);
+        }
+        let mut see = |i: usize, a: f32, b: f32| {
+            let a = f64::from(if RELU { passed(a, b, scale[i], shift[i]) } else { a });
+            sum[i] += a;
+            product[i] += a * f64::from(b);
+        };
         for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
-            let (a, b) = (&a[start..start + BLOCK], &b[start..start + BLOCK]);
-            for i in 0..BLOCK {
-                sum[i] += f64::from(a[i]);
-                product[i] += f64::from(a[i]) * f64::from(b[i]);
+            match (a[start..].first_chunk::<BLOCK>(), b[start..].first_chunk::<BLOCK>()) {
+                (Some(a), Some(b)) => (0..BLOCK).for_each(|i| see(i, a[i], b[i])),
+                _ => (0..width).for_each(|i| see(i, a[start + i], b[start + i])),
             }
         }
-        sums[start..start + BLOCK].copy_from_slice(&sum);
-        products[start..start + BLOCK].copy_from_slice(&product);
-        start += BLOCK;
+        sums[start..start + width].copy_from_slice(&sum[..width]);
+        products[start..start + width].copy_from_slice(&product[..width]);
+        start += width;
     }
-    for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
-        for c in start..channels {
-            sums[c] += f64::from(a[c]);
-            products[c] += f64::from(a[c]) * f64::from(b[c]);
-        }
-    }
-}
-
-/// Calls `f` with what passes of a task's part of a gradient, which begins with element `start`.
-#[inline(always)]
-fn gated(gate: Gate<'_>, start: usize, grad: &[f32], x: &[f32], f: impl FnOnce(&[f32])) {
-    if matches!(gate, Gate::Open) {
-        return f(grad);
-    }
-    let level = Level::current();
-    let mut passed = Vec::new();
-    dispatch_f32!(level, _isa => gate.pass(start, grad, x, &mut passed));
-    f(&passed);
 }
 
 /// Pixels of a task: tasks begin where words of bits do.
@@ -419,6 +487,28 @@ mod tests {
                 (up[i], down[i]) = (up[i] + h, down[i] - h);
                 let expected = (loss(&up, w, 0.0) - loss(&down, w, 0.0)) / (2.0 * h);
                 assert!((expected - dx).abs() < 1e-4, "{expected} {dx}");
+            }
+        }
+    }
+
+    /// One after the other gives the same bits.
+    #[test]
+    fn the_end_of_a_residual_block() {
+        for shape in [[3, 5, 7, 9], [2, 16, 40, 41], [1, 70, 3, 3]] {
+            let (mut x, shortcut) = (uneven(&shape, 1).to_vec(), uneven(&shape, 2));
+            x[17] = f32::NAN;
+            let x = Tensor::new(&shape, x).unwrap();
+            let scale: Vec<f32> = (0..shape[1]).map(|c| c as f32 / 9.0 - 0.4).collect();
+            let shift = vec![0.1; shape[1]];
+            let sum =
+                channel_affine(&x, &scale, &shift, false).zip_map("add", &shortcut, |a, b| a + b);
+            let expected = sum.unwrap().map(|y| if y < 0.0 { 0.0 } else { y });
+            let (y, words) = channel_affine_add_relu(&x, &scale, &shift, &shortcut);
+            let bits = |x: &Tensor<f32>| Vec::from_iter(x.iter().map(f32::to_bits));
+            assert_eq!(bits(&y), bits(&expected));
+            for (i, y) in y.as_nhwc().unwrap().iter().enumerate() {
+                let open = words[i / bits::WORD] >> (i % bits::WORD) & 1 == 1;
+                assert_eq!(open, *y > 0.0 || y.is_nan());
             }
         }
     }

@@ -78,6 +78,7 @@ impl Rule for Sum {
     }
 }
 
-fn sum_to(grad: &Tensor<f32>, shape: &[usize]) -> Tensor<f32> {
+/// The gradient of what was stretched to the shape of `grad`.
+pub(super) fn sum_to(grad: &Tensor<f32>, shape: &[usize]) -> Tensor<f32> {
     grad.sum_to(shape).expect("a shape that was stretched to this one")
 }

@@ -1,10 +1,12 @@
-use ottava_tensor::Tensor;
 use ottava_tensor::norm::{
-    Gate, Statistics, batch_norm_grad, channel_affine, channel_statistics, channel_sums,
+    Gate, Statistics, batch_norm_grad, channel_affine, channel_affine_add_relu, channel_statistics,
+    channel_sums,
 };
+use ottava_tensor::{Tensor, elementwise};
 
 use super::activation::{is_open, zip};
 use super::conv::vector;
+use super::elementwise::sum_to;
 use crate::mask::Mask;
 use crate::op::{self, Context, Output, Rule};
 use crate::{Error, Result, Value};
@@ -111,23 +113,68 @@ pub(crate) fn affine(
 
 impl Rule for BatchNorm2d {
     fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
-        self.normalise(inputs, context, false)
+        self.normalise(inputs, End::Open, context)
     }
 }
 
-/// A BatchNorm and the ReLU behind it in one pass: what a graph runs where nobody reads the values in
+/// A BatchNorm and what is behind it, in one pass: what a graph runs where nobody reads the values in
 /// between. The same bits as one after the other.
-pub(crate) struct NormRelu(pub BatchNorm2d);
+///
+/// # Shapes
+/// Inputs: as [`BatchNorm2d`]'s, and what is added, if `sum`.
+pub(crate) struct NormRelu {
+    pub norm: BatchNorm2d,
+    /// Whether something is added in front of the ReLU.
+    pub sum: bool,
+}
 
 impl Rule for NormRelu {
     fn forward(&self, inputs: &[Value], context: &mut Context) -> Result<Output> {
-        self.0.normalise(inputs, context, true)
+        match inputs {
+            [inputs @ .., shortcut] if self.sum => {
+                self.norm.normalise(inputs, End::AddRelu(shortcut.float()), context)
+            }
+            _ => self.norm.normalise(inputs, End::Relu, context),
+        }
+    }
+}
+
+/// What a BatchNorm's value goes through.
+enum End {
+    Open,
+    Relu,
+    AddRelu(Tensor<f32>),
+}
+
+impl End {
+    /// The value of `scale·x + shift` behind this, and where the gradient passes, if the value says so.
+    fn of(
+        &self,
+        x: &Tensor<f32>,
+        scale: &[f32],
+        shift: &[f32],
+    ) -> Result<(Tensor<f32>, Option<Mask>)> {
+        Ok(match self {
+            Self::Open => (channel_affine(x, scale, shift, false), None),
+            Self::Relu => (channel_affine(x, scale, shift, true), None),
+            Self::AddRelu(shortcut) if shortcut.shape() == x.shape() => {
+                let (y, words) = channel_affine_add_relu(x, scale, shift, shortcut);
+                let mask = Mask::new(words, y.strides());
+                (y, Some(mask))
+            }
+            Self::AddRelu(shortcut) => {
+                let y = elementwise::add(&channel_affine(x, scale, shift, false), shortcut)?;
+                let y = elementwise::relu(&y);
+                let mask = Mask::of(&y, is_open);
+                (y, Some(mask))
+            }
+        })
     }
 }
 
 impl BatchNorm2d {
-    /// The forward pass, behind a ReLU if `relu`.
-    fn normalise(&self, inputs: &[Value], context: &mut Context, relu: bool) -> Result<Output> {
+    /// The forward pass, and what is behind it.
+    fn normalise(&self, inputs: &[Value], end: End, context: &mut Context) -> Result<Output> {
         let [x, weight, bias, mean, var] = op::inputs("batch_norm2d", inputs)?;
         let x = x.float();
         let [_, channels, _, _] = x.dims("batch_norm2d")?;
@@ -142,6 +189,15 @@ impl BatchNorm2d {
             });
         }
         let [weight, bias, mean, var] = vectors;
+        // ∂ of what is added: the gradient in front of the ReLU, summed over what was stretched
+        let sides = |grad: &Tensor<f32>, shapes: &Option<[Vec<usize>; 2]>| match shapes {
+            None => (grad.clone(), None),
+            Some([x, shortcut]) => (sum_to(grad, x), Some(Some(sum_to(grad, shortcut)))),
+        };
+        let shapes = match &end {
+            End::Open | End::Relu => None,
+            End::AddRelu(shortcut) => Some([x.shape().to_vec(), shortcut.shape().to_vec()]),
+        };
 
         if context.mode.batch_stats {
             // y = (x − μ_batch) / σ_batch · γ + β
@@ -150,12 +206,14 @@ impl BatchNorm2d {
             context.update(4, batch.running_var);
             let (mean, inv_std) = (batch.mean, batch.inv_std);
             let (scale, shift) = affine(&weight, &bias, &mean, &inv_std);
-            let y = channel_affine(&x, &scale, &shift, relu);
+            let (y, open) = end.of(&x, &scale, &shift)?;
             if !context.backward() {
                 return Ok(Output::constant(y));
             }
-            // What the ReLU let through follows from x, unless x is rounded.
-            let open = (relu && context.saving().half).then(|| Mask::of(&y, is_open));
+            // What a ReLU let through follows from x, unless x is rounded.
+            let relu = matches!(end, End::Relu);
+            let open =
+                open.or_else(|| (relu && context.saving().half).then(|| Mask::of(&y, is_open)));
             let x = context.save(0, &x);
             return Ok(Output::new(y, move |grad, _| {
                 let x = x.full();
@@ -164,24 +222,30 @@ impl BatchNorm2d {
                     None if relu => (grad, Gate::Relu { scale: &scale, shift: &shift }),
                     None => (grad, Gate::Open),
                 };
+                let (grad, side) = sides(&grad, &shapes);
                 let (dx, dw, db) = batch_norm_grad(&grad, &x, &mean, &inv_std, &weight, gate);
-                vec![Some(dx), Some(vector(dw)), Some(vector(db)), None, None]
+                let own = [Some(dx), Some(vector(dw)), Some(vector(db)), None, None];
+                own.into_iter().chain(side).collect()
             }));
         }
         // y = (x − μ) / σ · γ + β with the running statistics, which are constants
         let inv_std = self.inv_std(&var);
         let (scale, shift) = affine(&weight, &bias, &mean, &inv_std);
-        let y = channel_affine(&x, &scale, &shift, relu);
+        let (y, open) = end.of(&x, &scale, &shift)?;
         if !context.backward() {
             return Ok(Output::constant(y));
         }
-        let opened = relu.then(|| Mask::of(&y, is_open));
+        let open = match end {
+            End::Open => None,
+            End::Relu | End::AddRelu(_) => Some(open.unwrap_or_else(|| Mask::of(&y, is_open))),
+        };
         let x = context.save(0, &x);
         Ok(Output::new(y, move |grad, wanted| {
-            let grad = match opened {
+            let grad = match open {
                 None => grad,
                 Some(mask) => mask.apply(grad),
             };
+            let (grad, side) = sides(&grad, &shapes);
             let x = x.full();
             // ∂x = ∂y·γ/σ, ∂γ = Σ ∂y·(x − μ)/σ, ∂β = Σ ∂y
             let no_shift = vec![0.0; scale.len()];
@@ -192,7 +256,7 @@ impl BatchNorm2d {
             });
             let db = wanted[2].then(|| vector(channel_sums(&grad)));
             let dx = wanted[0].then(|| channel_affine(&grad, &scale, &no_shift, false));
-            vec![dx, dw, db, None, None]
+            [dx, dw, db, None, None].into_iter().chain(side).collect()
         }))
     }
 }

@@ -205,12 +205,13 @@ fn multiply<I: Float>(
     step: usize,
     columns: usize,
 ) {
+    let most = if columns <= I::LANES { I::NARROW_ROWS } else { I::ROWS };
     let mut o = 0;
     while o < outputs {
-        let count = next_rows(outputs - o, I::ROWS);
+        let count = next_rows(outputs - o, most);
         let sums = &mut sums[o * step..];
         if columns <= I::LANES {
-            with_rows!(isa, I::ROWS, count, R =>
+            with_rows!(isa, I::NARROW_ROWS, count, R =>
                 tile::<I, R, 1>(isa, pixels, grads, o, sums, step, columns));
         } else {
             with_rows!(isa, I::ROWS, count, R =>
