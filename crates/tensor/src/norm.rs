@@ -78,16 +78,14 @@ fn chunk_statistics(x: &[f32], seen: &mut [Seen]) {
         let width = BLOCK.min(channels - start);
         let (mut sum, mut square) = ([0.0f64; BLOCK], [0.0f64; BLOCK]);
         let (mut low, mut high) = ([f32::INFINITY; BLOCK], [f32::NEG_INFINITY; BLOCK]);
-        let mut see = |i: usize, x: f32| {
-            sum[i] += f64::from(x);
-            square[i] += f64::from(x) * f64::from(x);
-            low[i] = if x < low[i] { x } else { low[i] };
-            high[i] = if x > high[i] { x } else { high[i] };
-        };
+        let mut few = [0.0; BLOCK];
         for x in x.chunks_exact(channels) {
-            match x[start..].first_chunk::<BLOCK>() {
-                Some(x) => (0..BLOCK).for_each(|i| see(i, x[i])),
-                None => (0..width).for_each(|i| see(i, x[start + i])),
+            let x = block(&x[start..], &mut few);
+            for i in 0..BLOCK {
+                sum[i] += f64::from(x[i]);
+                square[i] += f64::from(x[i]) * f64::from(x[i]);
+                low[i] = if x[i] < low[i] { x[i] } else { low[i] };
+                high[i] = if x[i] > high[i] { x[i] } else { high[i] };
             }
         }
         for (i, seen) in seen[start..start + width].iter_mut().enumerate() {
@@ -356,6 +354,18 @@ fn sums(a: &Tensor<f32>, b: &Tensor<f32>, gate: Gate<'_>) -> [Vec<f64>; 2] {
 /// Channels at a time, so that their sums stay in registers.
 const BLOCK: usize = 16;
 
+/// The first values of `x`; where there are fewer than a block, they are copied into `few`.
+#[inline(always)]
+fn block<'a>(x: &'a [f32], few: &'a mut [f32; BLOCK]) -> &'a [f32; BLOCK] {
+    match x.first_chunk() {
+        Some(block) => block,
+        None => {
+            few[..x.len()].copy_from_slice(x);
+            few
+        }
+    }
+}
+
 #[inline(always)]
 fn chunk_sums<const RELU: bool>(
     a: &[f32],
@@ -373,15 +383,13 @@ fn chunk_sums<const RELU: bool>(
             scale[..width].copy_from_slice(&relu[0][start..start + width]);
             shift[..width].copy_from_slice(&relu[1][start..start + width]);
         }
-        let mut see = |i: usize, a: f32, b: f32| {
-            let a = f64::from(if RELU { passed(a, b, scale[i], shift[i]) } else { a });
-            sum[i] += a;
-            product[i] += a * f64::from(b);
-        };
+        let [mut few_a, mut few_b] = [[0.0; BLOCK]; 2];
         for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
-            match (a[start..].first_chunk::<BLOCK>(), b[start..].first_chunk::<BLOCK>()) {
-                (Some(a), Some(b)) => (0..BLOCK).for_each(|i| see(i, a[i], b[i])),
-                _ => (0..width).for_each(|i| see(i, a[start + i], b[start + i])),
+            let (a, b) = (block(&a[start..], &mut few_a), block(&b[start..], &mut few_b));
+            for i in 0..BLOCK {
+                let a = if RELU { passed(a[i], b[i], scale[i], shift[i]) } else { a[i] };
+                sum[i] += f64::from(a);
+                product[i] += f64::from(a) * f64::from(b[i]);
             }
         }
         sums[start..start + width].copy_from_slice(&sum[..width]);
