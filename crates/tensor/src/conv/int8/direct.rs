@@ -67,6 +67,27 @@ impl Runs {
     }
 }
 
+/// `values[i] = filter[STEP·i + first]`: one tap of each channel.
+fn every<const STEP: usize>(filter: &[i8], first: usize, values: &mut [i8]) {
+    const MANY: usize = 8;
+    let mut blocks = values.chunks_exact_mut(MANY);
+    for (values, filter) in (&mut blocks).zip(filter.chunks_exact(MANY * STEP)) {
+        let taps = &filter[first..][..(MANY - 1) * STEP + 1];
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = taps[i * STEP];
+        }
+    }
+    let rest = blocks.into_remainder();
+    every_of(&filter[filter.len() - rest.len() * STEP..], STEP, first, rest);
+}
+
+/// [`every`] of a distance that the compiler does not know.
+fn every_of(filter: &[i8], step: usize, first: usize, values: &mut [i8]) {
+    for (value, taps) in values.iter_mut().zip(filter.chunks_exact(step)) {
+        *value = taps[first];
+    }
+}
+
 impl Direct {
     pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4], attrs: &ConvAttrs) -> Self {
         let [outputs, channels, kernel_h, kernel_w] = shape;
@@ -79,8 +100,10 @@ impl Direct {
                 let filter = &weights[(group * columns + column) * filter..][..filter];
                 let first = run / runs.taps * kernel_w + run % runs.taps;
                 for (kx, values) in values.chunks_exact_mut(channels.max(1)).enumerate() {
-                    for (value, taps) in values.iter_mut().zip(filter.chunks_exact(taps)) {
-                        *value = taps[first + kx];
+                    match taps {
+                        1 => every::<1>(filter, first + kx, values),
+                        9 => every::<9>(filter, first + kx, values),
+                        _ => every_of(filter, taps, first + kx, values),
                     }
                 }
             };

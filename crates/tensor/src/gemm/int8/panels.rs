@@ -23,8 +23,6 @@ pub(crate) struct Panels<W> {
     /// Columns of a full panel.
     pub(crate) width: usize,
     lanes: usize,
-    /// Values of a group.
-    group: usize,
     /// Steps of one run.
     pub(crate) steps: usize,
     /// Elements under one column, padding included.
@@ -34,7 +32,7 @@ pub(crate) struct Panels<W> {
 
 impl<W: Pod> Panels<W> {
     /// Room for `runs` runs of `len` values under each of `columns` columns, all zero.
-    pub(crate) fn zeroed<P: Product<W = W>>(
+    fn zeroed<P: Product<W = W>>(
         _product: P,
         columns: usize,
         runs: usize,
@@ -49,7 +47,6 @@ impl<W: Pod> Panels<W> {
             columns,
             width: P::VECTORS * lanes,
             lanes,
-            group: P::GROUP,
             steps,
             depth,
             holds: PhantomData,
@@ -68,36 +65,29 @@ impl<W: Pod> Panels<W> {
         let mut data = std::mem::replace(&mut panels.data, Storage::zeroed(0));
         let bytes = panels.width * panels.depth * size_of::<W>();
         parallel::for_each_chunk(data.as_mut_slice(), bytes, |index, panel| {
-            let panel: &mut [W] = bytemuck::cast_slice_mut(panel);
-            let (first, mut values) = (index * panels.width, vec![W::zeroed(); len]);
-            for column in first..columns.min(first + panels.width) {
-                for run in 0..runs {
-                    read(column, run, &mut values);
-                    let (start, stride) = panels.place(column, run, 0);
-                    let out = &mut panel[start - first * panels.depth..];
-                    let groups = values.chunks_exact(P::GROUP);
-                    let (rest, tail) = (groups.remainder(), groups.len() * stride);
-                    // A loop of a constant length: a copy of a slice would be a call for every four bytes.
-                    for (out, group) in out.chunks_mut(stride).zip(groups) {
-                        let out = &mut out[..P::GROUP];
-                        (0..P::GROUP).for_each(|i| out[i] = group[i]);
-                    }
-                    if !rest.is_empty() {
-                        out[tail..][..rest.len()].copy_from_slice(rest);
-                    }
+            let first = index * panels.width;
+            let filled = first..columns.min(first + panels.width);
+            let width = panels.panel_width(index);
+            // The groups under a column, those of a run: padded with zeros.
+            let mut values = vec![W::zeroed(); filled.len() * panels.steps * P::GROUP];
+            // Run by run: what all columns write of a run stays in an L1 cache.
+            for (run, out) in panel.chunks_exact_mut(panel.len() / runs).enumerate() {
+                let padded = values.chunks_exact_mut(panels.steps * P::GROUP);
+                for (column, values) in filled.clone().zip(padded) {
+                    read(column, run, &mut values[..len]);
+                }
+                let values: &[u8] = bytemuck::cast_slice(&values);
+                match P::GROUP * size_of::<W>() {
+                    1 => transpose::<[u8; 1]>(values, panels.steps, out, width),
+                    2 => transpose::<[u8; 2]>(values, panels.steps, out, width),
+                    4 => transpose::<[u8; 4]>(values, panels.steps, out, width),
+                    8 => transpose::<[u8; 8]>(values, panels.steps, out, width),
+                    bytes => unreachable!("a group of {bytes} bytes"),
                 }
             }
         });
         panels.data = data;
         panels
-    }
-
-    /// Where a group of values lies, and how far the next group of its column.
-    fn place(&self, column: usize, run: usize, step: usize) -> (usize, usize) {
-        let first = column / self.width * self.width;
-        let stride = panel_width(self.columns - first, self.width, self.lanes) * self.group;
-        let row = run * self.steps + step;
-        (first * self.depth + row * stride + (column - first) * self.group, stride)
     }
 
     /// How many panels there are.
@@ -125,6 +115,18 @@ impl<W: Pod> Panels<W> {
     /// Memory the panels take.
     pub(crate) fn bytes(&self) -> usize {
         self.data.as_slice().len()
+    }
+}
+
+/// `out[step][column] = values[column][step]` for rows of `width` columns, of which those that exist are
+/// written.
+fn transpose<T: Pod>(values: &[u8], steps: usize, out: &mut [u8], width: usize) {
+    let (values, out): (&[T], &mut [T]) =
+        (bytemuck::cast_slice(values), bytemuck::cast_slice_mut(out));
+    for (column, values) in values.chunks_exact(steps).enumerate() {
+        for (out, &value) in out[column..].iter_mut().step_by(width).zip(values) {
+            *out = value;
+        }
     }
 }
 
