@@ -32,12 +32,7 @@ pub(crate) struct Panels<W> {
 
 impl<W: Pod> Panels<W> {
     /// Room for `runs` runs of `len` values under each of `columns` columns, all zero.
-    fn zeroed<P: Product<W = W>>(
-        _product: P,
-        columns: usize,
-        runs: usize,
-        len: usize,
-    ) -> Self {
+    fn zeroed<P: Product<W = W>>(_product: P, columns: usize, runs: usize, len: usize) -> Self {
         let lanes = <P::Isa as Int8>::LANES;
         let steps = len.div_ceil(P::GROUP).next_multiple_of(P::STEPS);
         let depth = runs * steps * P::GROUP;
