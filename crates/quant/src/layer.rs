@@ -1,5 +1,6 @@
-use ottava_tensor::Tensor;
+use bytemuck::Pod;
 use ottava_tensor::conv::int8::Requantize;
+use ottava_tensor::{Element, Level, Tensor, parallel};
 
 use crate::scheme::power_of_two_above;
 use crate::{Activation, Error, Levels, MIN_SCALE, QParams, Result, Scheme, choose_qparams};
@@ -56,7 +57,9 @@ impl WeightSpec {
         let values = weight.to_vec();
         if self.per_channel {
             let inner = (values.len() / channels.max(1)).max(1);
-            values.chunks(inner).map(|values| self.grid(values)).collect()
+            let grids =
+                parallel::map(values.len() / inner, |c| self.grid(&values[c * inner..][..inner]));
+            grids.into_iter().collect()
         } else {
             Ok(vec![self.grid(&values)?; channels])
         }
@@ -64,10 +67,7 @@ impl WeightSpec {
 
     /// The grid of weights that share one.
     fn grid(&self, values: &[f32]) -> Result<QParams> {
-        // `f32::max` ignores a NaN; here it must show.
-        let most = values
-            .iter()
-            .fold(0.0f32, |most, w| if w.abs() <= most { most } else { w.abs() + 0.0 * most });
+        let most = largest(values);
         if !most.is_finite() {
             return Err(Error::BadRange { min: -most, max: most });
         }
@@ -127,13 +127,7 @@ impl WeightSpec {
                 params: grids.len(),
             });
         }
-        let inner = (weight.len() / grids.len().max(1)).max(1);
-        let values = weight.to_vec();
-        let channels = values.chunks(inner).zip(grids);
-        let rounded: Vec<f32> = channels
-            .flat_map(|(channel, grid)| channel.iter().map(|&w| self.round(grid, w)))
-            .collect();
-        Ok(Tensor::new(shape, rounded)?)
+        Ok(map_channels(weight, grids, |grid, w| self.round(grid, w)))
     }
 
     /// The grid of a given scale: a learned one. If scales are powers of two, it is rounded up to one.
@@ -210,16 +204,10 @@ pub fn quantize_layer_on(
             *grid = spec.grid_of_scale(least as f32)?;
         }
     }
-    let inner = weight.len() / grids.len().max(1);
-    let codes: Vec<i8> = weight
-        .to_vec()
-        .chunks(inner.max(1))
-        .zip(&grids)
-        .flat_map(|(channel, grid)| channel.iter().map(|&w| spec.code(grid, w)))
-        .collect();
+    let codes = map_channels(weight, &grids, |grid, w| spec.code(grid, w));
     let scales: Vec<f32> = grids.iter().map(QParams::scale).collect();
     let bias = bias.iter().zip(&scales).map(|(&b, &s)| quantize_bias(b, x_scale * s)).collect();
-    Ok(QuantizedLayer { codes: Tensor::new(weight.shape(), codes)?, scales, bias })
+    Ok(QuantizedLayer { codes, scales, bias })
 }
 
 fn quantize_bias(bias: f32, scale: f32) -> i32 {
@@ -229,15 +217,7 @@ fn quantize_bias(bias: f32, scale: f32) -> i32 {
 impl QuantizedLayer {
     /// The weight's values: `scale · code`.
     pub fn dequantize(&self) -> Tensor<f32> {
-        let inner = (self.codes.len() / self.scales.len().max(1)).max(1);
-        let values: Vec<f32> = self
-            .codes
-            .to_vec()
-            .chunks(inner)
-            .zip(&self.scales)
-            .flat_map(|(codes, &scale)| codes.iter().map(move |&q| scale * f32::from(q)))
-            .collect();
-        Tensor::new(self.codes.shape(), values).expect("as many values as codes")
+        map_channels(&self.codes, &self.scales, |&scale, q| scale * f32::from(q))
     }
 
     /// The step from this layer's sums to codes on the grid `y`, clamped by the fused activation:
@@ -277,17 +257,60 @@ pub fn fold_batch_norm(
         });
     }
     let factors = norm.factors();
-    let inner = (weight.len() / channels.max(1)).max(1);
-    let folded: Vec<f32> = weight
-        .to_vec()
-        .chunks(inner)
-        .zip(&factors)
-        .flat_map(|(channel, &f)| channel.iter().map(move |&w| w * f))
-        .collect();
+    let folded = map_channels(weight, &factors, |&f, w| w * f);
     let bias = (0..channels)
         .map(|c| norm.beta[c] + (bias.map_or(0.0, |b| b[c]) - norm.mean[c]) * factors[c])
         .collect();
-    Ok((Tensor::new(weight.shape(), folded)?, bias))
+    Ok((folded, bias))
+}
+
+/// `f(channels[c], value)` of each value of each output channel `c`, row-major.
+fn map_channels<T: Element + Pod, C: Sync, U: Element + Pod>(
+    weight: &Tensor<T>,
+    channels: &[C],
+    f: impl Fn(&C, T) -> U + Sync + Send,
+) -> Tensor<U> {
+    let (weight, level) = (weight.contiguous(), Level::current());
+    let values = weight.as_slice().expect("contiguous");
+    let inner = (values.len() / channels.len().max(1)).max(1);
+    let many = parallel::CHUNK.div_ceil(inner);
+    let mut mapped = Tensor::recycled(weight.shape());
+    parallel::for_each_chunk(mapped.data_mut(), many * inner, |i, mapped| {
+        let values = values[i * many * inner..].chunks(inner);
+        let rows = mapped.chunks_mut(inner).zip(values).zip(&channels[i * many..]);
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for ((mapped, values), channel) in rows {
+                    for (mapped, &value) in mapped.iter_mut().zip(values) {
+                        *mapped = f(channel, value);
+                    }
+                }
+            },
+        );
+    });
+    mapped
+}
+
+/// The largest magnitude; infinite or NaN if one of the values is.
+fn largest(values: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let (mut most, mut poison) = ([0.0f32; LANES], [0.0f32; LANES]);
+    Level::current().vectorize(
+        #[inline(always)]
+        || {
+            for values in values.chunks(LANES) {
+                for ((most, poison), w) in most.iter_mut().zip(&mut poison).zip(values) {
+                    let w = w.abs();
+                    *most = if w > *most { w } else { *most };
+                    // A NaN is no larger than anything.
+                    *poison += 0.0 * w;
+                }
+            }
+        },
+    );
+    let most = most.into_iter().fold(0.0, f32::max);
+    if most.is_infinite() { most } else { most + poison.iter().sum::<f32>() }
 }
 
 /// The four vectors of a BatchNorm, one value a channel.

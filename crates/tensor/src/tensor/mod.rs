@@ -141,14 +141,18 @@ impl<T: Element> Tensor<T> {
         Ok(tensor)
     }
 
-    /// A row-major tensor of any values, for who overwrites them all.
-    pub(crate) fn recycled(shape: &[usize]) -> Self {
+    /// A row-major tensor of any values, what another tensor held, or zeros: for who overwrites them all,
+    /// and saves a pass over memory.
+    ///
+    /// # Panics
+    /// As [`zeros`](Self::zeros).
+    pub fn recycled(shape: &[usize]) -> Self {
         let len = shape::checked_len::<T>(shape).expect("shape fits memory");
         Self::from_storage(shape, Storage::recycled(len))
     }
 
-    /// As [`zeros_channels_last`](Self::zeros_channels_last), of any values: what another tensor held, or
-    /// zeros. For who overwrites them all, and saves a pass over memory.
+    /// [`recycled`](Self::recycled), channels-last as
+    /// [`zeros_channels_last`](Self::zeros_channels_last).
     ///
     /// # Panics
     /// As [`zeros`](Self::zeros).

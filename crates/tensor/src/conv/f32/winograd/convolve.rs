@@ -12,7 +12,7 @@ use crate::{Level, parallel};
 const BLOCK: usize = 1 << 16;
 
 /// Tiles to use a panel of weights for, at the least and at the most.
-const TILES: [usize; 2] = [48, 96];
+const TILES: [usize; 2] = [64, 96];
 
 /// Input channels of a panel that stay in the L1 cache beside a tile.
 const DEPTH: usize = 256;

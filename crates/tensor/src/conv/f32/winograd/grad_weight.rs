@@ -82,7 +82,8 @@ fn sum_tiles<I: Float>(
     let panels = [channels.div_ceil(width), outputs.len().div_ceil(width)];
     let all_channels = (panels[0] + panels[1]) * width;
     let tiles = (BLOCK / (PLACES * all_channels)).clamp(fewest, most);
-    let block_rows = tiling.block_rows(tiles, 1).min(rows.len());
+    // Not as threads would share them: sums must not depend on their number.
+    let block_rows = tiling.rows_of(tiles).min(rows.len());
     let most_tiles = block_rows * columns;
 
     // Both sides in panels of `width` channels: `[place][panel][tile][channel]`.

@@ -125,14 +125,21 @@ impl Tiling {
         if row == self.all_rows { row / self.rows * self.out_size[0] } else { self.out_row(row) }
     }
 
-    /// How many rows of about `tiles` tiles to take at a time: with few lost to make them a multiple of
-    /// `multiple`.
+    /// As many rows as have at most about `tiles` tiles.
+    fn rows_of(&self, tiles: usize) -> usize {
+        (tiles / self.columns).clamp(1, self.all_rows.max(1))
+    }
+
+    /// How many rows of at most about `tiles` tiles to take at a time: with few tiles lost to make them a
+    /// multiple of `multiple`, and blocks that threads share evenly.
     fn block_rows(&self, tiles: usize, multiple: usize) -> usize {
-        let most = (tiles / self.columns).clamp(1, self.all_rows.max(1));
-        let used = |rows: &usize| {
-            let tiles = rows * self.columns;
-            tiles * 1024 / tiles.next_multiple_of(multiple)
+        let most = self.rows_of(tiles);
+        let threads = crate::parallel::threads();
+        let cost = |&rows: &usize| {
+            let turns = self.all_rows.div_ceil(rows).div_ceil(threads);
+            turns * (rows * self.columns).next_multiple_of(multiple)
         };
-        (most.div_ceil(2)..=most).max_by_key(used).unwrap_or(1)
+        // The largest of the cheapest.
+        (most.div_ceil(2)..=most).rev().min_by_key(cost).unwrap_or(1)
     }
 }
