@@ -131,7 +131,7 @@ impl Tiling {
     }
 
     /// How many rows of at most about `tiles` tiles to take at a time: with few tiles lost to make them a
-    /// multiple of `multiple`, and blocks that threads share evenly.
+    /// multiple of `multiple`, and blocks that threads share evenly. No result of a tile depends on its block.
     fn block_rows(&self, tiles: usize, multiple: usize) -> usize {
         let most = self.rows_of(tiles);
         let threads = crate::parallel::threads();
