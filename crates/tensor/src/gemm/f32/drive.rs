@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::left::Left;
-use super::panels::Panels;
+use super::panels::{Panel, Panels};
 use super::tile::{DEPTH, Onto, Row, multiply_in_place, multiply_packed, next_rows};
 use crate::simd::f32::{Float, MAX_ROWS};
 
@@ -27,7 +27,8 @@ fn lie_well(step: usize) -> bool {
 /// `out = left[rows] · panels (+ bias)`, for the panels of the range.
 ///
 /// Row `i` of the range and column `j` of the first panel land at `out[place(i) + j]`. A left operand
-/// that lies in place must go to evenly spaced places.
+/// that lies in place must go to evenly spaced places. Either way an element is summed in one order:
+/// blocks of the depth one after the other, each from zero on.
 #[inline(always)]
 pub(crate) fn multiply<I: Float, L: Left>(
     isa: I,
@@ -43,27 +44,38 @@ pub(crate) fn multiply<I: Float, L: Left>(
         return;
     }
     let first_column = right.get(panels.start).0.start;
-    let panel_len = 2 * I::LANES * right.depth();
+    let depth_blocks = right.depth().div_ceil(DEPTH).max(1);
+    let depth_step = right.depth().div_ceil(depth_blocks).max(1);
+    let onto = |depth_block: usize, panel: Panel| match (depth_block, bias) {
+        (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
+        (0, None) => Onto::Nothing,
+        _ => Onto::Output,
+    };
+    let few = panels.len() <= 2;
     if let Some((data, step)) = left.in_place(rows.start)
-        && (panels.len() <= 2 || panels.len() * panel_len <= WHOLE && lie_well(step))
+        && (few || panels.len() * 2 * I::LANES * right.depth() <= WHOLE && lie_well(step))
     {
         let pitch = place(1) - place(0);
-        // A panel or two are done before the next rows have come by themselves.
-        let next = panels.len() <= 2;
-        let mut row = 0;
-        while row < rows.len() {
-            let count = next_rows(rows.len() - row, I::ROWS);
-            let ahead = if next { count * step } else { 0 };
-            for i in panels.clone() {
-                let (panel, weights) = right.get(i);
-                let onto = bias.map_or(Onto::Nothing, |bias| Onto::Bias(&bias[panel.start..]));
-                let out = &mut out[place(row) + panel.start - first_column..];
-                let (data, width, columns) = (&data[row * step..], panel.width, panel.columns);
-                multiply_in_place(
-                    isa, data, step, ahead, count, weights, width, onto, out, pitch, columns,
-                );
+        for depth_block in 0..depth_blocks {
+            let depth = depth_block * depth_step..right.depth().min((depth_block + 1) * depth_step);
+            let mut row = 0;
+            while row < rows.len() {
+                let count = next_rows(rows.len() - row, I::ROWS);
+                // A panel or two are done before the next rows have come by themselves.
+                let ahead = if few { count * step } else { 0 };
+                let data = &data[row * step + depth.start..];
+                for i in panels.clone() {
+                    let (panel, weights) = right.get(i);
+                    let weights = &weights[depth.start * panel.width..depth.end * panel.width];
+                    let out = &mut out[place(row) + panel.start - first_column..];
+                    let (onto, width, columns) =
+                        (onto(depth_block, panel), panel.width, panel.columns);
+                    multiply_in_place(
+                        isa, data, step, ahead, count, weights, width, onto, out, pitch, columns,
+                    );
+                }
+                row += count;
             }
-            row += count;
         }
         return;
     }
@@ -71,10 +83,8 @@ pub(crate) fn multiply<I: Float, L: Left>(
     let tile_rows = tile_rows(rows.len(), I::ROWS);
     let tiles = rows.len().div_ceil(tile_rows);
     // Few panels stay in L1 beside one tile; many are worth a block of tiles each.
-    let block_tiles = if panels.len() <= 2 { 1 } else { (BLOCK_ROWS / tile_rows).min(tiles) };
+    let block_tiles = if few { 1 } else { (BLOCK_ROWS / tile_rows).min(tiles) };
     let mut block = vec![[0.0; size_of::<Row>() / 4]; block_tiles * I::ROWS];
-    let depth_blocks = right.depth().div_ceil(DEPTH).max(1);
-    let depth_step = right.depth().div_ceil(depth_blocks).max(1);
     let group = (GROUP / (2 * I::LANES * depth_step)).max(1);
 
     for depth_block in 0..depth_blocks {
@@ -97,13 +107,9 @@ pub(crate) fn multiply<I: Float, L: Left>(
                     for i in panels.clone() {
                         let (panel, data) = right.get(i);
                         let data = &data[depth.start * panel.width..depth.end * panel.width];
-                        let onto = match (depth_block, bias) {
-                            (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
-                            (0, None) => Onto::Nothing,
-                            _ => Onto::Output,
-                        };
                         let out = &mut out[panel.start - first_column..];
-                        let (width, columns) = (panel.width, panel.columns);
+                        let (onto, width, columns) =
+                            (onto(depth_block, panel), panel.width, panel.columns);
                         multiply_packed(isa, packed, data, width, onto, out, places, columns);
                     }
                 }

@@ -218,6 +218,29 @@ mod tests {
         }
     }
 
+    /// A row's results are the same bits whatever rows are multiplied with it, and wherever it lies.
+    #[test]
+    fn a_product_is_its_rows() {
+        for (k, n) in [(40, 20), (513, 70), (1300, 1000), (1024, 600), (2100, 33)] {
+            let (a, b) = (uneven(&[200, k], 7), uneven(&[k, n], 8));
+            for level in Level::available() {
+                let whole = matmul_on(level, &a, &b).unwrap();
+                for (first, count) in [(0, 1), (3, 64), (190, 10)] {
+                    let rows = |x: &Tensor<f32>| x.slice(0, first..first + count, 1).unwrap();
+                    let strided = rows(&a).transpose(0, 1).unwrap().contiguous();
+                    let expected = rows(&whole).to_vec();
+                    for a in [rows(&a), strided.transpose(0, 1).unwrap()] {
+                        assert_eq!(
+                            matmul_on(level, &a, &b).unwrap().to_vec(),
+                            expected,
+                            "{level:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn empty_and_unequal_operands() {
         let empty = matmul(&Tensor::zeros(&[3, 0]), &Tensor::zeros(&[0, 2])).unwrap();

@@ -13,7 +13,7 @@
 //!
 //! Tiles keep rows as rows, at a constant distance: packing is copying, a convolution packs from the
 //! image itself, and every element of a tile is at a constant offset from one pointer. Rows that lie
-//! well in memory already are read there, for all of `k` at once, if the cache holds all of B.
+//! well in memory already are read there, if the cache holds all of B.
 //! An element is summed over `k` in one order, however rows and columns are divided into tasks.
 
 mod drive;
