@@ -1,4 +1,4 @@
-use ottava_tensor::bits::{self, WORD, pack};
+use ottava_tensor::bits::{self, WORD};
 use ottava_tensor::{Level, Tensor, parallel};
 
 /// One bit an element, in memory order: where a straight-through estimator lets the gradient pass.
@@ -26,11 +26,7 @@ impl Mask {
                 #[inline(always)]
                 || {
                     for (word, x) in blocks {
-                        let mut bytes = [0; WORD];
-                        for (byte, &x) in bytes.iter_mut().zip(x) {
-                            *byte = u8::from(passes(x));
-                        }
-                        *word = pack(&bytes);
+                        *word = bits::word(x, &passes);
                     }
                 },
             );

@@ -54,14 +54,15 @@ impl WeightSpec {
     /// levels.
     pub fn grids(&self, weight: &Tensor<f32>) -> Result<Vec<QParams>> {
         let channels = weight.shape().first().copied().unwrap_or(1);
-        let values = weight.to_vec();
+        let weight = weight.contiguous();
+        let values = weight.as_slice().expect("contiguous");
         if self.per_channel {
             let inner = (values.len() / channels.max(1)).max(1);
             let grids =
                 parallel::map(values.len() / inner, |c| self.grid(&values[c * inner..][..inner]));
             grids.into_iter().collect()
         } else {
-            Ok(vec![self.grid(&values)?; channels])
+            Ok(vec![self.grid(values)?; channels])
         }
     }
 
@@ -265,6 +266,9 @@ pub fn fold_batch_norm(
 }
 
 /// `f(channels[c], value)` of each value of each output channel `c`, row-major.
+///
+/// # Panics
+/// Unless there is one of `channels` for each output channel.
 fn map_channels<T: Element + Pod, C: Sync, U: Element + Pod>(
     weight: &Tensor<T>,
     channels: &[C],
@@ -273,6 +277,7 @@ fn map_channels<T: Element + Pod, C: Sync, U: Element + Pod>(
     let (weight, level) = (weight.contiguous(), Level::current());
     let values = weight.as_slice().expect("contiguous");
     let inner = (values.len() / channels.len().max(1)).max(1);
+    assert!(values.is_empty() || inner * channels.len() == values.len(), "one a channel");
     let many = parallel::CHUNK.div_ceil(inner);
     let mut mapped = Tensor::recycled(weight.shape());
     parallel::for_each_chunk(mapped.data_mut(), many * inner, |i, mapped| {

@@ -15,6 +15,16 @@ pub fn pack(bytes: &[u8; WORD]) -> u64 {
         .fold(0, |word, &eight| word << 8 | u64::from_le_bytes(eight).wrapping_mul(GATHER) >> 56)
 }
 
+/// A bit for each of up to 64 values, the first the lowest: whether it `passes`.
+#[inline(always)]
+pub fn word(values: &[f32], passes: impl Fn(f32) -> bool) -> u64 {
+    let mut bytes = [0; WORD];
+    for (byte, &value) in bytes.iter_mut().zip(values) {
+        *byte = u8::from(passes(value));
+    }
+    pack(&bytes)
+}
+
 /// The values whose bits are set, and zeros in the place of the others; `words` begin with the first
 /// value's.
 #[inline(always)]

@@ -182,11 +182,11 @@ fn affine_add_relu(
         }
     }
     for (word, y) in words.iter_mut().zip(y.chunks(bits::WORD)) {
-        let mut open = [0; bits::WORD];
-        for (open, &y) in open.iter_mut().zip(y) {
-            *open = u8::from(y > 0.0 || y.is_nan());
-        }
-        *word = bits::pack(&open);
+        *word = bits::word(
+            y,
+            #[inline(always)]
+            |y| y > 0.0 || y.is_nan(),
+        );
     }
 }
 
