@@ -1,6 +1,6 @@
-//! How programs move values, and how they enter and leave them: channels-last slices in, channels-last
-//! slices out, split by shape over threads. What computes (convolution, pooling, addition) is in
-//! `ottava-tensor`. Lengths are the caller's promise; nothing here can fail.
+//! How programs move values: channels-last slices in, channels-last slices out, split by shape over
+//! threads. What computes (convolution, pooling, addition) is in `ottava-tensor`. Lengths are the
+//! caller's promise; nothing here can fail.
 //!
 //! A value of logical shape `[n, c, h, w]` lies in memory as `[n, h, w, c]`.
 
@@ -10,7 +10,7 @@ use bytemuck::AnyBitPattern;
 use ottava_tensor::parallel::{CHUNK, for_each_chunk};
 use ottava_tensor::{Element, Tensor};
 
-use crate::{QParams, ValueType};
+use crate::ValueType;
 
 /// Images as a caller has them.
 #[derive(Clone, Copy)]
@@ -51,13 +51,8 @@ pub(crate) fn to_channels_last<T: Send>(
     }
 }
 
-/// Images to channels-last codes.
-pub(crate) fn quantize(x: Images<'_>, shape: [usize; 3], grid: QParams, y: &mut [u8]) {
-    to_channels_last(x, shape, y, |x| grid.quantize(x) as u8);
-}
-
 /// Calls `f(image, run, chunk)` for each `run`-element piece of each `image`-element piece of `y`.
-fn for_each_image_run<T: Send>(
+pub(crate) fn for_each_image_run<T: Send>(
     y: &mut [T],
     image: usize,
     run: usize,
@@ -70,20 +65,6 @@ fn for_each_image_run<T: Send>(
     for (i, y) in y.chunks_exact_mut(image).enumerate() {
         for_each_chunk(y, run, |at, y| f(i, at, y));
     }
-}
-
-/// The values of channels-last codes, in logical (NCHW) order.
-pub(crate) fn dequantize(x: &[u8], shape: [usize; 3], grid: QParams, y: &mut [f32]) {
-    to_logical_order(x, shape, y, |code| grid.dequantize(i32::from(code)));
-}
-
-/// The values of codes, in the order they lie in memory.
-pub(crate) fn dequantize_in_order(x: &[u8], grid: QParams, y: &mut [f32]) {
-    for_each_chunk(y, CHUNK, |i, y| {
-        for (y, &code) in y.iter_mut().zip(&x[i * CHUNK..]) {
-            *y = grid.dequantize(i32::from(code));
-        }
-    });
 }
 
 /// `f` of each element of channels-last images, in logical (NCHW) order.

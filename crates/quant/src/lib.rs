@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod codes;
 mod combine;
 mod concat;
 mod dynamic;

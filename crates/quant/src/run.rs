@@ -4,6 +4,7 @@ use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::parallel::{self, Threads};
 use ottava_tensor::{Level, Tensor};
 
+use crate::codes;
 use crate::instr::{Elements, ValueType};
 use crate::kernels::{self, Images};
 use crate::plan::{Plan, Use};
@@ -356,7 +357,7 @@ impl Engine {
     fn read(&self, value: usize, bytes: &[u8], output: &mut [f32]) {
         let shape = self.values[value].image();
         match self.values[value].elements {
-            Elements::Codes(grid) => kernels::dequantize(bytes, shape, grid, output),
+            Elements::Codes(grid) => codes::dequantize(self.level, bytes, shape, grid, output),
             Elements::Float => {
                 kernels::to_logical_order(bytemuck::cast_slice(bytes), shape, output, |x: f32| x);
             }

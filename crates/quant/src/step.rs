@@ -7,6 +7,7 @@ use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 use ottava_tensor::pool::int8::{self, Average};
 use ottava_tensor::{Level, Tensor, pool};
 
+use crate::codes;
 use crate::float::FloatKernel;
 use crate::instr::{Elements, ValueType, contiguous};
 use crate::kernels::{self, Axis, Images};
@@ -302,15 +303,16 @@ impl Step {
                 kernels::to_channels_last(input, *shape, y, |x| x);
             }
             Kernel::Quantize(shape, grid) if self.inputs[0] == ValueId::INPUT.0 => {
-                kernels::quantize(input, *shape, *grid, &mut arena[output]);
+                codes::quantize(level, input, *shape, *grid, &mut arena[output]);
             }
             Kernel::Quantize(shape, grid) => {
                 let (x, y) = unary(arena);
-                kernels::quantize(Images::ChannelsLast(bytemuck::cast_slice(x)), *shape, *grid, y);
+                let x = Images::ChannelsLast(bytemuck::cast_slice(x));
+                codes::quantize(level, x, *shape, *grid, y);
             }
             Kernel::Dequantize(grid) => {
                 let (x, y) = unary(arena);
-                kernels::dequantize_in_order(x, *grid, bytemuck::cast_slice_mut(y));
+                codes::dequantize_in_order(level, x, *grid, bytemuck::cast_slice_mut(y));
             }
             Kernel::Conv(conv) => {
                 let geometry = ConvGeometry { batch, ..conv.geometry };

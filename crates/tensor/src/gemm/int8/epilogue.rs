@@ -105,6 +105,8 @@ impl Finish for Epilogue<'_> {
                 }
             }
             Sink::Requantize { multiplier, grid, add: None, codes } => {
+                // By value: what is derived from it is then derived once, not behind every store.
+                let grid = *grid;
                 let multiplier = &multiplier[place.column..][..NV * I::LANES];
                 // SAFETY: the caller's promise.
                 let out = unsafe { codes.slice(start, (MR - 1) * self.channels + NV * I::LANES) };
@@ -112,10 +114,11 @@ impl Finish for Epilogue<'_> {
                     let at = i * self.channels;
                     // SAFETY: at most (MR − 1) · channels.
                     let out = unsafe { out.get_unchecked_mut(at..at + NV * I::LANES) };
-                    isa.requantize_row(*acc, multiplier, *grid, out);
+                    isa.requantize_row(*acc, multiplier, grid, out);
                 }
             }
             Sink::Requantize { multiplier, grid, add: Some((add, other)), codes } => {
+                let (grid, add) = (*grid, **add);
                 let multiplier = &multiplier[place.column..][..NV * I::LANES];
                 for (i, acc) in acc.iter().enumerate() {
                     let at = start + i * self.channels;
@@ -124,8 +127,8 @@ impl Finish for Epilogue<'_> {
                     let out = unsafe { codes.slice(at, NV * I::LANES) };
                     for (v, &acc) in acc.iter().enumerate() {
                         let from = v * I::LANES;
-                        let codes = isa.requantize(acc, &multiplier[from..], *grid);
-                        let sum = isa.add_codes(codes, &other[from..], add);
+                        let codes = isa.requantize(acc, &multiplier[from..], grid);
+                        let sum = isa.add_codes(codes, &other[from..], &add);
                         isa.store_codes(sum, &mut out[from..]);
                     }
                 }

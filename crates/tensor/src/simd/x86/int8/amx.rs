@@ -5,8 +5,8 @@
 //! rows a multiple of it, along a whole image, if the few pixels between the rows are multiplied too
 //! and dropped: see [`Lines`]. The panels are those of [`Quads`], whose memory order is a tile's.
 //!
-//! Sums leave the tiles through memory, some rows at a time, into the epilogue of every other product; those
-//! that stay `i32` are written where they belong.
+//! Sums leave the tiles through memory, some rows at a time, into the epilogue of every other product, while
+//! the next tiles are multiplied; those that stay `i32` are written where they belong.
 
 use std::arch::asm;
 use std::ops::Range;
@@ -92,7 +92,11 @@ impl Product for Tiles {
             // SAFETY: the caller's promise.
             return unsafe { job.in_registers(self, rows, panel, epilogue) };
         }
-        let block = Block { isa: self.isa(), job, lines, panel, epilogue };
+        let run = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Self::GROUP;
+        let reach = run + (lines.height() - 1) * job.map.pixel;
+        let weights = job.panels.panel(panel);
+        assert!(job.panels.depth() * job.panels.panel_width(panel) <= weights.len());
+        let block = Block { isa: self.isa(), job, lines, panel, weights, reach, epilogue };
         self.isa().enter(
             #[inline(always)]
             || {
@@ -246,6 +250,9 @@ struct Block<'a> {
     job: &'a Job<'a, Tiles>,
     lines: Lines,
     panel: usize,
+    weights: &'a [i8],
+    /// How far behind its first a tile reads the image.
+    reach: usize,
     epilogue: &'a Epilogue<'a>,
 }
 
@@ -263,7 +270,10 @@ impl Block<'_> {
         }
         let ((line, mut place), (last_line, last)) =
             (lines.place(rows.start), lines.place(rows.end - 1));
-        let mut sums = Sums([0; 2 * HEIGHT * 2 * LANES]);
+        // Sums are multiplied into one of them while those of the other are finished.
+        let mut sums = [Sums::ZERO; 2];
+        let [mut here, mut there] = sums.each_mut();
+        let mut unfinished = Unfinished::NOTHING;
         let mut waiting = None;
         for line in line..=last_line {
             let end = if line == last_line { last + 1 } else { lines.len };
@@ -277,20 +287,31 @@ impl Block<'_> {
                 waiting = match waiting {
                     None => Some(tile),
                     Some(earlier) => {
+                        let tiles = [earlier, tile];
                         // SAFETY: the caller's promise.
-                        unsafe { self.tiles::<2, NV>([earlier, tile], &bias, &mut sums) };
+                        unfinished =
+                            unsafe { self.tiles::<2, NV>(tiles, &bias, here, unfinished, there) };
+                        (here, there) = (there, here);
                         None
                     }
                 };
             }
             place = 0;
         }
-        if let Some(tile) = waiting {
-            // SAFETY: the caller's promise.
-            unsafe { self.tiles::<1, NV>([tile], &bias, &mut sums) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(tile) = waiting {
+                unfinished = self.tiles::<1, NV>([tile], &bias, here, unfinished, there);
+                there = here;
+            }
+            while self.finish_some::<NV>(&mut unfinished, there) {}
         }
     }
 
+    /// Multiplies some tiles into `sums`, and meanwhile finishes what is `unfinished` of the
+    /// `earlier` ones: the processor multiplies tiles and vectors at the same time, but looks too
+    /// little ahead to find both by itself.
+    ///
     /// # Safety
     /// As [`Block::run`].
     #[inline(always)]
@@ -299,44 +320,39 @@ impl Block<'_> {
         tiles: [Tile; R],
         bias: &[i32; 2 * LANES],
         sums: &mut Sums,
-    ) {
+        mut unfinished: Unfinished,
+        earlier: &Sums,
+    ) -> Unfinished {
         let Self { job, lines, .. } = self;
-        let panel = job.panels.panel(self.panel);
-        assert!(job.panels.depth() * NV * LANES <= panel.len());
         let units = job.panels.steps / Tiles::STEPS;
-        let reach = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Tiles::GROUP;
         for tile in tiles {
-            let last = tile.offset + (lines.height() - 1) * job.map.pixel;
-            assert!(last + reach <= job.image.len());
+            assert!(tile.offset + self.reach <= job.image.len());
         }
         let (x, pixel) = (tiles.map(|tile| job.image[tile.offset..].as_ptr()), job.map.pixel);
         // SAFETY: the caller's promise.
         let in_place = unsafe { self.in_place::<R, NV>(&tiles) };
         let (to, stride) = in_place.unwrap_or((sums.0.as_mut_ptr(), NV * LANES));
-        // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `last` and
-        // `reach` say; the panel holds a tile of weights for each vector and unit of each run; the sums
-        // belong to this task, or to the output's rows and columns that it owns.
+        // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `reach` says; the panel holds a tile of weights for each vector and unit of each run; the sums
+        // belong to this task, or to the output's rows and columns that it owns, and the unfinished
+        // ones to others of its rows.
         unsafe {
-            multiply::<R, NV>(x, pixel, job.runs, units, panel, bias, to, stride);
+            multiply::<R, NV>(
+                x,
+                pixel,
+                job.runs,
+                units,
+                self.weights,
+                bias,
+                to,
+                stride,
+                #[inline(always)]
+                || {
+                    self.finish_some::<NV>(&mut unfinished, earlier);
+                },
+            );
+            while self.finish_some::<NV>(&mut unfinished, earlier) {}
         }
-        if in_place.is_some() {
-            return;
-        }
-        for (t, tile) in tiles.iter().enumerate() {
-            let mut x = tile.from % lines.pitch;
-            let mut row = lines.row(tile.line, tile.from);
-            let mut place = tile.from;
-            while place < tile.to {
-                // Rows of the product that follow each other here as they do in the output.
-                let stretch = lines.width.saturating_sub(x).min(tile.to - place);
-                let sums = &sums.0[(t * HEIGHT + place - tile.first) * NV * LANES..];
-                // SAFETY: the caller's promise.
-                unsafe { self.finish::<NV>(&sums[..stretch * NV * LANES], row) };
-                row += stretch;
-                place += stretch + lines.pitch - lines.width.max(x);
-                x = 0;
-            }
-        }
+        if in_place.is_some() { Unfinished::NOTHING } else { Unfinished::new(&tiles, lines) }
     }
 
     /// Where the sums may be written by the tiles themselves, and the elements of an output row: if
@@ -377,25 +393,25 @@ impl Block<'_> {
         }
     }
 
-    /// Finishes the rows of `sums`, the first of which is `row` of the product.
+    /// Finishes a few of the rows of `sums` that are left, and says whether there were any.
     ///
     /// # Safety
     /// As [`Block::run`], for these rows.
     #[inline(always)]
-    unsafe fn finish<const NV: usize>(&self, sums: &[i32], row: usize) {
-        let some = sums.chunks_exact(FINISHED * NV * LANES);
-        let rest = some.remainder().chunks_exact(NV * LANES);
-        let mut row = row;
-        for sums in some {
-            // SAFETY: the caller's promise.
-            unsafe { self.finish_rows::<FINISHED, NV>(sums, row) };
-            row += FINISHED;
+    unsafe fn finish_some<const NV: usize>(&self, left: &mut Unfinished, sums: &Sums) -> bool {
+        let Some((at, row, count)) = left.some(&self.lines) else { return false };
+        let sums = &sums.0[at * NV * LANES..][..count * NV * LANES];
+        // SAFETY: the caller's promise.
+        unsafe {
+            if count == FINISHED {
+                self.finish_rows::<FINISHED, NV>(sums, row);
+            } else {
+                for (i, sums) in sums.chunks_exact(NV * LANES).enumerate() {
+                    self.finish_rows::<1, NV>(sums, row + i);
+                }
+            }
         }
-        for sums in rest {
-            // SAFETY: the caller's promise.
-            unsafe { self.finish_rows::<1, NV>(sums, row) };
-            row += 1;
-        }
+        true
     }
 
     /// # Safety
@@ -425,12 +441,86 @@ impl Block<'_> {
 #[repr(align(64))]
 struct Sums([i32; 2 * HEIGHT * 2 * LANES]);
 
-/// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns.
+impl Sums {
+    const ZERO: Self = Self([0; 2 * HEIGHT * 2 * LANES]);
+}
+
+/// The rows of two tiles at most whose sums wait to be finished.
+///
+/// Plain numbers that stay in registers: a copy of them through memory would wait for all that the
+/// tiles store.
+struct Unfinished {
+    now: Part,
+    next: Part,
+}
+
+/// Some rows of sums that follow each other.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The first row of sums, how many there are, and which place of an image row the first is.
+    at: usize,
+    left: usize,
+    x: usize,
+    /// The row of the product.
+    row: usize,
+}
+
+impl Unfinished {
+    const NOTHING: Self = {
+        let part = Part { at: 0, left: 0, x: 0, row: 0 };
+        Self { now: part, next: part }
+    };
+
+    #[inline(always)]
+    fn new<const R: usize>(tiles: &[Tile; R], lines: &Lines) -> Self {
+        let part = |t: usize| {
+            let Tile { line, first, from, to, .. } = tiles[t];
+            Part {
+                at: t * HEIGHT + from - first,
+                left: to - from,
+                x: from % lines.pitch,
+                row: lines.row(line, from),
+            }
+        };
+        let next = if R == 2 { part(R - 1) } else { Self::NOTHING.next };
+        Self { now: part(0), next }
+    }
+
+    /// The next few rows: which row of sums is the first, its row of the product, and how many there are.
+    #[inline(always)]
+    fn some(&mut self, lines: &Lines) -> Option<(usize, usize, usize)> {
+        loop {
+            let part = &mut self.now;
+            if part.x >= lines.width {
+                // Places that belong to nobody.
+                let behind = part.left.min(lines.pitch - part.x);
+                (part.x, part.at, part.left) = (0, part.at + behind, part.left - behind);
+            }
+            if part.left > 0 {
+                let count = FINISHED.min(lines.width - part.x).min(part.left);
+                let rows = (part.at, part.row, count);
+                part.at += count;
+                part.left -= count;
+                part.x += count;
+                part.row += count;
+                return Some(rows);
+            }
+            if self.next.left == 0 {
+                return None;
+            }
+            (self.now, self.next) = (self.next, Self::NOTHING.next);
+        }
+    }
+}
+
+/// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns; `between` is called after each
+/// unit.
 ///
 /// # Safety
-/// Tiles are configured. In each run, `units · 64` codes are readable behind `x[r]` and the other
-/// pixels of a tile, which follow it at distance `pixel`; `w` holds `NV` tiles for each unit of each run. `sums` has
-/// room for the rows of `R` tiles, `stride` elements from one to the next.
+/// Tiles are configured, and `between` touches none. In each run, `units · 64` codes are readable
+/// behind `x[r]` and the other pixels of a tile, which follow it at distance `pixel`; `w` holds `NV`
+/// tiles for each unit of each run. `sums` has room for the rows of `R` tiles, `stride` elements from
+/// one to the next.
 #[inline(always)]
 unsafe fn multiply<const R: usize, const NV: usize>(
     x: [*const u8; R],
@@ -441,6 +531,7 @@ unsafe fn multiply<const R: usize, const NV: usize>(
     bias: &[i32; 2 * LANES],
     sums: *mut i32,
     stride: usize,
+    mut between: impl FnMut(),
 ) {
     /// Asks for a tile of weights four kilobytes ahead: the processor itself foresees too little of
     /// what the sixteen loads of a tile will read.
@@ -453,55 +544,57 @@ unsafe fn multiply<const R: usize, const NV: usize>(
         };
     }
     /// The loop over runs and units, once for each shape.
+    ///
+    /// Tiles keep what they hold from one statement to the next: no function enables the feature
+    /// that would let the compiler use them, and `between` does not.
     macro_rules! tiles {
         ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*] [$($ahead:literal)*]) => {
-            // SAFETY: the caller's promise. A prefetch may name any address.
+            // SAFETY: the caller's promise: the operands are readable and writable as far as it says,
+            // and `w` stays in the panel, a unit at a time. A prefetch may name any address.
             unsafe {
                 asm!(
                     $($begin,)*
-                    "2:",
-                    "mov {a}, [{runs}]",
-                    "add {runs}, 8",
-                    "lea {b}, [{x1} + {a}]",
-                    "add {a}, {x0}",
-                    "mov {n}, {units}",
-                    "3:",
-                    $(ahead!($ahead),)*
-                    $($unit,)*
-                    "add {a}, 64",
-                    "add {b}, 64",
-                    "dec {n}",
-                    "jnz 3b",
-                    "dec {left}",
-                    "jnz 2b",
+                    bias = in(reg) bias.as_ptr(),
+                    zero = in(reg) 0usize,
+                    options(nostack, readonly, preserves_flags)
+                );
+                let mut w = w.as_ptr();
+                for &run in runs {
+                    let (mut a, mut b) = (x[0].add(run), x[R - 1].add(run));
+                    for _ in 0..units {
+                        asm!(
+                            $(ahead!($ahead),)*
+                            $($unit,)*
+                            "/* {b} */",
+                            a = in(reg) a,
+                            b = in(reg) b,
+                            pixel = in(reg) pixel,
+                            w = in(reg) w,
+                            // From a row of weights to the next.
+                            line = in(reg) NV * LINE,
+                            options(nostack, readonly, preserves_flags)
+                        );
+                        (a, b, w) = (a.add(LINE), b.add(LINE), w.add(NV * LANES * LINE));
+                        between();
+                    }
+                }
+                asm!(
                     $($end,)*
-                    x0 = in(reg) x[0],
-                    x1 = in(reg) x[R - 1],
-                    pixel = in(reg) pixel,
-                    runs = inout(reg) runs.as_ptr() => _,
-                    left = inout(reg) runs.len() => _,
-                    units = in(reg) units,
-                    w = inout(reg) w.as_ptr() => _,
-                    // From a row of weights to the next.
-                    line = in(reg) NV * LINE,
-                    a = inout(reg) bias.as_ptr() => _,
-                    b = out(reg) _,
-                    n = inout(reg) 0usize => _,
-                    sums = in(reg) sums,
+                    "/* {b} */",
+                    a = in(reg) sums,
+                    b = in(reg) sums.wrapping_add(HEIGHT * stride),
                     stride = in(reg) 4 * stride,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack)
+                    options(nostack, preserves_flags)
                 );
             }
         };
     }
     match (R, NV) {
         (2, 2) => tiles!(
-            ["tileloadd tmm0, [{a} + {n}]"
-             "tileloadd tmm1, [{a} + {n} + 64]"
-             "tileloadd tmm2, [{a} + {n}]"
-             "tileloadd tmm3, [{a} + {n} + 64]"]
+            ["tileloadd tmm0, [{bias} + {zero}]"
+             "tileloadd tmm1, [{bias} + {zero} + 64]"
+             "tileloadd tmm2, [{bias} + {zero}]"
+             "tileloadd tmm3, [{bias} + {zero} + 64]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
              "tdpbusd tmm0, tmm4, tmm6"
@@ -509,53 +602,43 @@ unsafe fn multiply<const R: usize, const NV: usize>(
              "tdpbusd tmm1, tmm4, tmm7"
              "tileloadd tmm5, [{b} + {pixel}]"
              "tdpbusd tmm2, tmm5, tmm6"
-             "tdpbusd tmm3, tmm5, tmm7"
-             "add {w}, 2048"]
-            ["mov {b}, {stride}"
-             "shl {b}, 4"
-             "add {b}, {sums}"
-             "tilestored [{sums} + {stride}], tmm0"
-             "tilestored [{sums} + {stride} + 64], tmm1"
+             "tdpbusd tmm3, tmm5, tmm7"]
+            ["tilestored [{a} + {stride}], tmm0"
+             "tilestored [{a} + {stride} + 64], tmm1"
              "tilestored [{b} + {stride}], tmm2"
              "tilestored [{b} + {stride} + 64], tmm3"]
             [0 1024]
         ),
         (2, 1) => tiles!(
-            ["tileloadd tmm0, [{a} + {n}]"
-             "tileloadd tmm2, [{a} + {n}]"]
+            ["tileloadd tmm0, [{bias} + {zero}]"
+             "tileloadd tmm2, [{bias} + {zero}]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
              "tdpbusd tmm0, tmm4, tmm6"
              "tileloadd tmm5, [{b} + {pixel}]"
-             "tdpbusd tmm2, tmm5, tmm6"
-             "add {w}, 1024"]
-            ["mov {b}, {stride}"
-             "shl {b}, 4"
-             "add {b}, {sums}"
-             "tilestored [{sums} + {stride}], tmm0"
+             "tdpbusd tmm2, tmm5, tmm6"]
+            ["tilestored [{a} + {stride}], tmm0"
              "tilestored [{b} + {stride}], tmm2"]
             [0]
         ),
         (1, 2) => tiles!(
-            ["tileloadd tmm0, [{a} + {n}]"
-             "tileloadd tmm1, [{a} + {n} + 64]"]
+            ["tileloadd tmm0, [{bias} + {zero}]"
+             "tileloadd tmm1, [{bias} + {zero} + 64]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
              "tdpbusd tmm0, tmm4, tmm6"
              "tileloadd tmm7, [{w} + {line} + 64]"
-             "tdpbusd tmm1, tmm4, tmm7"
-             "add {w}, 2048"]
-            ["tilestored [{sums} + {stride}], tmm0"
-             "tilestored [{sums} + {stride} + 64], tmm1"]
+             "tdpbusd tmm1, tmm4, tmm7"]
+            ["tilestored [{a} + {stride}], tmm0"
+             "tilestored [{a} + {stride} + 64], tmm1"]
             [0 1024]
         ),
         (1, 1) => tiles!(
-            ["tileloadd tmm0, [{a} + {n}]"]
+            ["tileloadd tmm0, [{bias} + {zero}]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
-             "tdpbusd tmm0, tmm4, tmm6"
-             "add {w}, 1024"]
-            ["tilestored [{sums} + {stride}], tmm0"]
+             "tdpbusd tmm0, tmm4, tmm6"]
+            ["tilestored [{a} + {stride}], tmm0"]
             [0]
         ),
         _ => unreachable!("{R} by {NV} tiles"),
