@@ -118,7 +118,7 @@ fn dequantize_run(x: &[u8], pixels: usize, start: usize, c: usize, grid: QParams
             let source = words[..count].iter_mut().zip(source);
             if channels == WORD {
                 for (word, x) in source {
-                    *word = u32::from_le_bytes([x[0], x[1], x[2], x[3]]);
+                    *word = u32::from_le_bytes(*x.first_chunk().expect("a word of channels"));
                 }
             } else {
                 for (word, x) in source {

@@ -117,6 +117,7 @@ struct Row<'a> {
 
 impl Row<'_> {
     /// The rows and columns of the image that window `x` sees.
+    #[inline(always)]
     fn window(&self, x: usize) -> [std::ops::Range<usize>; 2] {
         let PoolGeometry { in_size, kernel, stride, padding, .. } = *self.geometry;
         let clip = |axis: usize, o: usize| {
@@ -128,6 +129,7 @@ impl Row<'_> {
     }
 
     /// The channels of an input pixel.
+    #[inline(always)]
     fn pixel<'a>(&self, input: &'a [u8], y: usize, x: usize) -> &'a [u8] {
         let PoolGeometry { in_size: [height, width], channels, .. } = *self.geometry;
         let start = ((self.image * height + y) * width + x) * channels;
@@ -135,25 +137,44 @@ impl Row<'_> {
     }
 }
 
+/// Codes whose maximum is taken at a time: the widest vector.
+const VECTOR: usize = 64;
+
 fn max_on<I: Isa>(isa: I, geometry: &PoolGeometry, input: &[u8], out: &mut [u8]) {
     for_each_row(geometry, out, |row, out| {
-        for (x, out) in out.chunks_exact_mut(geometry.channels).enumerate() {
-            let [ys, xs] = row.window(x);
-            out.fill(0);
-            for y in ys {
-                for x in xs.clone() {
-                    let pixel = row.pixel(input, y, x);
-                    isa.enter(
-                        #[inline(always)]
-                        || {
-                            for (out, &code) in out.iter_mut().zip(pixel) {
-                                *out = (*out).max(code);
+        isa.enter(
+            #[inline(always)]
+            || {
+                for (x, out) in out.chunks_exact_mut(geometry.channels).enumerate() {
+                    let [ys, xs] = row.window(x);
+                    let mut vectors = out.chunks_exact_mut(VECTOR);
+                    let mut first = 0;
+                    for out in &mut vectors {
+                        let mut largest = [0; VECTOR];
+                        for y in ys.clone() {
+                            for x in xs.clone() {
+                                let codes = &row.pixel(input, y, x)[first..first + VECTOR];
+                                for i in 0..VECTOR {
+                                    largest[i] = codes[i].max(largest[i]);
+                                }
                             }
-                        },
-                    );
+                        }
+                        out.copy_from_slice(&largest);
+                        first += VECTOR;
+                    }
+                    let rest = vectors.into_remainder();
+                    rest.fill(0);
+                    for y in ys {
+                        for x in xs.clone() {
+                            let codes = &row.pixel(input, y, x)[first..];
+                            for (out, &code) in rest.iter_mut().zip(codes) {
+                                *out = code.max(*out);
+                            }
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     });
 }
 

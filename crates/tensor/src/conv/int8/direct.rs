@@ -48,21 +48,50 @@ impl Blocks {
     }
 }
 
-/// The runs of a window: kernel rows where their pixels are neighbours, else single taps.
+/// The runs of a window: kernel rows where their pixels are neighbours, some of them together where
+/// image rows lie side by side, else single taps.
 struct Runs {
     rows: usize,
     taps: usize,
+    /// Kernel rows of a run.
+    side: usize,
     /// Values of a run.
     len: usize,
 }
 
 impl Runs {
-    fn new(shape: [usize; 4], attrs: &ConvAttrs) -> Self {
+    fn new<P: Product>(_product: P, shape: [usize; 4], attrs: &ConvAttrs) -> Self {
         let [_, channels, kernel_h, kernel_w] = shape;
-        if attrs.dilation[1] == 1 && attrs.groups == 1 {
-            Self { rows: kernel_h, taps: 1, len: kernel_w * channels }
+        if attrs.dilation[1] != 1 || attrs.groups != 1 {
+            return Self { rows: kernel_h, taps: kernel_w, side: 1, len: channels };
+        }
+        let beside = |side: usize| Self {
+            rows: kernel_h.div_ceil(side),
+            taps: 1,
+            side,
+            len: side * kernel_w * channels,
+        };
+        // Rows of few channels are shorter than what is multiplied together.
+        let (alone, joined) = (beside(1), beside(attrs.stride[0]));
+        let joins = attrs.dilation[0] == 1 && channels <= Bordered::SIDE_CHANNELS;
+        if joins && 4 * joined.depth::<P>() <= 3 * alone.depth::<P>() { joined } else { alone }
+    }
+
+    /// Values of all runs, with what pads them.
+    fn depth<P: Product>(&self) -> usize {
+        self.rows * self.taps * self.len.next_multiple_of(P::GROUP * P::STEPS)
+    }
+
+    fn border(&self, geometry: &ConvGeometry) -> Bordered {
+        if self.side > 1 { Bordered::side_by_side(geometry) } else { Bordered::new(geometry) }
+    }
+
+    /// Rows of the border that a window sees, and that it moves down by.
+    fn height(&self, shape: [usize; 4], attrs: &ConvAttrs) -> [usize; 2] {
+        if self.side > 1 {
+            [self.rows, 1]
         } else {
-            Self { rows: kernel_h, taps: kernel_w, len: channels }
+            [(shape[2] - 1) * attrs.dilation[0] + 1, attrs.stride[0]]
         }
     }
 }
@@ -88,29 +117,42 @@ fn every_of(filter: &[i8], step: usize, first: usize, values: &mut [i8]) {
     }
 }
 
+/// The panels of a group of `columns` outputs, whose filters are the first of `weights`.
+fn pack<P: Product<W = i8>>(
+    product: P,
+    weights: &[i8],
+    columns: usize,
+    shape: [usize; 4],
+    attrs: &ConvAttrs,
+) -> Panels<i8> {
+    let [_, channels, kernel_h, kernel_w] = shape;
+    let (runs, taps) = (Runs::new(product, shape, attrs), kernel_h * kernel_w);
+    Panels::pack(product, columns, runs.rows * runs.taps, runs.len, |column, run, values| {
+        let filter = &weights[column * channels * taps..][..channels * taps];
+        let (ky, kx) = (run / runs.taps * runs.side, run % runs.taps);
+        for (i, values) in values.chunks_exact_mut(channels.max(1)).enumerate() {
+            let (ky, kx) = (ky + i % runs.side, kx + i / runs.side);
+            let tap = ky * kernel_w + kx;
+            match taps {
+                _ if ky >= kernel_h => values.fill(0),
+                1 => every::<1>(filter, tap, values),
+                9 => every::<9>(filter, tap, values),
+                _ => every_of(filter, taps, tap, values),
+            }
+        }
+    })
+}
+
 impl Direct {
     pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4], attrs: &ConvAttrs) -> Self {
         let [outputs, channels, kernel_h, kernel_w] = shape;
-        let runs = Runs::new(shape, attrs);
         let columns = outputs / attrs.groups;
         let narrow = is_narrow(level, weights);
         let pack = |group: usize| {
-            let read = |column: usize, run: usize, values: &mut [i8]| {
-                let (taps, filter) = (kernel_h * kernel_w, channels * kernel_h * kernel_w);
-                let filter = &weights[(group * columns + column) * filter..][..filter];
-                let first = run / runs.taps * kernel_w + run % runs.taps;
-                for (kx, values) in values.chunks_exact_mut(channels.max(1)).enumerate() {
-                    match taps {
-                        1 => every::<1>(filter, first + kx, values),
-                        9 => every::<9>(filter, first + kx, values),
-                        _ => every_of(filter, taps, first + kx, values),
-                    }
-                }
-            };
-            let count = runs.rows * runs.taps;
+            let weights = &weights[group * columns * channels * kernel_h * kernel_w..];
             dispatch!(level, isa => match isa.narrow() {
-                Some(product) if narrow => Panels::pack(product, columns, count, runs.len, read),
-                _ => Panels::pack(isa.bytes(), columns, count, runs.len, read),
+                Some(product) if narrow => pack(product, weights, columns, shape, attrs),
+                _ => pack(isa.bytes(), weights, columns, shape, attrs),
             })
         };
         Self { groups: (0..attrs.groups).map(pack).collect(), narrow }
@@ -133,13 +175,13 @@ impl Direct {
     }
 
     fn scratch_of<P: Product>(&self, product: P, geometry: &ConvGeometry) -> usize {
-        let border = Bordered::new(geometry);
-        let [_, _, kernel_h, kernel_w] = geometry.weight_shape();
-        let elements = match self.blocks(product, geometry, &border) {
+        let runs = Runs::new(product, geometry.weight_shape(), &geometry.attrs);
+        let border = runs.border(geometry);
+        let elements = match self.blocks(product, geometry, &runs, &border) {
             Some(blocks) => blocks.buffers(geometry.batch) * blocks.len::<P>(&border),
             None => border.images_per_pass(geometry.batch) * border.len() + behind::<P>(),
         };
-        Scratch::bytes::<usize>(kernel_h * kernel_w) + Scratch::bytes::<P::X>(elements)
+        Scratch::bytes::<usize>(runs.rows * runs.taps) + Scratch::bytes::<P::X>(elements)
     }
 
     /// How an image is cut into blocks that stay in the cache between being bordered and multiplied:
@@ -148,24 +190,21 @@ impl Direct {
         &self,
         _product: P,
         geometry: &ConvGeometry,
+        runs: &Runs,
         border: &Bordered,
     ) -> Option<Blocks> {
         let ConvGeometry { out_size: [height, width], attrs, .. } = *geometry;
-        let halo = (geometry.weight_shape()[2] - 1) * attrs.dilation[0] + 1;
+        let [halo, step] = runs.height(geometry.weight_shape(), &attrs);
         let [panels] = self.groups.as_slice() else { return None };
         let least = P::TASK / (width * panels.columns * panels.depth()).max(1);
         // At most a half of what is copied is copied twice.
-        let least = least.max((2 * halo.saturating_sub(attrs.stride[0])).div_ceil(attrs.stride[0]));
+        let least = least.max((2 * halo.saturating_sub(step)).div_ceil(step));
         let fits = panels.bytes() <= CACHED && height >= MANY_ROWS && border.row > 0;
         fits.then(|| {
             // A power of two, which two threads and four share evenly.
             let count = 1 << (height / least.max(1)).max(1).ilog2();
             let rows = height.div_ceil(count);
-            Blocks {
-                rows,
-                count: height.div_ceil(rows),
-                height: (rows - 1) * attrs.stride[0] + halo,
-            }
+            Blocks { rows, count: height.div_ceil(rows), height: (rows - 1) * step + halo }
         })
     }
 
@@ -203,25 +242,29 @@ impl Direct {
         mut scratch: Scratch,
     ) {
         let ConvGeometry { batch, in_channels, out_channels, attrs, .. } = *geometry;
-        let (border, shape) = (Bordered::new(geometry), geometry.weight_shape());
-        let window = Runs::new(shape, &attrs);
+        let shape = geometry.weight_shape();
+        let window = Runs::new(product, shape, &attrs);
+        let border = window.border(geometry);
+        let [_, step] = window.height(shape, &attrs);
         let runs = scratch.take::<usize>(window.rows * window.taps);
         for (run, offset) in runs.iter_mut().enumerate() {
             let (ky, kx) = (run / window.taps, run % window.taps);
+            // Joined rows are those of a dilation of one.
             *offset = ky * attrs.dilation[0] * border.row + kx * attrs.dilation[1] * in_channels;
         }
         let whole = window.len.is_multiple_of(P::GROUP * P::STEPS);
-        let in_place = P::RAW && attrs.padding == [0; 4] && whole;
+        let in_place = P::RAW && attrs.padding == [0; 4] && whole && window.side == 1;
         let images = if in_place { batch } else { border.images_per_pass(batch) };
         let map = RowMap {
             width: geometry.out_size[1],
             height: geometry.out_size[0],
-            pixel: attrs.stride[1] * in_channels,
-            row: attrs.stride[0] * border.row,
+            pixel: attrs.stride[1] * window.side * in_channels,
+            row: step * border.row,
             image: border.len(),
             start: 0,
         };
-        if let Some(blocks) = self.blocks(product, geometry, &border).filter(|_| !in_place) {
+        if let Some(blocks) = self.blocks(product, geometry, &window, &border).filter(|_| !in_place)
+        {
             // SAFETY: the caller's promise.
             return unsafe {
                 self.run_blocks(

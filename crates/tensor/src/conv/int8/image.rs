@@ -23,6 +23,8 @@ pub(crate) struct Bordered {
     pub(crate) row: usize,
     /// Elements of a pixel: its channels and what pads them.
     pub(crate) pixel: usize,
+    /// Image rows that lie side by side in a row of this, pixel by pixel.
+    side: usize,
 }
 
 impl Bordered {
@@ -43,7 +45,18 @@ impl Bordered {
             height: (height + top + bottom).max(size[0]),
             row: (width + left + right).max(size[1]) * pixel,
             pixel,
+            side: 1,
         }
+    }
+
+    /// The most channels of rows that lie side by side.
+    pub(crate) const SIDE_CHANNELS: usize = 4;
+
+    /// As many image rows as a window moves down by lie side by side: the first pixel of each, the
+    /// second of each, and so on. A run of a window is then as much longer, and there are fewer.
+    pub(crate) fn side_by_side(geometry: &ConvGeometry) -> Self {
+        let (border, side) = (Self::new(geometry), geometry.attrs.stride[0]);
+        Self { height: border.height.div_ceil(side), row: border.row * side, side, ..border }
     }
 
     /// Elements of one image.
@@ -81,28 +94,75 @@ impl Bordered {
         first: usize,
         out: &mut [X],
     ) {
-        let [height, width, channels] = self.size;
         let border = form(zero_point, zero_point);
-        let (before, inner) = (self.left * self.pixel, width * self.pixel);
         for (i, out) in out.chunks_exact_mut(self.row).enumerate() {
-            let (image, y) = ((first + i) / self.height, (first + i) % self.height);
-            if y < self.top || y >= self.top + height {
-                out.fill(border);
+            let (image, row) = ((first + i) / self.height, (first + i) % self.height);
+            if self.side == 1 {
+                self.write_row(isa, form, self.codes(input, image, row), zero_point, out);
                 continue;
             }
-            let codes = &input[(image * height + y - self.top) * width * channels..];
-            out[..before].fill(border);
-            out[before + inner..].fill(border);
-            let out = &mut out[before..before + inner];
-            if self.pixel == channels {
-                encode(isa, form, codes, zero_point, out);
-                continue;
-            }
-            let pixels = out.chunks_exact_mut(self.pixel);
-            for (out, codes) in pixels.zip(codes.chunks_exact(channels)) {
-                out[channels..].fill(border);
-                encode(isa, form, codes, zero_point, &mut out[..channels]);
+            for side in 0..self.side {
+                let codes = self.codes(input, image, row * self.side + side);
+                let form = |code| form(code, zero_point);
+                let pixels = out[side * self.pixel..].chunks_mut(self.side * self.pixel);
+                match self.pixel {
+                    1 => self.write_side::<X, 1>(form, codes, border, pixels),
+                    2 => self.write_side::<X, 2>(form, codes, border, pixels),
+                    3 => self.write_side::<X, 3>(form, codes, border, pixels),
+                    4 => self.write_side::<X, 4>(form, codes, border, pixels),
+                    channels => unreachable!("{channels} channels side by side"),
+                }
             }
         }
+    }
+
+    /// The codes of row `y` of a bordered image, unless it is border.
+    fn codes<'a>(&self, input: &'a [u8], image: usize, y: usize) -> Option<&'a [u8]> {
+        let [height, width, channels] = self.size;
+        let y = y.checked_sub(self.top).filter(|&y| y < height)?;
+        Some(&input[(image * height + y) * width * channels..][..width * channels])
+    }
+
+    fn write_row<I: Isa, X: Copy>(
+        &self,
+        isa: I,
+        form: impl Fn(u8, u8) -> X + Copy,
+        codes: Option<&[u8]>,
+        zero_point: u8,
+        out: &mut [X],
+    ) {
+        let border = form(zero_point, zero_point);
+        let Some(codes) = codes else { return out.fill(border) };
+        let [_, width, channels] = self.size;
+        let (before, inner) = (self.left * self.pixel, width * self.pixel);
+        out[..before].fill(border);
+        out[before + inner..].fill(border);
+        let out = &mut out[before..before + inner];
+        if self.pixel == channels {
+            return encode(isa, form, codes, zero_point, out);
+        }
+        let pixels = out.chunks_exact_mut(self.pixel);
+        for (out, codes) in pixels.zip(codes.chunks_exact(channels)) {
+            out[channels..].fill(border);
+            encode(isa, form, codes, zero_point, &mut out[..channels]);
+        }
+    }
+
+    /// Writes a row of `C` channels into its places beside others.
+    fn write_side<'a, X: Copy + 'a, const C: usize>(
+        &self,
+        form: impl Fn(u8) -> X,
+        codes: Option<&[u8]>,
+        border: X,
+        mut pixels: impl Iterator<Item = &'a mut [X]>,
+    ) {
+        if let Some(codes) = codes {
+            pixels.by_ref().take(self.left).for_each(|pixel| pixel[..C].fill(border));
+            for (codes, pixel) in codes.as_chunks::<C>().0.iter().zip(&mut pixels) {
+                let pixel: &mut [X; C] = pixel.first_chunk_mut().expect("a pixel's channels");
+                *pixel = codes.map(&form);
+            }
+        }
+        pixels.for_each(|pixel| pixel[..C].fill(border));
     }
 }

@@ -384,6 +384,24 @@ mod tests {
             }
         }
 
+        /// The first layer of a network: few channels, windows that move far, rows side by side.
+        #[test]
+        fn few_channels_equal_the_reference(
+            (batch, height, width) in (1..3usize, 1..50usize, 1..50usize),
+            (channels, outputs) in (1..6usize, 1..70usize),
+            kernel in prop::array::uniform2(1..9usize),
+            stride in prop::array::uniform2(1..5usize),
+            padding in prop::array::uniform4(0..4usize),
+            zero in zeros(), extreme in 0..6u8, seed in any::<u64>(),
+        ) {
+            let attrs = ConvAttrs { padding, stride, ..ConvAttrs::default() };
+            let weight = [outputs, channels, kernel[0], kernel[1]];
+            if let Ok(geometry) = ConvGeometry::new([batch, channels, height, width], weight, attrs) {
+                prop_assume!(geometry.macs() <= MOST);
+                prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+            }
+        }
+
         #[test]
         fn groups_equal_the_reference(
             (groups, inputs, outputs) in (1..40usize, 1..4usize, 1..4usize),
