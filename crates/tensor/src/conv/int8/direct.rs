@@ -48,7 +48,7 @@ impl Blocks {
     }
 }
 
-/// The runs of a window: kernel rows where their pixels are neighbours, some of them together where
+/// The runs of a window: kernel rows where their pixels are neighbours, two of them together where
 /// image rows lie side by side, else single taps.
 struct Runs {
     rows: usize,
@@ -72,8 +72,10 @@ impl Runs {
             len: side * kernel_w * channels,
         };
         // Rows of few channels are shorter than what is multiplied together.
-        let (alone, joined) = (beside(1), beside(attrs.stride[0]));
-        let joins = attrs.dilation[0] == 1 && channels <= Bordered::SIDE_CHANNELS;
+        let (alone, joined) = (beside(1), beside(Bordered::SIDE));
+        let joins = attrs.dilation[0] == 1
+            && attrs.stride[0].is_multiple_of(Bordered::SIDE)
+            && channels <= Bordered::SIDE_CHANNELS;
         if joins && 4 * joined.depth::<P>() <= 3 * alone.depth::<P>() { joined } else { alone }
     }
 
@@ -89,7 +91,7 @@ impl Runs {
     /// Rows of the border that a window sees, and that it moves down by.
     fn height(&self, shape: [usize; 4], attrs: &ConvAttrs) -> [usize; 2] {
         if self.side > 1 {
-            [self.rows, 1]
+            [self.rows, attrs.stride[0] / self.side]
         } else {
             [(shape[2] - 1) * attrs.dilation[0] + 1, attrs.stride[0]]
         }

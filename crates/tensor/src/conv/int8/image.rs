@@ -51,12 +51,19 @@ impl Bordered {
 
     /// The most channels of rows that lie side by side.
     pub(crate) const SIDE_CHANNELS: usize = 4;
+    /// How many rows lie side by side.
+    pub(crate) const SIDE: usize = 2;
 
-    /// As many image rows as a window moves down by lie side by side: the first pixel of each, the
-    /// second of each, and so on. A run of a window is then as much longer, and there are fewer.
+    /// Two image rows lie side by side: the first pixel of each, the second of each, and so on. A run
+    /// of a window is then twice as long, and there are half as many.
     pub(crate) fn side_by_side(geometry: &ConvGeometry) -> Self {
-        let (border, side) = (Self::new(geometry), geometry.attrs.stride[0]);
-        Self { height: border.height.div_ceil(side), row: border.row * side, side, ..border }
+        let border = Self::new(geometry);
+        Self {
+            height: border.height.div_ceil(Self::SIDE),
+            row: border.row * Self::SIDE,
+            side: Self::SIDE,
+            ..border
+        }
     }
 
     /// Elements of one image.
@@ -101,17 +108,14 @@ impl Bordered {
                 self.write_row(isa, form, self.codes(input, image, row), zero_point, out);
                 continue;
             }
-            for side in 0..self.side {
-                let codes = self.codes(input, image, row * self.side + side);
-                let form = |code| form(code, zero_point);
-                let pixels = out[side * self.pixel..].chunks_mut(self.side * self.pixel);
-                match self.pixel {
-                    1 => self.write_side::<X, 1>(form, codes, border, pixels),
-                    2 => self.write_side::<X, 2>(form, codes, border, pixels),
-                    3 => self.write_side::<X, 3>(form, codes, border, pixels),
-                    4 => self.write_side::<X, 4>(form, codes, border, pixels),
-                    channels => unreachable!("{channels} channels side by side"),
-                }
+            let codes = [0, 1].map(|side| self.codes(input, image, row * Self::SIDE + side));
+            let form = |code| form(code, zero_point);
+            match self.pixel {
+                1 => self.write_pair::<X, 1>(form, codes, border, out),
+                2 => self.write_pair::<X, 2>(form, codes, border, out),
+                3 => self.write_pair::<X, 3>(form, codes, border, out),
+                4 => self.write_pair::<X, 4>(form, codes, border, out),
+                channels => unreachable!("{channels} channels side by side"),
             }
         }
     }
@@ -148,21 +152,32 @@ impl Bordered {
         }
     }
 
-    /// Writes a row of `C` channels into its places beside others.
-    fn write_side<'a, X: Copy + 'a, const C: usize>(
+    /// Writes two rows of `C` channels side by side.
+    fn write_pair<X: Copy, const C: usize>(
         &self,
         form: impl Fn(u8) -> X,
-        codes: Option<&[u8]>,
+        codes: [Option<&[u8]>; Self::SIDE],
         border: X,
-        mut pixels: impl Iterator<Item = &'a mut [X]>,
+        out: &mut [X],
     ) {
-        if let Some(codes) = codes {
-            pixels.by_ref().take(self.left).for_each(|pixel| pixel[..C].fill(border));
-            for (codes, pixel) in codes.as_chunks::<C>().0.iter().zip(&mut pixels) {
-                let pixel: &mut [X; C] = pixel.first_chunk_mut().expect("a pixel's channels");
-                *pixel = codes.map(&form);
+        let (before, inner) = (self.left * Self::SIDE * C, self.size[1] * Self::SIDE * C);
+        out[..before].fill(border);
+        out[before + inner..].fill(border);
+        let out = &mut out[before..before + inner];
+        if let [Some(a), Some(b)] = codes {
+            let pixels = a.as_chunks::<C>().0.iter().zip(b.as_chunks::<C>().0);
+            for (out, (a, b)) in out.chunks_exact_mut(2 * C).zip(pixels) {
+                out[..C].copy_from_slice(&a.map(&form));
+                out[C..].copy_from_slice(&b.map(&form));
+            }
+            return;
+        }
+        out.fill(border);
+        for (side, codes) in codes.into_iter().enumerate() {
+            let pixels = codes.unwrap_or(&[]).as_chunks::<C>().0;
+            for (out, codes) in out.chunks_exact_mut(2 * C).zip(pixels) {
+                out[side * C..][..C].copy_from_slice(&codes.map(&form));
             }
         }
-        pixels.for_each(|pixel| pixel[..C].fill(border));
     }
 }

@@ -332,6 +332,8 @@ impl Block<'_> {
         // SAFETY: the caller's promise.
         let in_place = unsafe { self.in_place::<R, NV>(&tiles) };
         let (to, stride) = in_place.unwrap_or((sums.0.as_mut_ptr(), NV * LANES));
+        // Where there are few units, more is finished behind each.
+        let each = (2 * HEIGHT / FINISHED).div_ceil(job.runs.len() * units);
         // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `reach` says; the panel holds a tile of weights for each vector and unit of each run; the sums
         // belong to this task, or to the output's rows and columns that it owns, and the unfinished
         // ones to others of its rows.
@@ -347,7 +349,9 @@ impl Block<'_> {
                 stride,
                 #[inline(always)]
                 || {
-                    self.finish_some::<NV>(&mut unfinished, earlier);
+                    for _ in 0..each {
+                        self.finish_some::<NV>(&mut unfinished, earlier);
+                    }
                 },
             );
             while self.finish_some::<NV>(&mut unfinished, earlier) {}
@@ -403,12 +407,9 @@ impl Block<'_> {
         let sums = &sums.0[at * NV * LANES..][..count * NV * LANES];
         // SAFETY: the caller's promise.
         unsafe {
-            if count == FINISHED {
-                self.finish_rows::<FINISHED, NV>(sums, row);
-            } else {
-                for (i, sums) in sums.chunks_exact(NV * LANES).enumerate() {
-                    self.finish_rows::<1, NV>(sums, row + i);
-                }
+            match count {
+                FINISHED => self.finish_rows::<FINISHED, NV>(sums, row),
+                _ => self.finish_rows::<1, NV>(sums, row),
             }
         }
         true
@@ -497,7 +498,8 @@ impl Unfinished {
                 (part.x, part.at, part.left) = (0, part.at + behind, part.left - behind);
             }
             if part.left > 0 {
-                let count = FINISHED.min(lines.width - part.x).min(part.left);
+                let count =
+                    if part.left.min(lines.width - part.x) < FINISHED { 1 } else { FINISHED };
                 let rows = (part.at, part.row, count);
                 part.at += count;
                 part.left -= count;
