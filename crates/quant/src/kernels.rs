@@ -21,6 +21,16 @@ pub(crate) enum Images<'a> {
     ChannelsLast(&'a [f32]),
 }
 
+impl Images<'_> {
+    /// The elements of some of the images.
+    pub(crate) fn slice(&self, elements: Range<usize>) -> Self {
+        match *self {
+            Self::ChannelsFirst(x) => Self::ChannelsFirst(&x[elements]),
+            Self::ChannelsLast(x) => Self::ChannelsLast(&x[elements]),
+        }
+    }
+}
+
 /// `f` of each element of images of shape `[c, h, w]`, channels-last.
 pub(crate) fn to_channels_last<T: Send>(
     x: Images<'_>,

@@ -7,7 +7,7 @@ use ottava_tensor::{Level, Tensor};
 use crate::codes;
 use crate::instr::{Elements, ValueType};
 use crate::kernels::{self, Images};
-use crate::plan::{Plan, Use};
+use crate::plan::{Front, Plan, Use};
 use crate::step::Step;
 use crate::workspace::{Memory, Workspace};
 use crate::{Error, Instr, Node, Program, QTensor, Result, Tuning, ValueId};
@@ -60,11 +60,16 @@ pub struct Engine {
     output: usize,
     /// How many images run at a time.
     part: usize,
+    /// The steps that do so for fewer.
+    front: Front,
 }
 
 /// Bytes that the images running at a time should stay below: enough of them to read weights once for
 /// several and to keep many threads busy, and no more memory for a batch of thousands than for this.
 const PART: usize = 1 << 23;
+
+/// Bytes that a step of the front reads and writes at a time: a part of an L2 cache.
+const FRONT: usize = 1 << 20;
 
 /// What a node made, as [`Engine::run_traced`] shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,13 +165,15 @@ impl Engine {
             uses,
             values: (0..=nodes).map(|value| program.value(ValueId(value)).clone()).collect(),
             output: program.output().0,
-            part: 1,
+            part: usize::MAX,
+            front: Front::NONE,
         };
-        // By shape alone: the same on every machine, at any number of threads.
-        engine.part = (PART / engine.workspace_bytes(1)?.max(1)).max(1);
         let joins = |node: &Node| matches!(&node.instr, Instr::Float(op) if op.joins_images());
-        if program.nodes().iter().any(joins) {
-            engine.part = usize::MAX;
+        if !program.nodes().iter().any(joins) {
+            // By shape alone: the same on every machine, at any number of threads.
+            engine.front = engine.front();
+            const MANY: usize = 64;
+            engine.part = (PART / (engine.workspace_bytes(MANY)? / MANY).max(1)).max(1);
         }
         Ok(engine)
     }
@@ -217,7 +224,7 @@ impl Engine {
     /// [`Error::Batch`] if they overflow.
     pub fn workspace_bytes(&self, batch: usize) -> Result<usize> {
         let part = batch.min(self.part);
-        Ok(self.plan(part)?.arena + self.scratch_len(part))
+        Ok(self.plan(part, self.front)?.arena + self.scratch_len(part, self.front))
     }
 
     /// Runs the program on `f32` images `[n, c, h, w]` (or vectors `[n, k]`) in any layout; the
@@ -310,43 +317,81 @@ impl Engine {
             return Ok(());
         }
         let part = part.min(batch);
-        let scratch_len = || self.scratch_len(part);
-        let Memory { plan, arena, scratch } =
-            workspace.prepare(self.id, part, || self.plan(part), scratch_len)?;
+        // In one pass where somebody looks on: he is to get whole values.
+        let front = if see.is_some() { Front::NONE } else { self.front };
+        let Memory { plan, arena, scratch } = workspace.prepare(
+            (self.id, part, front),
+            || self.plan(part, front),
+            || self.scratch_len(part, front),
+        )?;
         let image: usize = self.input_shape().iter().product();
         let results = output.len() / batch;
         for start in (0..batch).step_by(part) {
-            let end = batch.min(start + part);
+            let count = part.min(batch - start);
             let gaps;
+            let all = start * image..(start + count) * image;
             let images = match (input.as_slice(), input.as_nhwc()) {
-                (Some(x), _) => Images::ChannelsFirst(&x[start * image..end * image]),
-                (None, Some(x)) => Images::ChannelsLast(&x[start * image..end * image]),
+                (Some(x), _) => Images::ChannelsFirst(&x[all]),
+                (None, Some(x)) => Images::ChannelsLast(&x[all]),
                 (None, None) => {
-                    gaps = input.slice(0, start..end, 1)?.to_vec();
+                    gaps = input.slice(0, start..start + count, 1)?.to_vec();
                     Images::ChannelsFirst(&gaps)
                 }
             };
-            let count = end - start;
-            for step in &self.steps {
-                step.run(self.level, images, count, plan, arena, scratch);
+            let (first, rest) = self.steps.split_at(front.steps);
+            for from in (0..count).step_by(front.images) {
+                let some = from..count.min(from.saturating_add(front.images));
+                let images = images.slice(some.start * image..some.end * image);
+                for step in first {
+                    step.run(self.level, images, some.clone(), plan, arena, scratch);
+                }
+            }
+            for step in rest {
+                step.run(self.level, images, 0..count, plan, arena, scratch);
                 if let (Some(see), Some(node)) = (&mut see, step.output.checked_sub(1)) {
-                    let bytes = &arena[plan.place(step.output, count)];
+                    let bytes = &arena[plan.place(step.output, 0..count)];
                     see(node, &self.show(step.output, count, bytes));
                 }
             }
-            let bytes = &arena[plan.place(self.output, count)];
-            self.read(self.output, bytes, &mut output[start * results..end * results]);
+            let bytes = &arena[plan.place(self.output, 0..count)];
+            self.read(self.output, bytes, &mut output[start * results..(start + count) * results]);
         }
         Ok(())
     }
 
-    fn plan(&self, batch: usize) -> Result<Plan> {
+    fn plan(&self, batch: usize, front: Front) -> Result<Plan> {
         let bytes: Vec<usize> = self.values.iter().map(ValueType::bytes).collect();
-        Plan::new(&self.uses, &bytes, self.output, batch)
+        Plan::new(&self.uses, &bytes, self.output, batch, front)
     }
 
-    fn scratch_len(&self, batch: usize) -> usize {
-        self.steps.iter().map(|step| step.scratch_len(batch)).max().unwrap_or(0)
+    fn scratch_len(&self, batch: usize, front: Front) -> usize {
+        let (first, rest) = self.steps.split_at(front.steps);
+        let first = first.iter().map(|step| step.scratch_len(batch.min(front.images)));
+        let rest = rest.iter().map(|step| step.scratch_len(batch));
+        first.chain(rest).max().unwrap_or(0)
+    }
+
+    /// The steps at the program's beginning that move more values of an image than they have weights:
+    /// better a few images through all of them than all images through each. Where little is left of an
+    /// image they end.
+    fn front(&self) -> Front {
+        let bytes = |value: usize| self.values[value].bytes();
+        let moved =
+            |step: &Step| bytes(step.output) + step.inputs.iter().map(|&x| bytes(x)).sum::<usize>();
+        let many = self.steps.iter().take_while(|step| moved(step) >= step.packed_bytes()).count();
+        let kept = |steps: usize| {
+            let (first, rest) = self.steps.split_at(steps);
+            let made = first.iter().map(|step| step.output);
+            let read = |value: &usize| {
+                *value == self.output || rest.iter().any(|step| step.inputs.contains(value))
+            };
+            made.filter(read).map(bytes).sum::<usize>()
+        };
+        let steps =
+            (0..=many).rev().min_by_key(|&steps| if steps == 0 { usize::MAX } else { kept(steps) });
+        let steps = steps.unwrap_or(0);
+        let largest = self.steps[..steps].iter().map(moved).max().unwrap_or(0);
+        Front { steps, images: (FRONT / largest.max(1)).max(1) }
     }
 
     fn batched(&self, value: usize, batch: usize) -> Vec<usize> {

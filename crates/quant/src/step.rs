@@ -279,19 +279,20 @@ impl Step {
         self.conv().map_or(0, len)
     }
 
-    /// Computes the output from the inputs for `batch` images. All values have their place in the
+    /// Computes the output from the inputs for some images. All values have their place in the
     /// arena, but for the program's `input`, which has one only if something computes on it.
     pub(crate) fn run<'a>(
         &self,
         level: Level,
         input: Images<'_>,
-        batch: usize,
+        images: Range<usize>,
         plan: &Plan,
         arena: &'a mut [u8],
         scratch: &mut [u8],
     ) {
-        let place = |i: usize| plan.place(self.inputs[i], batch);
-        let output = plan.place(self.output, batch);
+        let batch = images.len();
+        let place = |i: usize| plan.place(self.inputs[i], images.clone());
+        let output = plan.place(self.output, images.clone());
         let unary = |arena: &'a mut [u8]| {
             let (y, [x]) = carve(arena, output.clone(), [place(0)]);
             (x, y)

@@ -1,4 +1,4 @@
-use crate::plan::{ALIGN, Plan};
+use crate::plan::{ALIGN, Front, Plan};
 use crate::{Error, Result};
 
 /// The memory that running needs: the arena with every value, and room for the kernels. It is planned
@@ -12,10 +12,12 @@ pub struct Workspace {
 }
 
 struct Planned {
-    engine: u64,
-    batch: usize,
+    of: Key,
     plan: Plan,
 }
+
+/// What a plan is for: an engine, a batch, and how its first steps run.
+type Key = (u64, usize, Front);
 
 /// What a run works with.
 pub(crate) struct Memory<'a> {
@@ -30,22 +32,21 @@ impl Workspace {
         Self::default()
     }
 
-    /// Memory for `batch` images of the engine `id`, planned anew if the last run was another.
+    /// Memory for a run, planned anew if the last was another.
     pub(crate) fn prepare(
         &mut self,
-        engine: u64,
-        batch: usize,
+        of: Key,
         plan: impl FnOnce() -> Result<Plan>,
         scratch: impl FnOnce() -> usize,
     ) -> Result<Memory<'_>> {
         let Self { plan: last, arena, scratch: room } = self;
         let planned = match last.take() {
-            Some(last) if (last.engine, last.batch) == (engine, batch) => last,
+            Some(last) if last.of == of => last,
             _ => {
-                let plan = plan()?;
+                let (plan, batch) = (plan()?, of.1);
                 grow(arena, plan.arena, batch)?;
                 grow(room, scratch(), batch)?;
-                Planned { engine, batch, plan }
+                Planned { of, plan }
             }
         };
         let Planned { plan, .. } = last.insert(planned);
