@@ -6,6 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ottava_tensor::gemm::{PackedMatrix, matmul_on};
+use ottava_tensor::simd::limits::{self, Mix};
 use ottava_tensor::{Level, Tensor};
 
 /// Square, and the stages of ResNet-18 on one image: pixels, output channels, `9·C`.
@@ -78,53 +79,17 @@ fn products(c: &mut Criterion) {
     }
 }
 
-/// The limit: fused multiply-adds on registers alone, sixteen chains of the widest vectors.
-#[cfg(target_arch = "x86_64")]
+/// What registers alone allow.
 fn limit(c: &mut Criterion) {
-    use std::arch::x86_64::*;
-
     const STEPS: usize = 10_000;
-    const CHAINS: usize = 12;
-
-    #[target_feature(enable = "avx512f")]
-    fn avx512() -> f32 {
-        let x = _mm512_set1_ps(black_box(0.5));
-        let mut sums = [x; CHAINS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = _mm512_fmadd_ps(x, x, *sum);
-            }
-        }
-        sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2() -> f32 {
-        let x = _mm256_set1_ps(black_box(0.5));
-        let mut sums = [x; CHAINS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = _mm256_fmadd_ps(x, x, *sum);
-            }
-        }
-        sums.iter().map(|&sum| _mm256_cvtss_f32(sum)).sum()
-    }
-
     let mut group = c.benchmark_group("gemm_f32/limit");
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        group.throughput(Throughput::Elements((STEPS * CHAINS * 8) as u64));
-        // SAFETY: the features were detected above.
-        group.bench_function("avx2", |bench| bench.iter(|| unsafe { avx2() }));
-    }
-    if is_x86_feature_detected!("avx512f") {
-        group.throughput(Throughput::Elements((STEPS * CHAINS * 16) as u64));
-        // SAFETY: the feature was detected above.
-        group.bench_function("avx512", |bench| bench.iter(|| unsafe { avx512() }));
+    for level in Level::available() {
+        group.throughput(Throughput::Elements(limits::run(level, Mix::Floats, STEPS)));
+        group.bench_function(level.name(), |bench| {
+            bench.iter(|| limits::run(level, Mix::Floats, black_box(STEPS)));
+        });
     }
 }
-
-#[cfg(not(target_arch = "x86_64"))]
-fn limit(_: &mut Criterion) {}
 
 criterion_group!(benches, limit, products);
 criterion_main!(benches);
