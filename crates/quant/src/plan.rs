@@ -5,6 +5,9 @@
 //! needed afterwards). Buffers are placed largest first, each at the lowest offset that is free for as
 //! long as it lives: the *greedy by size* of Pisarchyk and Lee 2020 (arXiv:2001.03288), within a few
 //! percent of the lower bound on ResNets.
+//!
+//! The first steps may run for some images of a batch at a time ([`Front`]). What only they need then has
+//! room for so many images; what they leave for later steps has room for all, from the first step on.
 
 use std::ops::Range;
 

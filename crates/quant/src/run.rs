@@ -317,7 +317,7 @@ impl Engine {
             return Ok(());
         }
         let part = part.min(batch);
-        // In one pass where somebody looks on: he is to get whole values.
+        // All images at once where somebody looks on, who is to get whole values.
         let front = if see.is_some() { Front::NONE } else { self.front };
         let Memory { plan, arena, scratch } = workspace.prepare(
             (self.id, part, front),
@@ -387,9 +387,7 @@ impl Engine {
             };
             made.filter(read).map(bytes).sum::<usize>()
         };
-        let steps =
-            (0..=many).rev().min_by_key(|&steps| if steps == 0 { usize::MAX } else { kept(steps) });
-        let steps = steps.unwrap_or(0);
+        let steps = (1..=many).rev().min_by_key(|&steps| kept(steps)).unwrap_or(0);
         let largest = self.steps[..steps].iter().map(moved).max().unwrap_or(0);
         Front { steps, images: (FRONT / largest.max(1)).max(1) }
     }
