@@ -280,6 +280,16 @@ impl<'a, T> Shared<'a, T> {
         Self { start: out.as_mut_ptr(), len: out.len(), borrows: PhantomData }
     }
 
+    /// Whether the elements begin at a multiple of `bytes`.
+    pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
+        (self.start as usize).is_multiple_of(bytes)
+    }
+
+    /// How many elements there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// `len` elements from `at` on.
     ///
     /// # Safety

@@ -183,6 +183,25 @@ mod tests {
         }
     }
 
+    /// So many sums that an instruction set may write them past the caches, at a cache line or not.
+    #[test]
+    fn a_large_output_equals_three_loops() {
+        let (m, k, n) = (523, 40, 528);
+        let (a, b) = crate::conv::int8::testing::data(m * k, k * n, 0, 9);
+        let mut expected = vec![0; m * n];
+        reference(k, n, &a, 3, &b, &mut expected);
+        for level in Level::available() {
+            let gemm = Int8Gemm::new(level, k, n, &b).unwrap();
+            for shift in [0, 1] {
+                let mut memory = vec![-1; m * n + 17];
+                let start = memory.as_ptr().align_offset(64) + shift;
+                let c = &mut memory[start..start + m * n];
+                gemm.run(m, &a, 3, c, &mut vec![7; gemm.scratch_len(m)]);
+                assert!(c == expected, "{level:?}, {shift}");
+            }
+        }
+    }
+
     /// The driver of VNNI machines with tiles that no machine has.
     fn check_odd_tiles<const R: usize, const V: usize>(m: usize, k: usize, n: usize) {
         let isa = crate::simd::Scalar::detect().expect("always there");

@@ -9,6 +9,7 @@
 //! the next tiles are multiplied; those that stay `i32` are written where they belong.
 
 use std::arch::asm;
+use std::arch::x86_64::{_mm_sfence, _mm512_stream_si512};
 use std::ops::Range;
 
 use super::avx512::Quads;
@@ -27,6 +28,11 @@ const LANES: usize = 16;
 const FEWEST: usize = 4;
 /// Rows that the epilogue is given at a time.
 const FINISHED: usize = 4;
+
+/// The sums of a matrix product that has so many go past the caches: nobody would find all of them there
+/// later, and their lines need not be fetched before they are written. (Those of a convolution are
+/// training's, which reads them at once.)
+const STREAMED: usize = 1 << 18;
 
 /// `tdpbusd` on raw codes.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +102,17 @@ impl Product for Tiles {
         let reach = run + (lines.height() - 1) * job.map.pixel;
         let weights = job.panels.panel(panel);
         assert!(job.panels.depth() * job.panels.panel_width(panel) <= weights.len());
-        let block = Block { isa: self.isa(), job, lines, panel, weights, reach, epilogue };
+        let streams = match &epilogue.sink {
+            Sink::Accumulate(out) => {
+                job.map.height == 1
+                    && out.len() >= STREAMED
+                    && out.is_aligned(LINE)
+                    && epilogue.channels.is_multiple_of(LANES)
+                    && job.origin[1].is_multiple_of(LANES)
+            }
+            Sink::Scale { .. } | Sink::Requantize { .. } => false,
+        };
+        let block = Block { isa: self.isa(), job, lines, panel, weights, reach, streams, epilogue };
         self.isa().enter(
             #[inline(always)]
             || {
@@ -253,6 +269,8 @@ struct Block<'a> {
     weights: &'a [i8],
     /// How far behind its first a tile reads the image.
     reach: usize,
+    /// Whether the sums go past the caches.
+    streams: bool,
     epilogue: &'a Epilogue<'a>,
 }
 
@@ -306,6 +324,10 @@ impl Block<'_> {
             }
             while self.finish_some::<NV>(&mut unfinished, there) {}
         }
+        if self.streams {
+            // SAFETY: every CPU with tiles has it. Other threads see the sums when they see what follows.
+            unsafe { _mm_sfence() };
+        }
     }
 
     /// Multiplies some tiles into `sums`, and meanwhile finishes what is `unfinished` of the
@@ -330,7 +352,7 @@ impl Block<'_> {
         }
         let (x, pixel) = (tiles.map(|tile| job.image[tile.offset..].as_ptr()), job.map.pixel);
         // SAFETY: the caller's promise.
-        let in_place = unsafe { self.in_place::<R, NV>(&tiles) };
+        let in_place = unsafe { self.in_place::<R, NV>(&tiles) }.filter(|_| !self.streams);
         let (to, stride) = in_place.unwrap_or((sums.0.as_mut_ptr(), NV * LANES));
         // Where there are few units, more is finished behind each.
         let each = (2 * HEIGHT / FINISHED).div_ceil(job.runs.len() * units);
@@ -426,6 +448,21 @@ impl Block<'_> {
             for (v, acc) in acc.iter_mut().enumerate() {
                 *acc = isa.load(&sums[(i * NV + v) * LANES..]);
             }
+        }
+        if let (true, Sink::Accumulate(out)) = (self.streams, &self.epilogue.sink)
+            && place.columns == NV * LANES
+        {
+            for (i, acc) in acc.iter().enumerate() {
+                let at = (place.row + i) * self.epilogue.channels + place.column;
+                // SAFETY: the caller's promise; a vector is a line, and `streams` says that all begin at one.
+                unsafe {
+                    let out = out.slice(at, NV * LANES);
+                    for (v, &acc) in acc.iter().enumerate() {
+                        _mm512_stream_si512(out.as_mut_ptr().add(v * LANES).cast(), acc);
+                    }
+                }
+            }
+            return;
         }
         // SAFETY: the caller's promise.
         unsafe {
