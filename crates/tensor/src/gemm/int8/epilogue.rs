@@ -280,14 +280,10 @@ impl<'a, T> Shared<'a, T> {
         Self { start: out.as_mut_ptr(), len: out.len(), borrows: PhantomData }
     }
 
-    /// Whether the elements begin at a multiple of `bytes`.
-    pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
-        (self.start as usize).is_multiple_of(bytes)
-    }
-
-    /// How many elements there are.
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    /// Whether there are `len` elements or more, which begin at a multiple of `bytes`.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_large(&self, len: usize, bytes: usize) -> bool {
+        self.len >= len && (self.start as usize).is_multiple_of(bytes)
     }
 
     /// `len` elements from `at` on.

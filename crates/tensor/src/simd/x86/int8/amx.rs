@@ -105,8 +105,7 @@ impl Product for Tiles {
         let streams = match &epilogue.sink {
             Sink::Accumulate(out) => {
                 job.map.height == 1
-                    && out.len() >= STREAMED
-                    && out.is_aligned(LINE)
+                    && out.is_large(STREAMED, LINE)
                     && epilogue.channels.is_multiple_of(LANES)
                     && job.origin[1].is_multiple_of(LANES)
             }
