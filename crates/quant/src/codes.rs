@@ -7,46 +7,39 @@ use ottava_tensor::Level;
 use ottava_tensor::parallel::{CHUNK, for_each_chunk};
 
 use crate::QParams;
-use crate::kernels::{Images, for_each_image_run};
+use crate::kernels::{Images, for_each_image_run, to_channels_last};
 
 /// Channels of a word.
 const WORD: usize = 4;
 /// Pixels whose words are made at a time, on the stack.
 const PIXELS: usize = 256;
 
-/// Images of shape `[c, h, w]` to channels-last codes.
+/// Images to channels-last codes.
 pub(crate) fn quantize(
     level: Level,
     x: Images<'_>,
-    [c, h, w]: [usize; 3],
+    shape: [usize; 3],
     grid: QParams,
     y: &mut [u8],
 ) {
-    let pixels = h * w;
-    match x {
-        Images::ChannelsFirst(x) if c > 1 && pixels > 1 => {
-            // A task is a run of pixels of one image.
-            let run = (CHUNK / c).clamp(1, pixels);
-            for_each_image_run(y, pixels * c, run * c, |image, at, y| {
-                let x = &x[image * c * pixels..][..c * pixels];
-                level.vectorize(
-                    #[inline(always)]
-                    || quantize_run(x, pixels, at * run, c, grid, y),
-                );
-            });
-        }
-        // One channel or one pixel: both layouts are the same.
-        Images::ChannelsFirst(x) | Images::ChannelsLast(x) => for_each_chunk(y, CHUNK, |i, y| {
-            level.vectorize(
-                #[inline(always)]
-                || {
-                    for (y, &x) in y.iter_mut().zip(&x[i * CHUNK..]) {
-                        *y = grid.quantize(x) as u8;
-                    }
-                },
-            );
-        }),
-    }
+    let [c, h, w] = shape;
+    let run = |x: &[f32], start: usize, y: &mut [u8]| {
+        level.vectorize(
+            #[inline(always)]
+            || quantize_run(x, h * w, start, c, grid, y),
+        );
+    };
+    let copy = |x: &[f32], y: &mut [u8]| {
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = grid.quantize(x) as u8;
+                }
+            },
+        );
+    };
+    to_channels_last(x, shape, y, run, copy);
 }
 
 /// The codes `y`, channels-last, of the pixels from `start` on.
@@ -65,6 +58,7 @@ fn quantize_run(x: &[f32], pixels: usize, start: usize, c: usize, grid: QParams,
                 }
             }
             let pixels = y[first..].chunks_mut(c).zip(&words);
+            // Copies of a length that the compiler knows are an instruction or two.
             match channels {
                 WORD => pixels.for_each(
                     #[inline(always)]

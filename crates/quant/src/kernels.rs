@@ -31,34 +31,41 @@ impl Images<'_> {
     }
 }
 
-/// `f` of each element of images of shape `[c, h, w]`, channels-last.
+/// Images of shape `[c, h, w]` to channels-last elements: `run(image, start, y)` for some pixels of an
+/// image from `start` on, or `copy(x, y)` where both layouts are the same.
 pub(crate) fn to_channels_last<T: Send>(
     x: Images<'_>,
     [c, h, w]: [usize; 3],
     y: &mut [T],
-    f: impl Fn(f32) -> T + Sync + Send,
+    run: impl Fn(&[f32], usize, &mut [T]) + Sync + Send,
+    copy: impl Fn(&[f32], &mut [T]) + Sync + Send,
 ) {
     let pixels = h * w;
     match x {
         Images::ChannelsFirst(x) if c > 1 && pixels > 1 => {
-            // A task is a run of pixels of one image: read channel by channel, written side by side.
-            let run = (CHUNK / c).clamp(1, pixels);
-            for_each_image_run(y, pixels * c, run * c, |image, at, y| {
-                let x = &x[image * c * pixels..][..c * pixels];
-                for (channel, x) in x.chunks_exact(pixels).enumerate() {
-                    for (y, &x) in y[channel..].iter_mut().step_by(c).zip(&x[at * run..]) {
-                        *y = f(x);
-                    }
-                }
+            let task = (CHUNK / c).clamp(1, pixels);
+            for_each_image_run(y, pixels * c, task * c, |image, at, y| {
+                run(&x[image * c * pixels..][..c * pixels], at * task, y);
             });
         }
-        // One channel or one pixel: both layouts are the same.
-        Images::ChannelsFirst(x) | Images::ChannelsLast(x) => for_each_chunk(y, CHUNK, |i, y| {
-            for (y, &x) in y.iter_mut().zip(&x[i * CHUNK..]) {
-                *y = f(x);
-            }
-        }),
+        // One channel or one pixel is the same in both.
+        Images::ChannelsFirst(x) | Images::ChannelsLast(x) => {
+            for_each_chunk(y, CHUNK, |i, y| copy(&x[i * CHUNK..][..y.len()], y));
+        }
     }
+}
+
+/// Floats as they are, channels-last.
+pub(crate) fn place_input(x: Images<'_>, shape: [usize; 3], y: &mut [f32]) {
+    let [c, h, w] = shape;
+    let run = |x: &[f32], start: usize, y: &mut [f32]| {
+        for (channel, x) in x.chunks_exact(h * w).enumerate() {
+            for (y, &x) in y[channel..].iter_mut().step_by(c).zip(&x[start..]) {
+                *y = x;
+            }
+        }
+    };
+    to_channels_last(x, shape, y, run, |x, y| y.copy_from_slice(x));
 }
 
 /// Calls `f(image, run, chunk)` for each `run`-element piece of each `image`-element piece of `y`.
@@ -77,19 +84,14 @@ pub(crate) fn for_each_image_run<T: Send>(
     }
 }
 
-/// `f` of each element of channels-last images, in logical (NCHW) order.
-pub(crate) fn to_logical_order<T: Copy + Sync, U: Send>(
-    x: &[T],
-    [c, h, w]: [usize; 3],
-    y: &mut [U],
-    f: impl Fn(T) -> U + Sync + Send,
-) {
+/// Channels-last images in logical (NCHW) order.
+pub(crate) fn to_logical_order<T: Copy + Sync + Send>(x: &[T], [c, h, w]: [usize; 3], y: &mut [T]) {
     let pixels = h * w;
     for_each_chunk(y, c * pixels, |image, y| {
         let x = &x[image * c * pixels..][..c * pixels];
         for (channel, y) in y.chunks_exact_mut(pixels).enumerate() {
             for (y, &x) in y.iter_mut().zip(x[channel..].iter().step_by(c)) {
-                *y = f(x);
+                *y = x;
             }
         }
     });
@@ -107,13 +109,13 @@ pub(crate) fn reshape<T: Copy + Sync + Send>(
     let [c, h, w] = to;
     let turned = [h * w, c, 1];
     if turned[0] == 1 || c == 1 {
-        to_logical_order(x, from, y, |x| x);
+        to_logical_order(x, from, y);
     } else if from[0] == 1 || from[1..] == [1, 1] {
-        to_logical_order(x, turned, y, |x| x);
+        to_logical_order(x, turned, y);
     } else {
         let mut logical = x.to_vec();
-        to_logical_order(x, from, &mut logical, |x| x);
-        to_logical_order(&logical, turned, y, |x| x);
+        to_logical_order(x, from, &mut logical);
+        to_logical_order(&logical, turned, y);
     }
 }
 

@@ -168,12 +168,16 @@ impl Engine {
             part: usize::MAX,
             front: Front::NONE,
         };
+        // One image must find a place.
+        engine.workspace_bytes(1)?;
         let joins = |node: &Node| matches!(&node.instr, Instr::Float(op) if op.joins_images());
         if !program.nodes().iter().any(joins) {
-            // By shape alone: the same on every machine, at any number of threads.
+            // By shapes and kernels: the same at any number of threads.
             engine.front = engine.front();
+            // What an image more takes.
             const MANY: usize = 64;
-            engine.part = (PART / (engine.workspace_bytes(MANY)? / MANY).max(1)).max(1);
+            let each = engine.workspace_bytes(MANY).map_or(usize::MAX, |bytes| bytes / MANY);
+            engine.part = (PART / each.max(1)).max(1);
         }
         Ok(engine)
     }
@@ -402,7 +406,7 @@ impl Engine {
         match self.values[value].elements {
             Elements::Codes(grid) => codes::dequantize(self.level, bytes, shape, grid, output),
             Elements::Float => {
-                kernels::to_logical_order(bytemuck::cast_slice(bytes), shape, output, |x: f32| x);
+                kernels::to_logical_order(bytemuck::cast_slice(bytes), shape, output);
             }
         }
     }

@@ -301,7 +301,7 @@ impl Step {
             Kernel::View => {}
             Kernel::Input(shape) => {
                 let y = bytemuck::cast_slice_mut(&mut arena[output]);
-                kernels::to_channels_last(input, *shape, y, |x| x);
+                kernels::place_input(input, *shape, y);
             }
             Kernel::Quantize(shape, grid) if self.inputs[0] == ValueId::INPUT.0 => {
                 codes::quantize(level, input, *shape, *grid, &mut arena[output]);

@@ -1,0 +1,187 @@
+//! The instructions: tiles set up, and multiplied.
+
+use std::arch::asm;
+
+use crate::simd::x86::Amx;
+
+/// Rows of a tile.
+pub(super) const HEIGHT: usize = 16;
+/// Bytes of a row of a tile: codes, weights of sixteen columns, or sums.
+pub(super) const LINE: usize = 64;
+/// Columns of a tile.
+pub(super) const LANES: usize = 16;
+
+/// Tiles are set up for this thread while this lives.
+pub(super) struct Configured;
+
+impl Configured {
+    /// Tiles of sums and codes have `height` rows, 1 to 16; those of weights have sixteen.
+    #[inline(always)]
+    pub(super) fn new(_isa: Amx, height: usize) -> Self {
+        /// What `ldtilecfg` reads.
+        #[repr(C, align(64))]
+        struct Layout {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        let mut layout = Layout {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        layout.row_bytes[..8].fill(LINE as u16);
+        layout.rows[..6].fill(height.clamp(1, HEIGHT) as u8);
+        layout.rows[6..8].fill(HEIGHT as u8);
+        // SAFETY: the token proves AMX, and that the system allows it. The layout is one of palette 1.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const layout, options(readonly, nostack)) };
+        Self
+    }
+}
+
+impl Drop for Configured {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: `new` was given the token.
+        unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    }
+}
+
+/// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns; `between` is called after each
+/// unit.
+///
+/// # Safety
+/// Tiles are configured, and `between` touches none. In each run, `units · 64` codes are readable
+/// behind `x[r]` and the other pixels of a tile, which follow it at distance `pixel`; `w` holds `NV`
+/// tiles for each unit of each run. `sums` has room for the rows of `R` tiles, `stride` elements from
+/// one to the next.
+#[inline(always)]
+pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
+    x: [*const u8; R],
+    pixel: usize,
+    runs: &[usize],
+    units: usize,
+    w: &[i8],
+    bias: &[i32; 2 * LANES],
+    sums: *mut i32,
+    stride: usize,
+    mut between: impl FnMut(),
+) {
+    /// Asks for a tile of weights four kilobytes ahead: the processor itself foresees too little of
+    /// what the sixteen loads of a tile will read.
+    macro_rules! ahead {
+        ($tile:literal) => {
+            ahead!($tile, 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
+        };
+        ($tile:literal, $($line:literal)*) => {
+            concat!($("prefetcht0 [{w} + 4096 + ", $tile, " + ", $line, "]\n"),*)
+        };
+    }
+    /// The loop over runs and units, once for each shape.
+    ///
+    /// Tiles keep what they hold from one statement to the next: no function enables the feature
+    /// that would let the compiler use them, and `between` does not.
+    macro_rules! tiles {
+        ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*] [$($ahead:literal)*]) => {
+            // SAFETY: the caller's promise: the operands are readable and writable as far as it says,
+            // and `w` stays in the panel, a unit at a time. A prefetch may name any address.
+            unsafe {
+                asm!(
+                    $($begin,)*
+                    bias = in(reg) bias.as_ptr(),
+                    zero = in(reg) 0usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nostack, readonly, preserves_flags)
+                );
+                let mut w = w.as_ptr();
+                for &run in runs {
+                    let (mut a, mut b) = (x[0].add(run), x[R - 1].add(run));
+                    for _ in 0..units {
+                        asm!(
+                            $(ahead!($ahead),)*
+                            $($unit,)*
+                            "/* {b} */",
+                            a = in(reg) a,
+                            b = in(reg) b,
+                            pixel = in(reg) pixel,
+                            w = in(reg) w,
+                            // From a row of weights to the next.
+                            line = in(reg) NV * LINE,
+                            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                            options(nostack, readonly, preserves_flags)
+                        );
+                        (a, b, w) = (a.add(LINE), b.add(LINE), w.add(NV * LANES * LINE));
+                        between();
+                    }
+                }
+                asm!(
+                    $($end,)*
+                    "/* {b} */",
+                    a = in(reg) sums,
+                    b = in(reg) sums.wrapping_add(HEIGHT * stride),
+                    stride = in(reg) 4 * stride,
+                    options(nostack, preserves_flags)
+                );
+            }
+        };
+    }
+    match (R, NV) {
+        (2, 2) => tiles!(
+            ["tileloadd tmm0, [{bias} + {zero}]"
+             "tileloadd tmm1, [{bias} + {zero} + 64]"
+             "tileloadd tmm2, [{bias} + {zero}]"
+             "tileloadd tmm3, [{bias} + {zero} + 64]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tileloadd tmm7, [{w} + {line} + 64]"
+             "tdpbusd tmm1, tmm4, tmm7"
+             "tileloadd tmm5, [{b} + {pixel}]"
+             "tdpbusd tmm2, tmm5, tmm6"
+             "tdpbusd tmm3, tmm5, tmm7"]
+            ["tilestored [{a} + {stride}], tmm0"
+             "tilestored [{a} + {stride} + 64], tmm1"
+             "tilestored [{b} + {stride}], tmm2"
+             "tilestored [{b} + {stride} + 64], tmm3"]
+            [0 1024]
+        ),
+        (2, 1) => tiles!(
+            ["tileloadd tmm0, [{bias} + {zero}]"
+             "tileloadd tmm2, [{bias} + {zero}]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tileloadd tmm5, [{b} + {pixel}]"
+             "tdpbusd tmm2, tmm5, tmm6"]
+            ["tilestored [{a} + {stride}], tmm0"
+             "tilestored [{b} + {stride}], tmm2"]
+            [0]
+        ),
+        (1, 2) => tiles!(
+            ["tileloadd tmm0, [{bias} + {zero}]"
+             "tileloadd tmm1, [{bias} + {zero} + 64]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tileloadd tmm7, [{w} + {line} + 64]"
+             "tdpbusd tmm1, tmm4, tmm7"]
+            ["tilestored [{a} + {stride}], tmm0"
+             "tilestored [{a} + {stride} + 64], tmm1"]
+            [0 1024]
+        ),
+        (1, 1) => tiles!(
+            ["tileloadd tmm0, [{bias} + {zero}]"]
+            ["tileloadd tmm6, [{w} + {line}]"
+             "tileloadd tmm4, [{a} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"]
+            ["tilestored [{a} + {stride}], tmm0"]
+            [0]
+        ),
+        _ => unreachable!("{R} by {NV} tiles"),
+    }
+}
