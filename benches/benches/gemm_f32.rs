@@ -5,22 +5,13 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ottava_benches::PRODUCTS;
 use ottava_tensor::gemm::{PackedMatrix, matmul_on};
 use ottava_tensor::simd::limits::{self, Mix};
 use ottava_tensor::{Level, Tensor};
 
-/// Square, and the stages of ResNet-18 on one image: pixels, output channels, `9·C`.
-const SHAPES: [[usize; 3]; 6] = [
-    [512, 512, 512],
-    [1024, 1024, 1024],
-    [3136, 64, 576],
-    [784, 128, 1152],
-    [196, 256, 2304],
-    [49, 512, 4608],
-];
-
 fn products(c: &mut Criterion) {
-    for [m, n, k] in SHAPES {
+    for [m, n, k] in PRODUCTS {
         let mut group = c.benchmark_group(format!("gemm_f32/{m}x{n}x{k}"));
         group.throughput(Throughput::Elements((m * n * k) as u64));
         let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ottava_benches::PRODUCTS;
 use ottava_tensor::Level;
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
@@ -44,9 +45,8 @@ fn weights(len: usize, most: i8) -> Vec<i8> {
 /// `m×n×k`: squares, and ResNet-18's convolutions as products.
 fn gemm(c: &mut Criterion) {
     let mut group = c.benchmark_group("int8_gemm");
-    let squares = [64, 128, 256, 512, 1024].map(|size| [size; 3]);
-    let resnet = [[3136, 64, 576], [784, 128, 1152], [196, 256, 2304], [49, 512, 4608]];
-    for [m, n, k] in squares.into_iter().chain(resnet).chain([[1, 1000, 512]]) {
+    let small = [64, 128, 256].map(|size| [size; 3]);
+    for [m, n, k] in small.into_iter().chain(PRODUCTS).chain([[1, 1000, 512]]) {
         group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         for level in levels() {
             for (width, most) in WIDTHS {
