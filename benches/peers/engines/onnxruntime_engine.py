@@ -22,7 +22,7 @@ def load(files, threads):
     if kind == "gemm":
         made = session(files.path(f"{files.precision}.onnx"), threads)
         inputs = [files.gemm()[0]]
-        setting = "MatMul" if files.precision == "f32" else "MatMulInteger u8×s8→i32"
+        setting = {"f32": "MatMul", "int8": "MatMulInteger u8×s8→i32", "codes": "QLinearMatMul u8×s8→u8"}[files.precision]
     else:
         made = session(files.onnx(), threads)
         inputs = files.batches()

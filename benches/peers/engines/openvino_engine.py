@@ -11,7 +11,7 @@ def load(files, threads):
         raise Skip("OpenVINO does not train")
     core = ov.Core()
     if kind == "gemm":
-        path = files.path("f32.onnx" if files.precision == "f32" else "qdq.onnx")
+        path = files.path({"f32": "f32.onnx", "int8": "qdq.onnx", "codes": "qdq-codes.onnx"}[files.precision])
         inputs = [files.gemm()[0]]
     else:
         path, inputs = files.onnx(), files.batches()
@@ -28,7 +28,7 @@ def load(files, threads):
             other.infer()
             yield np.array(other.get_output_tensor(0).data)
 
-    setting = "latency hint, 1 stream" + (", QDQ u8×s8" if files.precision == "int8" else "")
+    setting = "latency hint, 1 stream" + ("" if files.precision == "f32" else ", QDQ u8×s8")
     return Model(request.infer, outputs, setting)
 
 

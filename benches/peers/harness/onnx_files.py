@@ -99,13 +99,27 @@ def gemm_integer(m, n, k, b):
                  [value("c", TensorProto.INT32, [m, n])], {"b": b})
 
 
-def gemm_qdq(m, n, k, b):
-    """u8 × s8 → f32, for engines that know integers as scaled floats only."""
+def gemm_codes(m, n, k, b, scale):
+    """u8 × s8 → u8: the sums divided by `scale`, about a zero point of 128."""
+    value = helper.make_tensor_value_info
+    one = np.array(np.float32(1))
+    return model([helper.make_node("QLinearMatMul", ["a", "one", "zero", "b", "one", "zero_b", "scale", "middle"], ["c"])],
+                 [value("a", TensorProto.UINT8, [m, k])], [value("c", TensorProto.UINT8, [m, n])],
+                 {"b": b, "one": one, "zero": np.array(np.uint8(0)), "zero_b": np.array(np.int8(0)),
+                  "scale": np.array(scale), "middle": np.array(np.uint8(128))})
+
+
+def gemm_qdq(m, n, k, b, scale=None):
+    """u8 × s8 → f32, or u8 with a scale, for engines that know integers as scaled floats only."""
     value = helper.make_tensor_value_info
     one, scales = np.float32(1), np.ones(n, np.float32)
     nodes = [helper.make_node("DequantizeLinear", ["a", "one", "zero"], ["af"]),
              helper.make_node("DequantizeLinear", ["b", "scales", "zeros"], ["bf"], axis=1),
-             helper.make_node("MatMul", ["af", "bf"], ["c"])]
-    return model(nodes, [value("a", TensorProto.UINT8, [m, k])], [value("c", TensorProto.FLOAT, [m, n])],
-                 {"b": b, "one": np.array(one), "zero": np.array(np.uint8(0)), "scales": scales,
-                  "zeros": np.zeros(n, np.int8)})
+             helper.make_node("MatMul", ["af", "bf"], ["c" if scale is None else "cf"])]
+    constants = {"b": b, "one": np.array(one), "zero": np.array(np.uint8(0)), "scales": scales, "zeros": np.zeros(n, np.int8)}
+    output = TensorProto.FLOAT
+    if scale is not None:
+        nodes.append(helper.make_node("QuantizeLinear", ["cf", "scale", "middle"], ["c"]))
+        constants |= {"scale": np.array(scale), "middle": np.array(np.uint8(128))}
+        output = TensorProto.UINT8
+    return model(nodes, [value("a", TensorProto.UINT8, [m, k])], [value("c", output, [m, n])], constants)

@@ -6,7 +6,9 @@ GEMMS = [(512, 512, 512), (1024, 1024, 1024), (3136, 64, 576), (784, 128, 1152),
 CONVS = [(64, 56), (128, 28), (256, 14), (512, 7)]
 CHAIN = 8  # layers in a row
 CHECKS, CALIBRATION = 8, 16
+CODES_ZERO = 128  # the zero point of a product that ends in codes
 SEED = 20
+VERSION = 2  # of the files that `prepare` writes
 
 
 def all_workloads():
@@ -23,7 +25,7 @@ def all_workloads():
     made += [
         {"name": f"gemm-{m}x{n}x{k}-{p}", "kind": "gemm", "model": f"gemm-{m}x{n}x{k}", "m": m, "n": n, "k": k,
          "precision": p}
-        for m, n, k in GEMMS for p in ("f32", "int8")
+        for m, n, k in GEMMS for p in ("f32", "int8", "codes")
     ]
     made += [
         {"name": f"train-{model}-b{batch}-{p}", "kind": "training", "model": model, "batch": batch, "precision": p}
@@ -40,11 +42,11 @@ def prepare(directory):
     from . import networks, onnx_files
 
     done = directory / "manifest.json"
-    if done.exists():
-        return json.loads(done.read_text())
+    if done.exists() and (written := json.loads(done.read_text())).get("version") == VERSION:
+        return written
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
-    manifest = {}
+    manifest = {"version": VERSION}
     nets = [networks.resnet18(), networks.resnet20(), *(networks.chain(c, s, CHAIN) for c, s in CONVS)]
     for net in nets:
         calibration = networks.images(rng, CALIBRATION, net.input_shape)
@@ -71,12 +73,19 @@ def prepare(directory):
         name = f"gemm-{m}x{n}x{k}"
         a, b = rng.integers(0, 256, (m, k), np.uint8), rng.integers(-127, 128, (k, n), np.int8)
         af, bf = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+        sums = a.astype(np.float64) @ b.astype(np.float64)
+        # Symmetric about the middle of the codes, and no sum is beyond them.
+        scale = np.float32(np.abs(sums).max() / 127)
+        codes = np.rint(sums.astype(np.float32) * (1 / scale)) + CODES_ZERO
         for kind, array in (("a.u8", a), ("b.s8", b), ("a.f32", af), ("b.f32", bf), ("reference.f32", af @ bf),
-                            ("reference.int8", (a.astype(np.float64) @ b.astype(np.float64)).astype(np.float32))):
+                            ("reference.int8", sums.astype(np.float32)), ("reference.codes", codes.astype(np.float32)),
+                            ("scale", scale)):
             array.tofile(directory / f"{name}.{kind}")
         onnx.save(onnx_files.gemm_f32(m, n, k, bf), directory / f"{name}.f32.onnx")
         onnx.save(onnx_files.gemm_integer(m, n, k, b), directory / f"{name}.int8.onnx")
+        onnx.save(onnx_files.gemm_codes(m, n, k, b, scale), directory / f"{name}.codes.onnx")
         onnx.save(onnx_files.gemm_qdq(m, n, k, b), directory / f"{name}.qdq.onnx")
+        onnx.save(onnx_files.gemm_qdq(m, n, k, b, scale), directory / f"{name}.qdq-codes.onnx")
         manifest[name] = {"macs": m * n * k, "output": [m, n]}
     done.write_text(json.dumps(manifest))
     return manifest

@@ -36,6 +36,7 @@ impl Model for Rten {
             match self.infer(input)? {
                 Value::FloatTensor(y) => all.extend(y.to_vec()),
                 Value::Int32Tensor(y) => all.extend(y.iter().map(|&y| y as f32)),
+                Value::UInt8Tensor(y) => all.extend(y.iter().map(|&y| f32::from(y))),
                 _ => bail!("neither floats nor integers"),
             }
         }

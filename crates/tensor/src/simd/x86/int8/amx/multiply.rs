@@ -1,6 +1,7 @@
 //! The instructions: tiles set up, and multiplied.
 
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use crate::simd::x86::Amx;
 
@@ -10,6 +11,10 @@ pub(super) const HEIGHT: usize = 16;
 pub(super) const LINE: usize = 64;
 /// Columns of a tile.
 pub(super) const LANES: usize = 16;
+/// Bytes of weights that stay in the L1 cache beside rows and sums.
+const FEW_WEIGHTS: usize = 32 << 10;
+/// How far ahead of the loads weights are asked for, in bytes.
+const AHEAD: usize = 4096;
 
 /// Tiles are set up for this thread while this lives.
 pub(super) struct Configured;
@@ -71,22 +76,15 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
     stride: usize,
     mut between: impl FnMut(),
 ) {
-    /// Asks for a tile of weights four kilobytes ahead: the processor itself foresees too little of
-    /// what the sixteen loads of a tile will read.
-    macro_rules! ahead {
-        ($tile:literal) => {
-            ahead!($tile, 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
-        };
-        ($tile:literal, $($line:literal)*) => {
-            concat!($("prefetcht0 [{w} + 4096 + ", $tile, " + ", $line, "]\n"),*)
-        };
-    }
+    // The processor itself foresees too little of what the sixteen loads of a tile will read, unless the
+    // panel has stayed in the cache since the last rows.
+    let ahead = w.len() > FEW_WEIGHTS;
     /// The loop over runs and units, once for each shape.
     ///
     /// Tiles keep what they hold from one statement to the next: no function enables the feature
     /// that would let the compiler use them, and `between` does not.
     macro_rules! tiles {
-        ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*] [$($ahead:literal)*]) => {
+        ([$($begin:literal)*] [$($unit:literal)*] [$($end:literal)*]) => {
             // SAFETY: the caller's promise: the operands are readable and writable as far as it says,
             // and `w` stays in the panel, a unit at a time. A prefetch may name any address.
             unsafe {
@@ -101,8 +99,12 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
                 for &run in runs {
                     let (mut a, mut b) = (x[0].add(run), x[R - 1].add(run));
                     for _ in 0..units {
+                        if ahead {
+                            for line in 0..NV * LANES {
+                                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + line * LINE));
+                            }
+                        }
                         asm!(
-                            $(ahead!($ahead),)*
                             $($unit,)*
                             "/* {b} */",
                             a = in(reg) a,
@@ -138,41 +140,38 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm3, [{bias} + {zero} + 64]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
-             "tdpbusd tmm0, tmm4, tmm6"
              "tileloadd tmm7, [{w} + {line} + 64]"
-             "tdpbusd tmm1, tmm4, tmm7"
              "tileloadd tmm5, [{b} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
+             "tdpbusd tmm1, tmm4, tmm7"
              "tdpbusd tmm2, tmm5, tmm6"
              "tdpbusd tmm3, tmm5, tmm7"]
             ["tilestored [{a} + {stride}], tmm0"
              "tilestored [{a} + {stride} + 64], tmm1"
              "tilestored [{b} + {stride}], tmm2"
              "tilestored [{b} + {stride} + 64], tmm3"]
-            [0 1024]
         ),
         (2, 1) => tiles!(
             ["tileloadd tmm0, [{bias} + {zero}]"
              "tileloadd tmm2, [{bias} + {zero}]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
-             "tdpbusd tmm0, tmm4, tmm6"
              "tileloadd tmm5, [{b} + {pixel}]"
+             "tdpbusd tmm0, tmm4, tmm6"
              "tdpbusd tmm2, tmm5, tmm6"]
             ["tilestored [{a} + {stride}], tmm0"
              "tilestored [{b} + {stride}], tmm2"]
-            [0]
         ),
         (1, 2) => tiles!(
             ["tileloadd tmm0, [{bias} + {zero}]"
              "tileloadd tmm1, [{bias} + {zero} + 64]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
-             "tdpbusd tmm0, tmm4, tmm6"
              "tileloadd tmm7, [{w} + {line} + 64]"
+             "tdpbusd tmm0, tmm4, tmm6"
              "tdpbusd tmm1, tmm4, tmm7"]
             ["tilestored [{a} + {stride}], tmm0"
              "tilestored [{a} + {stride} + 64], tmm1"]
-            [0 1024]
         ),
         (1, 1) => tiles!(
             ["tileloadd tmm0, [{bias} + {zero}]"]
@@ -180,7 +179,6 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm4, [{a} + {pixel}]"
              "tdpbusd tmm0, tmm4, tmm6"]
             ["tilestored [{a} + {stride}], tmm0"]
-            [0]
         ),
         _ => unreachable!("{R} by {NV} tiles"),
     }
