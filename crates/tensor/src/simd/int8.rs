@@ -64,8 +64,15 @@ pub trait Int8: Isa {
     fn load_codes(self, from: &[u8]) -> Self::Acc;
     /// Writes lanes, each in `0..=255`, as bytes.
     fn store_codes(self, codes: Self::Acc, to: &mut [u8]);
-    /// [`requantize`](Self::requantize) and [`store_codes`](Self::store_codes) of neighbouring
-    /// vectors: a set with wide packing instructions does better than this.
+    /// [`store_codes`](Self::store_codes) of neighbouring vectors: a set with wide packing
+    /// instructions does better than this.
+    #[inline(always)]
+    fn store_row<const NV: usize>(self, codes: [Self::Acc; NV], to: &mut [u8]) {
+        for (v, codes) in codes.into_iter().enumerate() {
+            self.store_codes(codes, &mut to[v * Self::LANES..]);
+        }
+    }
+    /// [`requantize`](Self::requantize) and [`store_row`](Self::store_row).
     #[inline(always)]
     fn requantize_row<const NV: usize>(
         self,
@@ -74,10 +81,11 @@ pub trait Int8: Isa {
         grid: Grid,
         to: &mut [u8],
     ) {
-        for (v, acc) in acc.into_iter().enumerate() {
-            let codes = self.requantize(acc, &multiplier[v * Self::LANES..], grid);
-            self.store_codes(codes, &mut to[v * Self::LANES..]);
+        let mut codes = acc;
+        for (v, code) in codes.iter_mut().enumerate() {
+            *code = self.requantize(*code, &multiplier[v * Self::LANES..], grid);
         }
+        self.store_row(codes, to);
     }
     /// The first `2 · LANES` codes.
     fn widen_codes(self, codes: &[u8]) -> Self::Half;

@@ -46,12 +46,15 @@ pub struct Grid {
     pub(crate) high: f32,
     /// The output's zero point.
     pub(crate) zero_point: i32,
+    /// The lower bound as a code.
+    pub(crate) lowest: u8,
 }
 
 impl Grid {
     pub(crate) fn new(zero_point: u8, low: u8, high: u8) -> Self {
         let zero_point = i32::from(zero_point);
         Self {
+            lowest: low,
             low: (i32::from(low) - zero_point) as f32,
             high: (i32::from(high) - zero_point) as f32,
             zero_point,

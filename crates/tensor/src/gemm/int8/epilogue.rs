@@ -82,55 +82,62 @@ impl Finish for Epilogue<'_> {
         acc: &[[I::Acc; NV]; MR],
         place: Place,
     ) {
+        let len = NV * I::LANES;
         let start = place.row * self.channels + place.column;
+        // One check for all rows.
+        let reach = (MR - 1) * self.channels + len;
+        let row = |i: usize| i * self.channels..i * self.channels + len;
         match &self.sink {
             Sink::Accumulate(out) => {
+                // SAFETY: the caller's promise.
+                let out = unsafe { out.slice(start, reach) };
                 for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: the caller's promise.
-                    let out = unsafe { out.slice(start + i * self.channels, NV * I::LANES) };
+                    // SAFETY: no row reaches further than the last.
+                    let out = unsafe { out.get_unchecked_mut(row(i)) };
                     for (v, &acc) in acc.iter().enumerate() {
                         isa.store(acc, &mut out[v * I::LANES..]);
                     }
                 }
             }
             Sink::Scale { scale, values } => {
-                let scale = &scale[place.column..][..NV * I::LANES];
+                let scale = &scale[place.column..][..len];
+                // SAFETY: the caller's promise.
+                let out = unsafe { values.slice(start, reach) };
                 for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: the caller's promise.
-                    let out = unsafe { values.slice(start + i * self.channels, NV * I::LANES) };
+                    // SAFETY: no row reaches further than the last.
+                    let out = unsafe { out.get_unchecked_mut(row(i)) };
                     for (v, &acc) in acc.iter().enumerate() {
                         let lanes = v * I::LANES..(v + 1) * I::LANES;
                         scaled(isa, acc, &scale[lanes.clone()], &mut out[lanes]);
                     }
                 }
             }
-            Sink::Requantize { multiplier, grid, add: None, codes } => {
+            Sink::Requantize { multiplier, grid, add, codes } => {
                 // By value: what is derived from it is then derived once, not behind every store.
                 let grid = *grid;
-                let multiplier = &multiplier[place.column..][..NV * I::LANES];
+                let multiplier = &multiplier[place.column..][..len];
                 // SAFETY: the caller's promise.
-                let out = unsafe { codes.slice(start, (MR - 1) * self.channels + NV * I::LANES) };
-                for (i, acc) in acc.iter().enumerate() {
-                    let at = i * self.channels;
-                    // SAFETY: at most (MR − 1) · channels.
-                    let out = unsafe { out.get_unchecked_mut(at..at + NV * I::LANES) };
-                    isa.requantize_row(*acc, multiplier, grid, out);
-                }
-            }
-            Sink::Requantize { multiplier, grid, add: Some((add, other)), codes } => {
-                let (grid, add) = (*grid, **add);
-                let multiplier = &multiplier[place.column..][..NV * I::LANES];
-                for (i, acc) in acc.iter().enumerate() {
-                    let at = start + i * self.channels;
-                    let other = &other[at..at + NV * I::LANES];
-                    // SAFETY: the caller's promise.
-                    let out = unsafe { codes.slice(at, NV * I::LANES) };
-                    for (v, &acc) in acc.iter().enumerate() {
-                        let from = v * I::LANES;
-                        let codes = isa.requantize(acc, &multiplier[from..], grid);
-                        let sum = isa.add_codes(codes, &other[from..], &add);
-                        isa.store_codes(sum, &mut out[from..]);
+                let out = unsafe { codes.slice(start, reach) };
+                let Some((add, other)) = add else {
+                    for (i, acc) in acc.iter().enumerate() {
+                        // SAFETY: no row reaches further than the last.
+                        let out = unsafe { out.get_unchecked_mut(row(i)) };
+                        isa.requantize_row(*acc, multiplier, grid, out);
                     }
+                    return;
+                };
+                let (add, other) = (**add, &other[start..start + reach]);
+                for (i, acc) in acc.iter().enumerate() {
+                    // SAFETY: no row reaches further than the last.
+                    let (other, out) =
+                        unsafe { (other.get_unchecked(row(i)), out.get_unchecked_mut(row(i))) };
+                    let mut codes = *acc;
+                    for (v, code) in codes.iter_mut().enumerate() {
+                        let from = v * I::LANES;
+                        *code = isa.requantize(*code, &multiplier[from..], grid);
+                        *code = isa.add_codes(*code, &other[from..], &add);
+                    }
+                    isa.store_row(codes, out);
                 }
             }
         }
@@ -157,6 +164,24 @@ impl Finish for Epilogue<'_> {
 }
 
 impl Epilogue<'_> {
+    /// The same, from a row and a column of the output on.
+    pub(crate) fn part(&self, row: usize, column: usize) -> Epilogue<'_> {
+        let at = row * self.channels + column;
+        let sink = match &self.sink {
+            Sink::Accumulate(out) => Sink::Accumulate(out.from(at)),
+            Sink::Scale { scale, values } => {
+                Sink::Scale { scale: &scale[column..], values: values.from(at) }
+            }
+            Sink::Requantize { multiplier, grid, add, codes } => Sink::Requantize {
+                multiplier: &multiplier[column..],
+                grid: *grid,
+                add: add.map(|(add, other)| (add, &other[at..])),
+                codes: codes.from(at),
+            },
+        };
+        Epilogue { bias: &self.bias[column..], channels: self.channels, sink }
+    }
+
     /// Finishes some sums of one row, bias included, from `column` on.
     ///
     /// # Safety
@@ -284,6 +309,13 @@ impl<'a, T> Shared<'a, T> {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_large(&self, len: usize, bytes: usize) -> bool {
         self.len >= len && (self.start as usize).is_multiple_of(bytes)
+    }
+
+    /// All elements from `at` on.
+    fn from(&self, at: usize) -> Shared<'_, T> {
+        assert!(at <= self.len);
+        // SAFETY: in bounds of the slice that `new` borrowed for 'a.
+        Shared { start: unsafe { self.start.add(at) }, len: self.len - at, borrows: PhantomData }
     }
 
     /// `len` elements from `at` on.

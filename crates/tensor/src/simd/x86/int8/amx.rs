@@ -51,8 +51,8 @@ impl Product for Tiles {
     // Four tiles of sums, two of codes, two of weights: all there are.
     const VECTORS: usize = 2;
     const STEPS: usize = LINE / 4;
-    // Some ten microseconds: of a larger block the rows would not stay in the L2 cache.
-    const TASK: usize = 1 << 23;
+    // Some twenty microseconds: of a larger block the rows would not stay in the L2 cache.
+    const TASK: usize = 1 << 24;
 
     #[inline(always)]
     fn isa(self) -> Amx {
@@ -104,10 +104,16 @@ impl Product for Tiles {
                     && out.is_large(STREAMED, LINE)
                     && epilogue.channels.is_multiple_of(LANES)
                     && job.origin[1].is_multiple_of(LANES)
+                    && job.panels.columns.is_multiple_of(LANES)
             }
             Sink::Scale { .. } | Sink::Requantize { .. } => false,
         };
-        let block = Block { isa: self.isa(), job, lines, panel, weights, reach, streams, epilogue };
+        let first = panel * job.panels.width;
+        let columns = (job.panels.columns - first).min(job.panels.panel_width(panel));
+        // What every row would look up is looked up once.
+        let epilogue = epilogue.part(job.origin[0], first + job.origin[1]);
+        let block =
+            Block { isa: self.isa(), job, lines, weights, reach, streams, columns, epilogue };
         self.isa().enter(
             #[inline(always)]
             || {
@@ -147,13 +153,15 @@ struct Block<'a> {
     isa: Amx,
     job: &'a Job<'a, Tiles>,
     lines: Lines,
-    panel: usize,
     weights: &'a [i8],
     /// How far behind its first a tile reads the image.
     reach: usize,
     /// Whether the sums go past the caches.
     streams: bool,
-    epilogue: &'a Epilogue<'a>,
+    /// How many of the panel's columns exist.
+    columns: usize,
+    /// From the first row of the product and the first column of the panel on.
+    epilogue: Epilogue<'a>,
 }
 
 impl Block<'_> {
@@ -162,9 +170,8 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn run<const NV: usize>(&self, rows: Range<usize>) {
         let Self { job, lines, .. } = self;
-        let column = self.panel * job.panels.width;
         let mut bias = [0; 2 * LANES];
-        let vectors = self.epilogue.bias::<_, NV>(self.isa, column + job.origin[1]);
+        let vectors = self.epilogue.bias::<_, NV>(self.isa, 0);
         for (v, vector) in vectors.into_iter().enumerate() {
             self.isa.store(vector, &mut bias[v * LANES..]);
         }
@@ -248,7 +255,8 @@ impl Block<'_> {
                 job.runs,
                 units,
                 self.weights,
-                bias,
+                // Rows that are finished get it there, from registers.
+                in_place.is_some().then_some(bias),
                 to,
                 stride,
                 #[inline(always)]
@@ -274,31 +282,19 @@ impl Block<'_> {
         tiles: &[Tile; R],
     ) -> Option<(*mut i32, usize)> {
         let Sink::Accumulate(out) = &self.epilogue.sink else { return None };
-        let (lines, place, stride) = (&self.lines, self.place::<NV>(0, 0), self.epilogue.channels);
+        let (lines, stride) = (&self.lines, self.epilogue.channels);
         let first = lines.row(tiles[0].line, tiles[0].from);
         let whole = tiles.iter().enumerate().all(|(t, tile)| {
             tile.to - tile.from == HEIGHT && lines.row(tile.line, tile.from) == first + t * HEIGHT
         });
-        if !whole || lines.pitch != lines.width || place.columns != NV * LANES {
+        if !whole || lines.pitch != lines.width || self.columns != NV * LANES {
             return None;
         }
-        let start = (first + place.row) * stride + place.column;
+        let start = first * stride;
         // SAFETY: the caller's promise; these are the rows and columns of the tiles.
         let out = unsafe { out.slice(start, (R * HEIGHT - 1) * stride + NV * LANES) };
         let aligned = (out.as_ptr() as usize).is_multiple_of(LINE) && stride.is_multiple_of(LANES);
         aligned.then_some((out.as_mut_ptr(), stride))
-    }
-
-    /// The place of `rows` rows in the output, `row` being a row of the product.
-    #[inline(always)]
-    fn place<const NV: usize>(&self, row: usize, rows: usize) -> Place {
-        let column = self.panel * self.job.panels.width;
-        Place {
-            row: row + self.job.origin[0],
-            rows,
-            column: column + self.job.origin[1],
-            columns: (self.job.panels.columns - column).min(NV * LANES),
-        }
     }
 
     /// Finishes a few of the rows of `sums` that are left, and says whether there were any.
@@ -307,13 +303,19 @@ impl Block<'_> {
     /// As [`Block::run`], for these rows.
     #[inline(always)]
     unsafe fn finish_some<const NV: usize>(&self, left: &mut Unfinished, sums: &Sums) -> bool {
-        let Some((at, row, count)) = left.some(&self.lines) else { return false };
-        let sums = &sums.0[at * NV * LANES..][..count * NV * LANES];
+        let Some(at) = left.at() else { return false };
+        let stride = NV * LANES;
+        let sums = &sums.0[at * stride..][..FINISHED * stride];
         // SAFETY: the caller's promise.
         unsafe {
-            match count {
-                FINISHED => self.finish_rows::<FINISHED, NV>(sums, row),
-                _ => self.finish_rows::<1, NV>(sums, row),
+            if let Some(row) = left.take_all(&self.lines) {
+                self.finish_rows::<FINISHED, NV>(sums, row);
+            } else {
+                for sums in sums.chunks_exact(stride) {
+                    if let Some(row) = left.take(&self.lines) {
+                        self.finish_rows::<1, NV>(sums, row);
+                    }
+                }
             }
         }
         true
@@ -323,19 +325,17 @@ impl Block<'_> {
     /// As [`Block::run`], for these rows.
     #[inline(always)]
     unsafe fn finish_rows<const MR: usize, const NV: usize>(&self, sums: &[i32], row: usize) {
-        let (isa, place) = (self.isa, self.place::<NV>(row, MR));
+        let isa = self.isa;
         let sums = &sums[..MR * NV * LANES];
-        let mut acc = [[isa.zero(); NV]; MR];
+        let mut acc = [self.epilogue.bias::<_, NV>(isa, 0); MR];
         for (i, acc) in acc.iter_mut().enumerate() {
             for (v, acc) in acc.iter_mut().enumerate() {
-                *acc = isa.load(&sums[(i * NV + v) * LANES..]);
+                *acc = isa.add(*acc, isa.load(&sums[(i * NV + v) * LANES..]));
             }
         }
-        if let (true, Sink::Accumulate(out)) = (self.streams, &self.epilogue.sink)
-            && place.columns == NV * LANES
-        {
+        if let (true, Sink::Accumulate(out)) = (self.streams, &self.epilogue.sink) {
             for (i, acc) in acc.iter().enumerate() {
-                let at = (place.row + i) * self.epilogue.channels + place.column;
+                let at = (row + i) * self.epilogue.channels;
                 // SAFETY: the caller's promise; a vector is a line, and `streams` says that all begin at one.
                 unsafe {
                     let out = out.slice(at, NV * LANES);
@@ -346,6 +346,7 @@ impl Block<'_> {
             }
             return;
         }
+        let place = Place { row, rows: MR, column: 0, columns: self.columns };
         // SAFETY: the caller's promise.
         unsafe {
             if place.columns == NV * LANES {

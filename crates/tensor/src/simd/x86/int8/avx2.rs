@@ -114,27 +114,18 @@ macro_rules! vectors_of_eight {
                 }
             }
             #[inline(always)]
-            fn requantize_row<const NV: usize>(
-                self,
-                acc: [__m256i; NV],
-                multiplier: &[f32],
-                grid: Grid,
-                to: &mut [u8],
-            ) {
+            fn store_row<const NV: usize>(self, codes: [__m256i; NV], to: &mut [u8]) {
                 if NV != 2 {
-                    for (v, acc) in acc.into_iter().enumerate() {
-                        let codes = self.requantize(acc, &multiplier[v * LANES..], grid);
+                    for (v, codes) in codes.into_iter().enumerate() {
                         self.store_codes(codes, &mut to[v * LANES..]);
                     }
                     return;
                 }
                 let to = &mut to[..2 * LANES];
-                let a = self.requantize(acc[0], multiplier, grid);
-                let b = self.requantize(acc[1], &multiplier[LANES..], grid);
                 // SAFETY: the token proves AVX2; the slice has 16 bytes. The packs leave quarters
                 // a0 b0 in the lower and a1 b1 in the upper half.
                 unsafe {
-                    let words = _mm256_packus_epi32(a, b);
+                    let words = _mm256_packus_epi32(codes[0], codes[1]);
                     let bytes = _mm256_packus_epi16(words, words);
                     let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
                     let bytes = _mm256_permutevar8x32_epi32(bytes, order);

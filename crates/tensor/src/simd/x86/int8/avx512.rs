@@ -102,6 +102,21 @@ macro_rules! vectors_of_sixteen {
                 }
             }
             #[inline(always)]
+            fn store_row<const NV: usize>(self, codes: [__m512i; NV], to: &mut [u8]) {
+                if NV != 4 && NV != 2 {
+                    for (v, codes) in codes.into_iter().enumerate() {
+                        self.store_codes(codes, &mut to[v * LANES..]);
+                    }
+                    return;
+                }
+                // SAFETY: the token proves AVX-512BW.
+                unsafe {
+                    let ab = _mm512_packs_epi32(codes[0], codes[1]);
+                    let cd = _mm512_packs_epi32(codes[NV - 2], codes[NV - 1]);
+                    store_packed::<NV>(_mm512_packus_epi16(ab, cd), to);
+                }
+            }
+            #[inline(always)]
             fn requantize_row<const NV: usize>(
                 self,
                 acc: [__m512i; NV],
@@ -116,11 +131,10 @@ macro_rules! vectors_of_sixteen {
                     }
                     return;
                 }
-                let (to, multiplier) = (&mut to[..NV * LANES], &multiplier[..NV * LANES]);
+                let multiplier = &multiplier[..NV * LANES];
                 // The upper bound is taken in f32, so that no value beyond i32 becomes i32::MIN; what
-                // lies far below the lower one saturates on the way to bytes. The packs leave the
-                // quarters of a 4×4 matrix transposed; two vectors fill it twice.
-                // SAFETY: the token proves AVX-512BW; the slices have NV·16 bytes and floats.
+                // lies far below the lower one saturates on the way to bytes.
+                // SAFETY: the token proves AVX-512BW; the slice has NV·16 floats.
                 unsafe {
                     let mut words = [_mm512_setzero_si512(); NV];
                     for v in 0..NV {
@@ -130,25 +144,12 @@ macro_rules! vectors_of_sixteen {
                         words[v] = _mm512_cvtps_epi32(bounded);
                     }
                     let zero_point = _mm512_set1_epi16(grid.zero_point as i16);
-                    let low = _mm512_set1_epi8((grid.low as i32 + grid.zero_point) as u8 as i8);
+                    let low = _mm512_set1_epi8(grid.lowest as i8);
                     let ab = _mm512_packs_epi32(words[0], words[1]);
                     let ab = _mm512_adds_epi16(ab, zero_point);
-                    if NV == 2 {
-                        let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, ab), low);
-                        let order =
-                            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
-                        let bytes = _mm512_permutexvar_epi32(order, bytes);
-                        let bytes = _mm512_castsi512_si256(bytes);
-                        _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
-                    } else {
-                        let cd = _mm512_packs_epi32(words[NV - 2], words[NV - 1]);
-                        let cd = _mm512_adds_epi16(cd, zero_point);
-                        let bytes = _mm512_max_epu8(_mm512_packus_epi16(ab, cd), low);
-                        let order =
-                            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-                        let bytes = _mm512_permutexvar_epi32(order, bytes);
-                        _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
-                    }
+                    let cd = _mm512_packs_epi32(words[NV - 2], words[NV - 1]);
+                    let cd = _mm512_adds_epi16(cd, zero_point);
+                    store_packed::<NV>(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), low), to);
                 }
             }
             #[inline(always)]
@@ -214,6 +215,28 @@ vectors_of_sixteen!(Avx512, WidenedBytes<Avx512>, Pairs<Avx512>, Winograd for 32
 vectors_of_sixteen!(Avx512Vnni, Quads<Avx512Vnni>, DotPairs<Avx512Vnni>, Winograd for 64..=128);
 // Nothing beats tiles of bytes: more channels than any layer has.
 vectors_of_sixteen!(Amx, Tiles, DotPairs<Amx>, Winograd for usize::MAX..=usize::MAX);
+
+/// Writes the bytes of `NV` vectors (two or four) in their order: packing leaves the quarters of a 4×4
+/// matrix transposed, which two vectors fill twice.
+///
+/// # Safety
+/// The CPU has AVX-512BW.
+#[inline(always)]
+unsafe fn store_packed<const NV: usize>(bytes: __m512i, to: &mut [u8]) {
+    let to = &mut to[..NV * LANES];
+    // SAFETY: the caller's promise; the slice has NV·16 bytes.
+    unsafe {
+        if NV == 2 {
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+            let bytes = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, bytes));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+        } else {
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let bytes = _mm512_permutexvar_epi32(order, bytes);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
+        }
+    }
+}
 
 /// The tokens of this file: each proves AVX-512 (F, BW, DQ, VL).
 pub trait Wide: Int8<Acc = __m512i> {}

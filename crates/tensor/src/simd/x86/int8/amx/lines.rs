@@ -84,67 +84,79 @@ pub(super) const FINISHED: usize = 4;
 /// Plain numbers that stay in registers: a copy of them through memory would wait for all that the
 /// tiles store.
 pub(super) struct Unfinished {
+    /// The next row of sums, and how many there are.
+    at: usize,
+    end: usize,
     now: Part,
     next: Part,
 }
 
-/// Some rows of sums that follow each other.
+/// One tile's rows of sums.
 #[derive(Clone, Copy)]
 struct Part {
-    /// The first row of sums, how many there are, and which place of an image row the first is.
-    at: usize,
-    left: usize,
+    /// The rows of sums that are wanted.
+    from: usize,
+    to: usize,
+    /// Which place of an image row the next one is, and which row of the product.
     x: usize,
-    /// The row of the product.
     row: usize,
 }
 
 impl Unfinished {
     pub(super) const NOTHING: Self = {
-        let part = Part { at: 0, left: 0, x: 0, row: 0 };
-        Self { now: part, next: part }
+        let part = Part { from: 0, to: 0, x: 0, row: 0 };
+        Self { at: 0, end: 0, now: part, next: part }
     };
 
     #[inline(always)]
     pub(super) fn new<const R: usize>(tiles: &[Tile; R], lines: &Lines) -> Self {
         let part = |t: usize| {
             let Tile { line, first, from, to, .. } = tiles[t];
+            let start = t * HEIGHT;
             Part {
-                at: t * HEIGHT + from - first,
-                left: to - from,
-                x: from % lines.pitch,
-                row: lines.row(line, from),
+                from: start + from - first,
+                to: start + to - first,
+                x: first % lines.pitch,
+                row: lines.row(line, first),
             }
         };
-        let next = if R == 2 { part(R - 1) } else { Self::NOTHING.next };
-        Self { now: part(0), next }
+        let (now, next) = (part(0), part(R - 1));
+        Self { at: 0, end: next.to.next_multiple_of(FINISHED), now, next }
     }
 
-    /// The next few rows: which row of sums is the first, its row of the product, and how many there are.
+    /// The next row of sums; `None` behind the last one. There are always [`FINISHED`] to be taken.
     #[inline(always)]
-    pub(super) fn some(&mut self, lines: &Lines) -> Option<(usize, usize, usize)> {
-        loop {
-            let part = &mut self.now;
-            if part.x >= lines.width {
-                // Places that belong to nobody.
-                let behind = part.left.min(lines.pitch - part.x);
-                (part.x, part.at, part.left) = (0, part.at + behind, part.left - behind);
-            }
-            if part.left > 0 {
-                let count =
-                    if part.left.min(lines.width - part.x) < FINISHED { 1 } else { FINISHED };
-                let rows = (part.at, part.row, count);
-                part.at += count;
-                part.left -= count;
-                part.x += count;
-                part.row += count;
-                return Some(rows);
-            }
-            if self.next.left == 0 {
-                return None;
-            }
-            (self.now, self.next) = (self.next, Self::NOTHING.next);
+    pub(super) fn at(&mut self) -> Option<usize> {
+        const { assert!(HEIGHT.is_multiple_of(FINISHED)) };
+        if self.at == HEIGHT {
+            self.now = self.next;
         }
+        (self.at < self.end).then_some(self.at)
+    }
+
+    /// Takes [`FINISHED`] rows of sums if they are consecutive rows of the product: the first of them.
+    #[inline(always)]
+    pub(super) fn take_all(&mut self, lines: &Lines) -> Option<usize> {
+        let Part { from, to, x, row } = self.now;
+        if x + FINISHED > lines.width || self.at < from || self.at + FINISHED > to {
+            return None;
+        }
+        self.at += FINISHED;
+        self.now.x = if x + FINISHED == lines.pitch { 0 } else { x + FINISHED };
+        self.now.row += FINISHED;
+        Some(row)
+    }
+
+    /// Takes one row of sums: its row of the product, if it is wanted.
+    #[inline(always)]
+    pub(super) fn take(&mut self, lines: &Lines) -> Option<usize> {
+        let Part { from, to, x, row } = self.now;
+        let exists = x < lines.width;
+        let wanted = exists && self.at >= from && self.at < to;
+        self.at += 1;
+        self.now.row += usize::from(exists);
+        self.now.x = if x + 1 >= lines.pitch { 0 } else { x + 1 };
+        wanted.then_some(row)
     }
 }
 
@@ -180,6 +192,44 @@ mod tests {
                 prop_assert_eq!(lines.start(&map, line) + place * map.pixel, offset);
             }
             prop_assert_eq!(lines.place(rows - 1).1, lines.len - 1);
+        }
+
+        /// Pairs of tiles along a line, the last of which overlap: each wanted row is taken once, in order.
+        #[test]
+        fn every_row_is_finished_once(
+            (images, height, width) in (1..3usize, 1..20usize, 1..60usize),
+            border in 0..4usize, from in 0..200usize,
+        ) {
+            let row = width + border;
+            let map = RowMap { width, height, pixel: 1, row, image: height * row, start: 0 };
+            let rows = images * height * width;
+            let lines = Lines::new(&map, rows);
+            let ((line, start), last) = (lines.place(from % rows), lines.place(rows - 1).0);
+            let mut finished = vec![];
+            let mut tiles = vec![];
+            for line in line..=last {
+                let mut place = if tiles.is_empty() { start } else { 0 };
+                while place < lines.len {
+                    let first = place.min(lines.len - lines.height());
+                    let to = lines.len.min(first + lines.height());
+                    tiles.push(Tile { offset: 0, line, first, from: place, to });
+                    place = to;
+                }
+            }
+            for pair in tiles.chunks(2) {
+                let mut left = match *pair {
+                    [a, b] => Unfinished::new(&[a, b], &lines),
+                    [a, ..] => Unfinished::new(&[a], &lines),
+                    [] => unreachable!(),
+                };
+                while left.at().is_some() {
+                    match left.take_all(&lines) {
+                        Some(row) => finished.extend(row..row + FINISHED),
+                        None => finished.extend((0..FINISHED).filter_map(|_| left.take(&lines))),
+                    }
+                }
+            }
+            prop_assert_eq!(finished, (from % rows..rows).collect::<Vec<_>>());
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
     runs: &[usize],
     units: usize,
     w: &[i8],
-    bias: &[i32; 2 * LANES],
+    bias: Option<&[i32; 2 * LANES]>,
     sums: *mut i32,
     stride: usize,
     mut between: impl FnMut(),
@@ -88,13 +88,24 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
             // SAFETY: the caller's promise: the operands are readable and writable as far as it says,
             // and `w` stays in the panel, a unit at a time. A prefetch may name any address.
             unsafe {
-                asm!(
-                    $($begin,)*
-                    bias = in(reg) bias.as_ptr(),
-                    zero = in(reg) 0usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    options(nostack, readonly, preserves_flags)
-                );
+                if let Some(bias) = bias {
+                    asm!(
+                        $($begin,)*
+                        bias = in(reg) bias.as_ptr(),
+                        zero = in(reg) 0usize,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        options(nostack, readonly, preserves_flags)
+                    );
+                } else {
+                    asm!(
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "tilezero tmm2",
+                        "tilezero tmm3",
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        options(nostack, nomem, preserves_flags)
+                    );
+                }
                 let mut w = w.as_ptr();
                 for &run in runs {
                     let (mut a, mut b) = (x[0].add(run), x[R - 1].add(run));
