@@ -23,6 +23,8 @@ pub(crate) struct Panels<W> {
     /// Columns of a full panel.
     pub(crate) width: usize,
     lanes: usize,
+    /// Elements of one run, as they were before they were padded to steps.
+    pub(crate) len: usize,
     /// Steps of one run.
     pub(crate) steps: usize,
     /// Elements under one column, padding included.
@@ -42,6 +44,7 @@ impl<W: Pod> Panels<W> {
             columns,
             width: P::VECTORS * lanes,
             lanes,
+            len,
             steps,
             depth,
             holds: PhantomData,

@@ -117,7 +117,9 @@ impl Product for Tiles {
         self.isa().enter(
             #[inline(always)]
             || {
-                let _configured = Configured::new(self.isa(), lines.height());
+                // A run shorter than a row of a tile is read no further than it reaches.
+                let bytes = if job.panels.steps == Self::STEPS { job.panels.len } else { LINE };
+                let _configured = Configured::new(self.isa(), lines.height(), bytes);
                 match job.panels.panel_width(panel) / LANES {
                     // SAFETY: tiles are configured; the rest is the caller's promise.
                     1 => unsafe { block.run::<1>(rows) },
@@ -130,7 +132,7 @@ impl Product for Tiles {
     }
 
     fn limit(self, steps: usize) -> u64 {
-        let _configured = Configured::new(self.isa(), HEIGHT);
+        let _configured = Configured::new(self.isa(), HEIGHT, LINE);
         for _ in 0..steps {
             // SAFETY: the token proves the instructions, and tiles are configured.
             unsafe {

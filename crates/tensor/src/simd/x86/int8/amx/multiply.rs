@@ -9,6 +9,8 @@ use crate::simd::x86::Amx;
 pub(super) const HEIGHT: usize = 16;
 /// Bytes of a row of a tile: codes, weights of sixteen columns, or sums.
 pub(super) const LINE: usize = 64;
+/// Codes that are multiplied and added to one sum together.
+const GROUP: usize = 4;
 /// Columns of a tile.
 pub(super) const LANES: usize = 16;
 /// Bytes of weights that stay in the L1 cache beside rows and sums.
@@ -20,9 +22,10 @@ const AHEAD: usize = 4096;
 pub(super) struct Configured;
 
 impl Configured {
-    /// Tiles of sums and codes have `height` rows, 1 to 16; those of weights have sixteen.
+    /// Tiles of sums and codes have `height` rows, 1 to 16. A row of codes has `bytes`, four to 64, and a
+    /// tile of weights a row for each four of them.
     #[inline(always)]
-    pub(super) fn new(_isa: Amx, height: usize) -> Self {
+    pub(super) fn new(_isa: Amx, height: usize, bytes: usize) -> Self {
         /// What `ldtilecfg` reads.
         #[repr(C, align(64))]
         struct Layout {
@@ -39,9 +42,11 @@ impl Configured {
             row_bytes: [0; 16],
             rows: [0; 16],
         };
+        let groups = bytes.div_ceil(GROUP).clamp(1, HEIGHT);
         layout.row_bytes[..8].fill(LINE as u16);
+        layout.row_bytes[4..6].fill((groups * GROUP) as u16);
         layout.rows[..6].fill(height.clamp(1, HEIGHT) as u8);
-        layout.rows[6..8].fill(HEIGHT as u8);
+        layout.rows[6..8].fill(groups as u8);
         // SAFETY: the token proves AMX, and that the system allows it. The layout is one of palette 1.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const layout, options(readonly, nostack)) };
         Self
