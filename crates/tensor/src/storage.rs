@@ -1,6 +1,7 @@
 //! Shared memory: of our own, 64-byte aligned (one cache line, and the widest vector there is), or lent
 //! by others.
 
+mod derived;
 mod pool;
 
 use std::marker::PhantomData;
@@ -12,6 +13,8 @@ use bytemuck::AnyBitPattern;
 
 use crate::Element;
 use crate::element::any_bits;
+use derived::Derived;
+pub(crate) use derived::Key;
 use pool::Block;
 
 /// Bytes that others own: a file in memory, a memory map.
@@ -28,6 +31,7 @@ pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 pub(crate) struct Storage<T> {
     memory: Memory<T>,
     len: usize,
+    derived: Derived,
     owns: PhantomData<T>,
 }
 
@@ -60,7 +64,7 @@ impl<T: Element> Storage<T> {
     }
 
     fn own(block: Block, len: usize) -> Self {
-        Self { memory: Memory::Own(block), len, owns: PhantomData }
+        Self { memory: Memory::Own(block), len, derived: Derived::default(), owns: PhantomData }
     }
 
     /// The elements that `range` of the lender's bytes holds, if they are aligned and whole.
@@ -72,7 +76,8 @@ impl<T: Element> Storage<T> {
         let elements: &[T] = bytemuck::try_cast_slice(bytes).ok()?;
         let start = NonNull::from(elements).cast();
         let memory = Memory::Lent { start, _lender: Arc::clone(lender) };
-        Some(Self { memory, len: elements.len(), owns: PhantomData })
+        let len = elements.len();
+        Some(Self { memory, len, derived: Derived::default(), owns: PhantomData })
     }
 
     /// Whether the memory is another's, to be read only.
@@ -95,8 +100,22 @@ impl<T: Element> Storage<T> {
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         assert!(!self.is_lent(), "lent memory is read only");
+        self.derived.forget();
         // SAFETY: as in `as_slice`; the memory is our own, and `&mut self` makes the reference unique.
         unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.len) }
+    }
+
+    /// What `make` derives from the elements: kept from the second time on, until they are written.
+    pub(crate) fn derived<R: Send + Sync + 'static>(
+        &self,
+        key: Key,
+        make: impl FnOnce() -> R,
+    ) -> Arc<R> {
+        self.derived.get(key, make)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     fn bytes(len: usize) -> usize {
@@ -143,6 +162,29 @@ mod tests {
         drop(lender);
         assert_eq!(storage.as_slice().as_ptr().cast::<u8>(), start.wrapping_add(3));
         assert_eq!(storage.as_slice(), [3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn what_is_derived_is_kept_until_the_elements_are_written() {
+        let mut storage = Storage::from_slice(&[1.0f32, 2.0]);
+        let mut made = 0;
+        let mut sum = |storage: &Storage<f32>, what| {
+            let key = Key { what, level: crate::Level::current(), shape: vec![2] };
+            let sum = storage.derived(key, || {
+                made += 1;
+                storage.as_slice().iter().sum::<f32>()
+            });
+            (*sum, made)
+        };
+        assert_eq!(sum(&storage, "sum"), (3.0, 1));
+        assert_eq!(sum(&storage, "sum"), (3.0, 2));
+        assert_eq!(sum(&storage, "sum"), (3.0, 2));
+        assert_eq!(sum(&storage, "another sum"), (3.0, 3));
+        storage.as_mut_slice()[0] = 5.0;
+        assert_eq!(sum(&storage, "another sum"), (7.0, 4));
+        assert_eq!(sum(&storage, "another sum"), (7.0, 5));
+        storage.as_mut_slice()[0] = 6.0;
+        assert_eq!(sum(&storage, "another sum"), (8.0, 6));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytemuck::AnyBitPattern;
 use view::channels_last_order;
 
 use crate::shape::{self, Offsets};
-use crate::storage::{SharedBytes, Storage};
+use crate::storage::{Key, SharedBytes, Storage};
 use crate::{Element, Error, Result};
 
 /// A strided view of shared memory.
@@ -234,6 +234,21 @@ impl<T: Element> Tensor<T> {
     /// The elements as they lie in memory, if they lie in logical order without gaps.
     pub fn as_slice(&self) -> Option<&[T]> {
         self.is_contiguous().then(|| self.span())
+    }
+
+    /// What `make` derives from the elements of a contiguous tensor. If it is asked for a second time
+    /// before they are written, it is kept beside them until then.
+    pub(crate) fn derived<R: Send + Sync + 'static>(
+        &self,
+        key: Key,
+        make: impl FnOnce(&[T]) -> R,
+    ) -> Arc<R> {
+        let elements = self.as_slice().expect("contiguous");
+        if elements.len() == self.storage.len() {
+            self.storage.derived(key, || make(elements))
+        } else {
+            Arc::new(make(elements))
+        }
     }
 
     /// The elements as they lie in memory, if they lie in N, spatial, C order without gaps.

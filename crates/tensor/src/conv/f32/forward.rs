@@ -4,6 +4,7 @@ use super::weights;
 use super::windows::Windows;
 use super::winograd::{self, Tiling};
 use crate::simd::f32::dispatch_f32;
+use crate::storage::Key;
 use crate::{Level, Tensor, parallel};
 
 /// 2-D convolution (cross-correlation, as in PyTorch):
@@ -41,17 +42,20 @@ pub fn forward_on(
     let images = x.as_nhwc().expect("channels-last");
     let bias = bias.map(Tensor::to_vec);
     let weight = weight.contiguous();
-    let weight = weight.as_slice().expect("contiguous");
+    let groups = g.attrs.groups;
     if let Some(tiling) = Tiling::forward(g) {
-        let panels = winograd::forward_panels(level, weight, &tiling);
+        let panels = weight.derived(key("conv2d, Winograd", level, g), |weight| {
+            winograd::forward_panels(level, weight, &tiling)
+        });
         winograd::convolve(level, images, &tiling, &panels, bias.as_deref(), y.data_mut());
         return y;
     }
 
     let [_, channels, kh, kw] = g.weight_shape();
-    let groups = g.attrs.groups;
     let depth = kh * kw * channels;
-    let panels = Vec::from_iter((0..groups).map(|group| weights::forward(level, weight, g, group)));
+    let panels = weight.derived(key("conv2d", level, g), |weight| {
+        Vec::from_iter((0..groups).map(|group| weights::forward(level, weight, g, group)))
+    });
 
     let windows = Windows::forward(g);
     let [out_height, out_width] = g.out_size;
@@ -67,4 +71,9 @@ pub fn forward_on(
             convolve(isa, images, windows, &panels, bias.as_deref(), &to, out));
     });
     y
+}
+
+/// What packed weights depend on beside their values.
+fn key(what: &'static str, level: Level, g: &ConvGeometry) -> Key {
+    Key { what, level, shape: [g.weight_shape().as_slice(), &[g.attrs.groups]].concat() }
 }

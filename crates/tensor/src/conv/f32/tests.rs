@@ -227,3 +227,36 @@ fn an_empty_batch_is_ordinary() {
     assert_eq!(grad_input(&y, &weight, &g).shape(), [0, 3, 8, 8]);
     assert_eq!(grad_weight(&y, &x, &g).to_vec(), [0.0; 108]);
 }
+
+/// Packed weights are kept between runs: never those of other values, of another layout, or of a slice.
+#[test]
+fn kept_weights_are_those_of_now() {
+    for (channels, kernel) in [(8, 3), (6, 2)] {
+        let shape = [channels, channels, kernel, kernel];
+        let g =
+            ConvGeometry::new([1, channels, 12, 12], shape, ConvAttrs::new(1, 1)).expect("it fits");
+        let x = uneven(&g.input_shape(), 1);
+        for level in Level::available() {
+            let mut weight = uneven(&g.weight_shape(), 2);
+            for seed in [3, 4] {
+                let y = reference::forward(&wide(&x), &wide(&weight), None, &g);
+                for run in 0..3 {
+                    let actual = forward_on(level, &x, &weight, None, &g);
+                    let terms = channels * kernel * kernel + 1;
+                    assert_close(&format!("run {run}"), level, &actual, &y, terms);
+                }
+                weight.data_mut().copy_from_slice(&uneven(&g.weight_shape(), seed).to_vec());
+            }
+        }
+        let two = uneven(&[2 * channels, channels, kernel, kernel], 5);
+        for half in 0..2 {
+            let part = two.slice(0, half * channels..(half + 1) * channels, 1).unwrap();
+            let y = reference::forward(&wide(&x), &wide(&part), None, &g);
+            for _ in 0..3 {
+                let actual = forward_on(Level::current(), &x, &part, None, &g);
+                let terms = channels * kernel * kernel + 1;
+                assert_close("a slice", Level::current(), &actual, &y, terms);
+            }
+        }
+    }
+}
