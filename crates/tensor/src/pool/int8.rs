@@ -1,5 +1,7 @@
 //! Pooling and addition of codes, NHWC.
 
+use std::ops::Range;
+
 use crate::Level;
 use crate::conv::PoolGeometry;
 use crate::conv::int8::{AddCodes, Grid};
@@ -118,7 +120,7 @@ struct Row<'a> {
 impl Row<'_> {
     /// The rows and columns of the image that window `x` sees.
     #[inline(always)]
-    fn window(&self, x: usize) -> [std::ops::Range<usize>; 2] {
+    fn window(&self, x: usize) -> [Range<usize>; 2] {
         let PoolGeometry { in_size, kernel, stride, padding, .. } = *self.geometry;
         let clip = |axis: usize, o: usize| {
             let start = o * stride[axis];
@@ -128,12 +130,12 @@ impl Row<'_> {
         [clip(0, self.y), clip(1, x)]
     }
 
-    /// The channels of an input pixel.
+    /// The channels of neighbouring pixels of an input row.
     #[inline(always)]
-    fn pixel<'a>(&self, input: &'a [u8], y: usize, x: usize) -> &'a [u8] {
+    fn pixels<'a>(&self, input: &'a [u8], y: usize, xs: &Range<usize>) -> &'a [u8] {
         let PoolGeometry { in_size: [height, width], channels, .. } = *self.geometry;
-        let start = ((self.image * height + y) * width + x) * channels;
-        &input[start..start + channels]
+        let row = (self.image * height + y) * width;
+        &input[(row + xs.start) * channels..(row + xs.end) * channels]
     }
 }
 
@@ -141,19 +143,20 @@ impl Row<'_> {
 const VECTOR: usize = 64;
 
 fn max_on<I: Isa>(isa: I, geometry: &PoolGeometry, input: &[u8], out: &mut [u8]) {
+    let channels = geometry.channels;
     for_each_row(geometry, out, |row, out| {
         isa.enter(
             #[inline(always)]
             || {
-                for (x, out) in out.chunks_exact_mut(geometry.channels).enumerate() {
+                for (x, out) in out.chunks_exact_mut(channels).enumerate() {
                     let [ys, xs] = row.window(x);
                     let mut vectors = out.chunks_exact_mut(VECTOR);
                     let mut first = 0;
                     for out in &mut vectors {
                         let mut largest = [0; VECTOR];
                         for y in ys.clone() {
-                            for x in xs.clone() {
-                                let codes = &row.pixel(input, y, x)[first..first + VECTOR];
+                            for pixel in row.pixels(input, y, &xs).chunks_exact(channels) {
+                                let codes = &pixel[first..first + VECTOR];
                                 for i in 0..VECTOR {
                                     largest[i] = codes[i].max(largest[i]);
                                 }
@@ -163,11 +166,13 @@ fn max_on<I: Isa>(isa: I, geometry: &PoolGeometry, input: &[u8], out: &mut [u8])
                         first += VECTOR;
                     }
                     let rest = vectors.into_remainder();
+                    if rest.is_empty() {
+                        continue;
+                    }
                     rest.fill(0);
                     for y in ys {
-                        for x in xs.clone() {
-                            let codes = &row.pixel(input, y, x)[first..];
-                            for (out, &code) in rest.iter_mut().zip(codes) {
+                        for pixel in row.pixels(input, y, &xs).chunks_exact(channels) {
+                            for (out, &code) in rest.iter_mut().zip(&pixel[first..]) {
                                 *out = code.max(*out);
                             }
                         }
@@ -201,8 +206,9 @@ fn average_on<I: Int8>(
                         let mut sum = isa.load(&zero);
                         let mut lanes = [0; MAX_LANES];
                         for y in ys.clone() {
-                            for x in xs.clone() {
-                                let codes = &row.pixel(input, y, x)[first..first + out.len()];
+                            let pixels = row.pixels(input, y, &xs);
+                            for pixel in pixels.chunks_exact(geometry.channels) {
+                                let codes = &pixel[first..first + out.len()];
                                 sum = isa.add(
                                     sum,
                                     if out.len() == I::LANES {
