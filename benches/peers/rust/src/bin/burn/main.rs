@@ -39,7 +39,9 @@ fn load(files: &Files, threads: usize) -> Result<Box<dyn Model>> {
     match (files.kind, files.precision.as_str()) {
         (Kind::Training, "f32") => training::load(files, &device),
         (Kind::Training, _) => bail!("burn has no quantization-aware training"),
-        (_, "int8") => bail!("burn's quantized tensors have neither convolution nor u8×s8"),
+        (_, "int8" | "codes") => {
+            bail!("burn's quantized tensors have neither convolution nor u8×s8")
+        }
         (Kind::Network, _) => inference::load(files, &device),
         (Kind::Gemm, _) => {
             let [m, n, k] = files.mnk;

@@ -172,6 +172,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn run<const NV: usize>(&self, rows: Range<usize>) {
         let Self { job, lines, .. } = self;
+        // What sums start from that the tiles themselves write.
         let mut bias = [0; 2 * LANES];
         let vectors = self.epilogue.bias::<_, NV>(self.isa, 0);
         for (v, vector) in vectors.into_iter().enumerate() {
@@ -257,7 +258,7 @@ impl Block<'_> {
                 job.runs,
                 units,
                 self.weights,
-                // Rows that are finished get it there, from registers.
+                // Sums that are finished get it there, from registers.
                 in_place.is_some().then_some(bias),
                 to,
                 stride,

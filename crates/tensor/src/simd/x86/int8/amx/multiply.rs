@@ -61,8 +61,8 @@ impl Drop for Configured {
     }
 }
 
-/// `sums = bias + Σ x · w` for `R` tiles of rows and `NV` of columns; `between` is called after each
-/// unit.
+/// `sums = bias + Σ x · w` (a bias that is not given is zero, which costs less) for `R` tiles of rows and
+/// `NV` of columns; `between` is called after each unit.
 ///
 /// # Safety
 /// Tiles are configured, and `between` touches none. In each run, `units · 64` codes are readable
