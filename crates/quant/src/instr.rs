@@ -76,7 +76,7 @@ pub enum Instr {
     },
     /// `[c, h, w]` to `[c·h·w]` in that order; same grid.
     Flatten,
-    /// Values one behind another along an axis, each rounded to one grid: [`requantize_codes`].
+    /// Values one behind another along an axis, each rounded to one grid: [`crate::requantize_codes`].
     Concat {
         /// The axis, the batch being axis 0 (along which nothing is concatenated).
         axis: usize,

@@ -2,7 +2,7 @@
 //! chooses among them at run time.
 //!
 //! A kernel is a generic function over a token; `dispatch!` compiles it for every set. Adding an
-//! instruction set: one folder with its token and operations, one line in [`levels!`].
+//! instruction set: one folder with its token and operations, one line in `levels!`.
 
 pub(crate) mod f32;
 pub(crate) mod int8;

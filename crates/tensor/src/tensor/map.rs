@@ -30,7 +30,7 @@ impl<T: Element> Tensor<T> {
     /// memory as the first operand does, if that has the result's shape.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`], naming `op`.
+    /// [`crate::Error::ShapeMismatch`], naming `op`.
     pub fn zip_map<U: Element, V: Element>(
         &self,
         op: &'static str,

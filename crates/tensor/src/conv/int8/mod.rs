@@ -1,7 +1,7 @@
 //! Exact integer convolution: `u8` codes, `i8` weights, `i32` sums, and the way to the next codes.
 //!
 //! [`Int8Conv`] is prepacked for an instruction set and an [`Algorithm`]; every choice gives the
-//! integers of [`reference`]. [`Requantize`] and [`AddCodes`] are the laws behind the sum.
+//! integers of [`reference()`]. [`Requantize`] and [`AddCodes`] are the laws behind the sum.
 
 mod algorithm;
 mod depthwise;

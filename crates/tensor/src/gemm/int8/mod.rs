@@ -1,6 +1,6 @@
 //! The exact product of `u8` codes and `i8` weights, and the driver that convolutions share.
 //!
-//! [`Int8Gemm`] holds packed weights; [`reference`] is the law. A sum is exact for up to
+//! [`Int8Gemm`] holds packed weights; [`reference()`] is the law. A sum is exact for up to
 //! [`MAX_TERMS`] terms of any value.
 
 mod drive;
