@@ -5,6 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
+MIDDLE = np.uint8(128)  # the zero point of a product that ends in codes, here and in the engines
 
 
 def model(graph_nodes, inputs, outputs, constants):
@@ -106,7 +107,7 @@ def gemm_codes(m, n, k, b, scale):
     return model([helper.make_node("QLinearMatMul", ["a", "one", "zero", "b", "one", "zero_b", "scale", "middle"], ["c"])],
                  [value("a", TensorProto.UINT8, [m, k])], [value("c", TensorProto.UINT8, [m, n])],
                  {"b": b, "one": one, "zero": np.array(np.uint8(0)), "zero_b": np.array(np.int8(0)),
-                  "scale": np.array(scale), "middle": np.array(np.uint8(128))})
+                  "scale": np.array(scale), "middle": np.array(MIDDLE)})
 
 
 def gemm_qdq(m, n, k, b, scale=None):
@@ -120,6 +121,6 @@ def gemm_qdq(m, n, k, b, scale=None):
     output = TensorProto.FLOAT
     if scale is not None:
         nodes.append(helper.make_node("QuantizeLinear", ["cf", "scale", "middle"], ["c"]))
-        constants |= {"scale": np.array(scale), "middle": np.array(np.uint8(128))}
+        constants |= {"scale": np.array(scale), "middle": np.array(MIDDLE)}
         output = TensorProto.UINT8
     return model(nodes, [value("a", TensorProto.UINT8, [m, k])], [value("c", output, [m, n])], constants)

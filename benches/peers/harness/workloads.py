@@ -6,7 +6,6 @@ GEMMS = [(512, 512, 512), (1024, 1024, 1024), (3136, 64, 576), (784, 128, 1152),
 CONVS = [(64, 56), (128, 28), (256, 14), (512, 7)]
 CHAIN = 8  # layers in a row
 CHECKS, CALIBRATION = 8, 16
-CODES_ZERO = 128  # the zero point of a product that ends in codes
 SEED = 20
 VERSION = 2  # of the files that `prepare` writes
 
@@ -76,7 +75,7 @@ def prepare(directory):
         sums = a.astype(np.float64) @ b.astype(np.float64)
         # Symmetric about the middle of the codes, and no sum is beyond them.
         scale = np.float32(np.abs(sums).max() / 127)
-        codes = np.rint(sums.astype(np.float32) * (1 / scale)) + CODES_ZERO
+        codes = np.rint(sums.astype(np.float32) * (1 / scale)) + onnx_files.MIDDLE
         for kind, array in (("a.u8", a), ("b.s8", b), ("a.f32", af), ("b.f32", bf), ("reference.f32", af @ bf),
                             ("reference.int8", sums.astype(np.float32)), ("reference.codes", codes.astype(np.float32)),
                             ("scale", scale)):

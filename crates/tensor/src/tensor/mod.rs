@@ -236,18 +236,17 @@ impl<T: Element> Tensor<T> {
         self.is_contiguous().then(|| self.span())
     }
 
-    /// What `make` derives from the elements of a contiguous tensor. If it is asked for a second time
-    /// before they are written, it is kept beside them until then.
+    /// What `make` derives from the elements of a contiguous tensor. If it is asked for by a key a second
+    /// time before they are written, it is kept beside them until then.
     pub(crate) fn derived<R: Send + Sync + 'static>(
         &self,
-        key: Key,
+        key: Option<Key>,
         make: impl FnOnce(&[T]) -> R,
     ) -> Arc<R> {
         let elements = self.as_slice().expect("contiguous");
-        if elements.len() == self.storage.len() {
-            self.storage.derived(key, || make(elements))
-        } else {
-            Arc::new(make(elements))
+        match key.filter(|_| elements.len() == self.storage.len()) {
+            Some(key) => self.storage.derived(key, || make(elements)),
+            None => Arc::new(make(elements)),
         }
     }
 

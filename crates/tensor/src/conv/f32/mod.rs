@@ -22,6 +22,6 @@ mod weights;
 mod windows;
 mod winograd;
 
-pub use forward::{forward, forward_on};
+pub use forward::{forward, forward_on, infer};
 pub use grad_input::{grad_input, grad_input_on};
 pub use grad_weight::{grad_weight, grad_weight_on};

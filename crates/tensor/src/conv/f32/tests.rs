@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::{ConvAttrs, ConvGeometry};
+use super::forward::forward_with;
 use super::reference::{self, wide};
 use super::*;
 use crate::parallel::tests::with_threads;
@@ -241,19 +242,31 @@ fn kept_weights_are_those_of_now() {
             for seed in [3, 4] {
                 let y = reference::forward(&wide(&x), &wide(&weight), None, &g);
                 for run in 0..3 {
-                    let actual = forward_on(level, &x, &weight, None, &g);
+                    let actual = forward_with(level, &x, &weight, None, &g, true);
                     let terms = channels * kernel * kernel + 1;
                     assert_close(&format!("run {run}"), level, &actual, &y, terms);
                 }
                 weight.data_mut().copy_from_slice(&uneven(&g.weight_shape(), seed).to_vec());
             }
         }
+        // The same elements as another window's weights: kernels of one pixel.
+        let weight = uneven(&g.weight_shape(), 2);
+        infer(&x, &weight, None, &g);
+        infer(&x, &weight, None, &g);
+        let pixels = [channels, channels * kernel * kernel, 1, 1];
+        let other = ConvGeometry::new([1, pixels[1], 5, 5], pixels, ConvAttrs::new(1, 0)).unwrap();
+        let (x1, w1) = (uneven(&other.input_shape(), 6), weight.reshape(&pixels).unwrap());
+        let y = reference::forward(&wide(&x1), &wide(&w1), None, &other);
+        for _ in 0..3 {
+            let actual = infer(&x1, &w1, None, &other);
+            assert_close("reshaped", Level::current(), &actual, &y, pixels[1] + 1);
+        }
         let two = uneven(&[2 * channels, channels, kernel, kernel], 5);
         for half in 0..2 {
             let part = two.slice(0, half * channels..(half + 1) * channels, 1).unwrap();
             let y = reference::forward(&wide(&x), &wide(&part), None, &g);
             for _ in 0..3 {
-                let actual = forward_on(Level::current(), &x, &part, None, &g);
+                let actual = infer(&x, &part, None, &g);
                 let terms = channels * kernel * kernel + 1;
                 assert_close("a slice", Level::current(), &actual, &y, terms);
             }

@@ -47,6 +47,7 @@ pub struct Grid {
     /// The output's zero point.
     pub(crate) zero_point: i32,
     /// The lower bound as a code.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) lowest: u8,
 }
 
@@ -54,6 +55,7 @@ impl Grid {
     pub(crate) fn new(zero_point: u8, low: u8, high: u8) -> Self {
         let zero_point = i32::from(zero_point);
         Self {
+            #[cfg(target_arch = "x86_64")]
             lowest: low,
             low: (i32::from(low) - zero_point) as f32,
             high: (i32::from(high) - zero_point) as f32,

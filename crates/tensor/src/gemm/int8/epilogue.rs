@@ -84,16 +84,14 @@ impl Finish for Epilogue<'_> {
     ) {
         let len = NV * I::LANES;
         let start = place.row * self.channels + place.column;
-        // One check for all rows.
+        // One check for all rows. What lies between them is not ours: each row is a slice of its own.
         let reach = (MR - 1) * self.channels + len;
-        let row = |i: usize| i * self.channels..i * self.channels + len;
         match &self.sink {
             Sink::Accumulate(out) => {
-                // SAFETY: the caller's promise.
-                let out = unsafe { out.slice(start, reach) };
+                let out = out.pointer(start, reach);
                 for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: no row reaches further than the last.
-                    let out = unsafe { out.get_unchecked_mut(row(i)) };
+                    // SAFETY: no row reaches further than the last; the caller's promise.
+                    let out = unsafe { row(out, i * self.channels, len) };
                     for (v, &acc) in acc.iter().enumerate() {
                         isa.store(acc, &mut out[v * I::LANES..]);
                     }
@@ -101,11 +99,10 @@ impl Finish for Epilogue<'_> {
             }
             Sink::Scale { scale, values } => {
                 let scale = &scale[place.column..][..len];
-                // SAFETY: the caller's promise.
-                let out = unsafe { values.slice(start, reach) };
+                let out = values.pointer(start, reach);
                 for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: no row reaches further than the last.
-                    let out = unsafe { out.get_unchecked_mut(row(i)) };
+                    // SAFETY: as above.
+                    let out = unsafe { row(out, i * self.channels, len) };
                     for (v, &acc) in acc.iter().enumerate() {
                         let lanes = v * I::LANES..(v + 1) * I::LANES;
                         scaled(isa, acc, &scale[lanes.clone()], &mut out[lanes]);
@@ -116,21 +113,21 @@ impl Finish for Epilogue<'_> {
                 // By value: what is derived from it is then derived once, not behind every store.
                 let grid = *grid;
                 let multiplier = &multiplier[place.column..][..len];
-                // SAFETY: the caller's promise.
-                let out = unsafe { codes.slice(start, reach) };
+                let out = codes.pointer(start, reach);
                 let Some((add, other)) = add else {
                     for (i, acc) in acc.iter().enumerate() {
-                        // SAFETY: no row reaches further than the last.
-                        let out = unsafe { out.get_unchecked_mut(row(i)) };
+                        // SAFETY: as above.
+                        let out = unsafe { row(out, i * self.channels, len) };
                         isa.requantize_row(*acc, multiplier, grid, out);
                     }
                     return;
                 };
                 let (add, other) = (**add, &other[start..start + reach]);
                 for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: no row reaches further than the last.
+                    let at = i * self.channels;
+                    // SAFETY: as above; the residual has the same rows.
                     let (other, out) =
-                        unsafe { (other.get_unchecked(row(i)), out.get_unchecked_mut(row(i))) };
+                        unsafe { (other.get_unchecked(at..at + len), row(out, at, len)) };
                     let mut codes = *acc;
                     for (v, code) in codes.iter_mut().enumerate() {
                         let from = v * I::LANES;
@@ -165,6 +162,7 @@ impl Finish for Epilogue<'_> {
 
 impl Epilogue<'_> {
     /// The same, from a row and a column of the output on.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn part(&self, row: usize, column: usize) -> Epilogue<'_> {
         let at = row * self.channels + column;
         let sink = match &self.sink {
@@ -221,6 +219,16 @@ impl Epilogue<'_> {
             }
         }
     }
+}
+
+/// `len` elements of an output from `at` on.
+///
+/// # Safety
+/// They are there, and nobody else touches them while the slice is alive.
+#[inline(always)]
+unsafe fn row<'a, T>(out: *mut T, at: usize, len: usize) -> &'a mut [T] {
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut(out.add(at), len) }
 }
 
 /// `acc · scale`, lane by lane.
@@ -312,6 +320,7 @@ impl<'a, T> Shared<'a, T> {
     }
 
     /// All elements from `at` on.
+    #[cfg(target_arch = "x86_64")]
     fn from(&self, at: usize) -> Shared<'_, T> {
         assert!(at <= self.len);
         // SAFETY: in bounds of the slice that `new` borrowed for 'a.
@@ -325,8 +334,15 @@ impl<'a, T> Shared<'a, T> {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // the exclusive borrow is the one `new` took
     pub(crate) unsafe fn slice(&self, at: usize, len: usize) -> &mut [T] {
-        assert!(at <= self.len && len <= self.len - at);
         // SAFETY: in bounds of the slice that `new` borrowed for 'a; unique by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(at, len), len) }
+    }
+
+    /// Where the elements from `at` on lie, of which there are `len`. Some may be another task's.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, at: usize, len: usize) -> *mut T {
+        assert!(at <= self.len && len <= self.len - at);
+        // SAFETY: in bounds of the slice that `new` borrowed for 'a.
+        unsafe { self.start.add(at) }
     }
 }

@@ -294,10 +294,9 @@ impl Block<'_> {
             return None;
         }
         let start = first * stride;
-        // SAFETY: the caller's promise; these are the rows and columns of the tiles.
-        let out = unsafe { out.slice(start, (R * HEIGHT - 1) * stride + NV * LANES) };
-        let aligned = (out.as_ptr() as usize).is_multiple_of(LINE) && stride.is_multiple_of(LANES);
-        aligned.then_some((out.as_mut_ptr(), stride))
+        let out = out.pointer(start, (R * HEIGHT - 1) * stride + NV * LANES);
+        let aligned = (out as usize).is_multiple_of(LINE) && stride.is_multiple_of(LANES);
+        aligned.then_some((out, stride))
     }
 
     /// Finishes a few of the rows of `sums` that are left, and says whether there were any.
