@@ -116,19 +116,27 @@ pub fn channel_affine(x: &Tensor<f32>, scale: &[f32], shift: &[f32], relu: bool)
     let (values, channels) = (x.as_dense().expect("dense"), x.shape()[1]);
     debug_assert!(scale.len() == channels && shift.len() == channels);
     let mut y = Tensor::recycled_channels_last(x.shape());
+    let (scale, shift) = (repeated(scale), repeated(shift));
     let size = chunk_rows(channels) * channels;
     parallel::for_each_chunk(y.data_mut(), size, |i, y| {
         let x = &values[i * size..][..y.len()];
-        dispatch_f32!(level, _isa => affine(x, scale, shift, relu, y));
+        dispatch_f32!(level, _isa => affine(x, &scale, &shift, relu, y));
     });
     y
 }
 
+/// What there is of each channel, for as many pixels as make a run long enough for vectors: a pixel of few
+/// channels alone is not.
+fn repeated(per_channel: &[f32]) -> Vec<f32> {
+    const RUN: usize = 256;
+    per_channel.repeat(RUN.div_ceil(per_channel.len().max(1)))
+}
+
 #[inline(always)]
 fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32]) {
-    let channels = scale.len();
+    let run = scale.len();
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+    for (x, y) in x.chunks(run).zip(y.chunks_mut(run)) {
         for (((&x, y), &scale), &shift) in x.iter().zip(y).zip(scale).zip(shift) {
             let value = scale * x + shift;
             *y = if value < floor { floor } else { value };
@@ -154,12 +162,13 @@ pub fn channel_affine_add_relu(
     let mut y = Tensor::recycled_channels_last(x.shape());
     let mut words = vec![0; values.len().div_ceil(bits::WORD)];
     let size = chunk_rows(scale.len()) * scale.len();
+    let (scale, shift) = (repeated(scale), repeated(shift));
     let chunks = y.data_mut().chunks_mut(size.max(1));
     let items = chunks.zip(words.chunks_mut((size / bits::WORD).max(1))).collect();
     parallel::for_each_item(items, |i, (y, words): (&mut [f32], &mut [u64])| {
         let range = i * size..i * size + y.len();
         let (x, added) = (&values[range.clone()], &added[range]);
-        dispatch_f32!(level, _isa => affine_add_relu(x, scale, shift, added, y, words));
+        dispatch_f32!(level, _isa => affine_add_relu(x, &scale, &shift, added, y, words));
     });
     (y, words)
 }
@@ -173,11 +182,12 @@ fn affine_add_relu(
     y: &mut [f32],
     words: &mut [u64],
 ) {
-    let channels = scale.len();
-    let pixels = x.chunks_exact(channels).zip(added.chunks_exact(channels));
-    for ((x, added), y) in pixels.zip(y.chunks_exact_mut(channels)) {
-        for (i, y) in y.iter_mut().enumerate() {
-            let value = scale[i] * x[i] + shift[i] + added[i];
+    let run = scale.len();
+    let runs = x.chunks(run).zip(added.chunks(run)).zip(y.chunks_mut(run));
+    for ((x, added), y) in runs {
+        let of_channels = scale.iter().zip(shift);
+        for (((y, x), added), (scale, shift)) in y.iter_mut().zip(x).zip(added).zip(of_channels) {
+            let value = scale * x + shift + added;
             *y = if value < 0.0 { 0.0 } else { value };
         }
     }
@@ -272,7 +282,9 @@ pub fn batch_norm_grad(
             [a as f32, b as f32, (-a * sums[c] / count) as f32]
         })
         .collect();
-    let [a, b, d] = [0, 1, 2].map(|i| Vec::from_iter(terms.iter().map(|terms| terms[i])));
+    let terms = [0, 1, 2].map(|i| repeated(&Vec::from_iter(terms.iter().map(|terms| terms[i]))));
+    let means = repeated(mean);
+    let relu = gate.relu().map(|relu| relu.map(repeated));
 
     let mut dx = Tensor::recycled_channels_last(x.shape());
     let (grads, values) = (grad.as_dense().expect("dense"), x.as_dense().expect("dense"));
@@ -282,9 +294,9 @@ pub fn batch_norm_grad(
         let range = start..start + dx.len();
         let (grad, x) = (&grads[range.clone()], &values[range]);
         gate.select(start, grad, |grad| {
-            dispatch_f32!(level, _isa => match gate.relu() {
-                Some(relu) => centred::<true>(grad, x, mean, [&a, &b, &d], relu, dx),
-                None => centred::<false>(grad, x, mean, [&a, &b, &d], [mean; 2], dx),
+            dispatch_f32!(level, _isa => match &relu {
+                Some(relu) => centred::<true>(grad, x, &means, &terms, relu, dx),
+                None => centred::<false>(grad, x, &means, &terms, &[vec![], vec![]], dx),
             });
         });
     });
@@ -293,25 +305,26 @@ pub fn batch_norm_grad(
 }
 
 /// `dx = a·grad + b·(x − mean) + d` for each channel, `grad` being what passes a ReLU of `relu`'s scales and
-/// shifts, if there is one.
+/// shifts, if there is one. All that is there of a channel is [`repeated`].
 #[inline(always)]
 fn centred<const RELU: bool>(
     grad: &[f32],
     x: &[f32],
-    mean: &[f32],
-    [a, b, d]: [&[f32]; 3],
-    [scale, shift]: [&[f32]; 2],
+    means: &[f32],
+    [a, b, d]: &[Vec<f32>; 3],
+    [scale, shift]: &[Vec<f32>; 2],
     dx: &mut [f32],
 ) {
-    let channels = mean.len();
-    let (a, b, d) = (&a[..channels], &b[..channels], &d[..channels]);
-    let (scale, shift) = (&scale[..channels], &shift[..channels]);
-    let pixels = grad.chunks_exact(channels).zip(x.chunks_exact(channels));
-    for ((grad, x), dx) in pixels.zip(dx.chunks_exact_mut(channels)) {
-        let (grad, x, dx) = (&grad[..channels], &x[..channels], &mut dx[..channels]);
-        for c in 0..channels {
-            let grad = if RELU { passed(grad[c], x[c], scale[c], shift[c]) } else { grad[c] };
-            dx[c] = a[c] * grad + (b[c] * (x[c] - mean[c]) + d[c]);
+    let run = means.len();
+    let runs = grad.chunks(run).zip(x.chunks(run)).zip(dx.chunks_mut(run));
+    for ((grad, x), dx) in runs {
+        let len = dx.len();
+        let (grad, x, mean, a, b, d) =
+            (&grad[..len], &x[..len], &means[..len], &a[..len], &b[..len], &d[..len]);
+        let gate = if RELU { [&scale[..len], &shift[..len]] } else { [mean; 2] };
+        for i in 0..len {
+            let grad = if RELU { passed(grad[i], x[i], gate[0][i], gate[1][i]) } else { grad[i] };
+            dx[i] = a[i] * grad + (b[i] * (x[i] - mean[i]) + d[i]);
         }
     }
 }

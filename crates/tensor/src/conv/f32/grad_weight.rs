@@ -39,6 +39,9 @@ pub fn grad_weight_on(
 ) -> Tensor<f32> {
     debug_assert_eq!(grad.shape(), g.output_shape());
     debug_assert_eq!(x.shape(), g.input_shape());
+    if grad.is_empty() {
+        return Tensor::zeros(&g.weight_shape());
+    }
     let (grad, x) = (grad.channels_last(), x.channels_last());
     let grad = grad.as_nhwc().expect("channels-last");
     let x = x.as_nhwc().expect("channels-last");

@@ -11,6 +11,7 @@ pub(super) struct Strip {
     windows: Windows,
     data: Storage<f32>,
     row_len: usize,
+    slack: usize,
     /// For each row of windows, the strip row under its first tap.
     tops: Vec<usize>,
 }
@@ -30,7 +31,7 @@ impl Strip {
         let input_rows = rows * windows.stride[0].max(windows.reach(0));
         // Values nobody filled are read into lanes nobody stores.
         let data = Storage::recycled(input_rows * row_len + slack);
-        Self { windows, data, row_len, tops: Vec::with_capacity(rows) }
+        Self { windows, data, row_len, slack, tops: Vec::with_capacity(rows) }
     }
 
     /// Fills the strip for some rows of windows: image and `y` of each.
@@ -70,6 +71,13 @@ impl Strip {
         let row = self.tops[row] + u * self.windows.dilation[0];
         let column = v * self.windows.dilation[1];
         &self.data.as_slice()[row * self.row_len + column * self.windows.size[2]..]
+    }
+
+    /// The strip from the first row under row `row` of the windows on, how far apart its rows are, and how
+    /// long each is with the slack behind it.
+    #[inline(always)]
+    pub(super) fn lines(&self, row: usize) -> (&[f32], [usize; 2]) {
+        (self.values(row, [0, 0]), [self.row_len, self.row_len + self.slack])
     }
 
     /// How many rows of windows the strip is filled with.

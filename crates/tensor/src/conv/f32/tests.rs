@@ -92,23 +92,26 @@ fn layers_of_resnets() {
     }
 }
 
-/// Layers that Winograd's algorithm takes: even and odd sizes, all paddings, channels that fill vectors
-/// and that do not, images of few tiles, and a gradient in several parts.
+/// Layers that Winograd's algorithm takes, and in tiles of how many results: even and odd sizes, all paddings,
+/// channels that fill vectors and that do not, images of few tiles, and a gradient in several parts.
 #[test]
 fn winograd() {
-    for (input, outputs, padding) in [
-        ([2, 16, 32, 32], 16, [1; 4]),
-        ([5, 9, 7, 9], 21, [1; 4]),
-        ([40, 8, 6, 6], 12, [0; 4]),
-        ([3, 33, 12, 8], 8, [2, 0, 1, 2]),
-        ([40, 40, 4, 4], 24, [1; 4]),
-        ([1, 300, 14, 14], 16, [1; 4]),
-        ([7, 16, 15, 13], 48, [0, 1, 2, 1]),
+    for (step, input, outputs, padding) in [
+        (4, [2, 16, 32, 32], 16, [1; 4]),
+        (2, [5, 9, 7, 9], 21, [1; 4]),
+        (2, [40, 8, 6, 6], 12, [0; 4]),
+        (4, [3, 33, 12, 8], 8, [2, 0, 1, 2]),
+        (4, [40, 12, 8, 7], 40, [1; 4]),
+        (2, [40, 40, 4, 4], 24, [1; 4]),
+        (4, [1, 300, 14, 14], 16, [1; 4]),
+        (2, [1, 130, 8, 8], 130, [1; 4]),
+        (4, [7, 16, 15, 13], 48, [0, 1, 2, 1]),
     ] {
         let attrs = ConvAttrs { padding, ..ConvAttrs::default() };
         let g = ConvGeometry::new(input, [outputs, input[1], 3, 3], attrs).unwrap();
-        assert!(winograd::Tiling::forward(&g).is_some(), "{g:?}");
-        assert!(winograd::Tiling::backward(&g).is_some(), "{g:?}");
+        let steps = [winograd::Tiling::forward(&g), winograd::Tiling::backward(&g)]
+            .map(|tiling| tiling.map(|tiling| tiling.step()));
+        assert_eq!(steps, [Some(step); 2], "{g:?}");
         check(&g);
     }
 }
@@ -221,12 +224,15 @@ fn a_batch_is_its_images() {
 
 #[test]
 fn an_empty_batch_is_ordinary() {
-    let g = ConvGeometry::new([0, 3, 8, 8], [4, 3, 3, 3], ConvAttrs::new(1, 1)).unwrap();
-    let (x, weight) = (Tensor::zeros(&[0, 3, 8, 8]), uneven(&[4, 3, 3, 3], 1));
-    let y = forward(&x, &weight, None, &g);
-    assert_eq!(y.shape(), [0, 4, 8, 8]);
-    assert_eq!(grad_input(&y, &weight, &g).shape(), [0, 3, 8, 8]);
-    assert_eq!(grad_weight(&y, &x, &g).to_vec(), [0.0; 108]);
+    for channels in [3, 16] {
+        let shape = [16, channels, 3, 3];
+        let g = ConvGeometry::new([0, channels, 8, 8], shape, ConvAttrs::new(1, 1)).unwrap();
+        let (x, weight) = (Tensor::zeros(&[0, channels, 8, 8]), uneven(&shape, 1));
+        let y = forward(&x, &weight, None, &g);
+        assert_eq!(y.shape(), [0, 16, 8, 8]);
+        assert_eq!(grad_input(&y, &weight, &g).shape(), [0, channels, 8, 8]);
+        assert_eq!(grad_weight(&y, &x, &g), Tensor::zeros(&shape));
+    }
 }
 
 /// Packed weights are kept between runs: never those of other values, of another layout, or of a slice.

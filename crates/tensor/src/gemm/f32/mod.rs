@@ -28,4 +28,4 @@ pub(crate) use drive::multiply;
 pub(crate) use left::{Left, Matrix, copy};
 pub use matmul::{PackedMatrix, matmul, matmul_on};
 pub(crate) use panels::{Panel, Panels};
-pub(crate) use tile::{Onto, Row, Strided, accumulate, finish, next_rows, with_rows};
+pub(crate) use tile::{Onto, Row, Strided, accumulate, asked_for, finish, next_rows, with_rows};

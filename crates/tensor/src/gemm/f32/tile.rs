@@ -77,7 +77,10 @@ pub(crate) fn accumulate<'b, I: Float, const R: usize, const V: usize>(
 
 /// The rows of a panel, each asked for before it is due.
 #[inline(always)]
-fn asked_for<I: Float, const V: usize>(isa: I, panel: &[f32]) -> impl Iterator<Item = &[f32]> {
+pub(crate) fn asked_for<I: Float, const V: usize>(
+    isa: I,
+    panel: &[f32],
+) -> impl Iterator<Item = &[f32]> {
     panel.chunks_exact(V * I::LANES).inspect(
         #[inline(always)]
         move |row| {

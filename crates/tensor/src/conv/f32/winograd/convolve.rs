@@ -1,8 +1,11 @@
 //! Forward, and backward to the input.
 
 use super::super::strip::Strip;
-use super::{PLACES, REACH, STEP, Tiling, place_step, transform};
-use crate::gemm::f32::{Onto, Panel, Panels, Strided, accumulate, finish, with_rows};
+use super::lines::Lines;
+use super::transform::{self, both_sides};
+use super::variant::{MOST_REACH, MOST_STEP, Variant};
+use super::{Tiling, place_step, with_variant};
+use crate::gemm::f32::{Onto, Panel, Panels, Strided, accumulate, asked_for, finish, with_rows};
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
 use crate::storage::Storage;
@@ -11,8 +14,8 @@ use crate::{Level, parallel};
 /// Floats of transformed tiles at a time: 256 KiB, half of a common L2 cache.
 const BLOCK: usize = 1 << 16;
 
-/// Tiles to use a panel of weights for, at the least and at the most.
-const TILES: [usize; 2] = [64, 96];
+/// Tiles to use a panel of weights for, at the most.
+const TILES: usize = 96;
 
 /// Input channels of a panel that stay in the L1 cache beside a tile.
 const DEPTH: usize = 256;
@@ -40,13 +43,15 @@ fn filters(
     tap: impl Fn(usize, usize, usize) -> f32 + Copy + Sync + Send,
 ) -> Panels {
     let channels = tiling.size[2];
-    Panels::pack(level, PLACES * channels, tiling.outputs, |panel, target| {
-        dispatch_f32!(level, isa => fill(isa, panel, channels, tap, target));
+    with_variant!(tiling.tile, W => {
+        Panels::pack(level, W::PLACES * channels, tiling.outputs, |panel, target| {
+            dispatch_f32!(level, isa => fill::<_, W>(isa, panel, channels, tap, target));
+        })
     })
 }
 
 #[inline(always)]
-fn fill<I: Float>(
+fn fill<I: Float, W: Variant>(
     isa: I,
     Panel { start, columns, width }: Panel,
     channels: usize,
@@ -54,6 +59,7 @@ fn fill<I: Float>(
     target: &mut [f32],
 ) {
     let mut taps = [[0.0; 64]; 9];
+    let mut between = [[isa.splat(0.0); 3]; MOST_REACH];
     for channel in 0..channels {
         for column in 0..columns {
             for (i, taps) in taps.iter_mut().enumerate() {
@@ -61,14 +67,20 @@ fn fill<I: Float>(
             }
         }
         for lane in (0..width).step_by(I::LANES) {
-            let places = transform::filter(
+            both_sides(
                 isa,
+                [3, W::REACH],
+                &mut between,
                 #[inline(always)]
                 |u, v| isa.load(&taps[u * 3 + v][lane..]),
+                #[inline(always)]
+                |line| W::filter(isa, line),
+                #[inline(always)]
+                |u, v, value| {
+                    let place = u * W::REACH + v;
+                    isa.store(&mut target[(place * channels + channel) * width + lane..], value);
+                },
             );
-            for (place, value) in places.into_iter().enumerate() {
-                isa.store(&mut target[(place * channels + channel) * width + lane..], value);
-            }
         }
     }
 }
@@ -83,10 +95,10 @@ pub(in super::super) fn convolve(
     out: &mut [f32],
 ) {
     let channels = tiling.size[2];
-    let [fewest, most] = TILES;
-    let tiles = (BLOCK / (PLACES * channels)).clamp(fewest, most);
+    let (places, fewest) = with_variant!(tiling.tile, W => (W::PLACES, W::TILES));
+    let tiles = (BLOCK / (places * channels)).clamp(fewest, TILES);
     let block_rows = dispatch_f32!(level, isa => block_rows(isa, tiling, tiles));
-    let row_macs = tiling.columns * PLACES * channels * tiling.outputs;
+    let row_macs = tiling.columns * places * channels * tiling.outputs;
     let task_rows = (TASK_MACS / row_macs.max(1)).max(1).next_multiple_of(block_rows);
 
     let row_len = tiling.out_size[1] * tiling.outputs;
@@ -100,8 +112,8 @@ pub(in super::super) fn convolve(
         rest = later;
     }
     parallel::for_each_item(tasks, |_, (rows, out)| {
-        dispatch_f32!(level, isa =>
-            convolve_rows(isa, images, tiling, panels, bias, rows, block_rows, out));
+        with_variant!(tiling.tile, W => dispatch_f32!(level, isa =>
+            convolve_rows::<_, W>(isa, images, tiling, panels, bias, rows, block_rows, out)));
     });
 }
 
@@ -112,7 +124,7 @@ fn block_rows<I: Float>(_: I, tiling: &Tiling, tiles: usize) -> usize {
 
 /// Convolves some rows of tiles.
 #[inline(always)]
-fn convolve_rows<I: Float>(
+fn convolve_rows<I: Float, W: Variant>(
     isa: I,
     images: &[f32],
     tiling: &Tiling,
@@ -123,11 +135,13 @@ fn convolve_rows<I: Float>(
     out: &mut [f32],
 ) {
     let (channels, columns) = (tiling.size[2], tiling.columns);
-    // Many channels a line further, so that tiles do not share their cache sets.
-    let step = channels.next_multiple_of(I::LANES) + if channels >= 256 { 16 } else { 0 };
+    // `[place][vector of channels][tile][channel]`: the tiles of a register tile are a known distance apart,
+    // which saves the product a good part of its instructions.
+    let vectors = channels.div_ceil(I::LANES);
     let most_tiles = (block_rows * columns).next_multiple_of(I::ROWS);
-    let mut transformed = Storage::<f32>::recycled(PLACES * place_step(most_tiles * step));
-    let mut products = Storage::<f32>::recycled(PLACES * place_step(most_tiles * 2 * I::LANES));
+    let mut transformed =
+        Storage::<f32>::recycled(W::PLACES * place_step(most_tiles * vectors * I::LANES));
+    let mut products = Storage::<f32>::recycled(W::PLACES * place_step(most_tiles * 2 * I::LANES));
     let mut strip = Strip::new(tiling.windows(), block_rows, I::LANES);
     let first_out_row = tiling.out_row(rows.start);
 
@@ -143,65 +157,28 @@ fn convolve_rows<I: Float>(
         isa.enter(
             #[inline(always)]
             || {
-                transform_pixels(
+                let len = vectors * tiles * I::LANES;
+                transform::tiles::<I, W, MOST_REACH>(
                     isa,
                     &strip,
-                    channels,
-                    transformed,
-                    place_step(tiles * step),
+                    0..channels,
+                    W::REACH,
                     #[inline(always)]
-                    |tile, channel| tile * step + channel,
+                    |line| W::pixels(isa, line),
+                    &mut Lines::new(transformed, place_step(len), W::PLACES, len),
+                    #[inline(always)]
+                    |tile, channel| (channel / I::LANES * tiles + tile) * I::LANES,
                 )
             },
         );
         for i in 0..panels.count() {
             let (panel, weights) = panels.get(i);
-            let onto = bias.map_or(Onto::Nothing, |bias| Onto::Bias(&bias[panel.start..]));
-            multiply(isa, transformed, tiles, step, channels, weights, panel.width, products);
+            multiply(isa, transformed, tiles, channels, weights, panel.width, products);
             let to = Target { tiling, block: &block, first_out_row, panel };
-            if panel.width == I::LANES {
-                isa.enter(
-                    #[inline(always)]
-                    || finish_tiles::<I, 1>(isa, products, tiles, onto, &to, out),
-                );
-            } else {
-                isa.enter(
-                    #[inline(always)]
-                    || finish_tiles::<I, 2>(isa, products, tiles, onto, &to, out),
-                );
-            }
-        }
-    }
-}
-
-/// `Bᵀ·d·B` of every tile of a strip: `place_of(tile, channel)` in each place, `place_step` apart.
-#[inline(always)]
-pub(super) fn transform_pixels<I: Float>(
-    isa: I,
-    strip: &Strip,
-    channels: usize,
-    transformed: &mut [f32],
-    place_step: usize,
-    place_of: impl Fn(usize, usize) -> usize,
-) {
-    let columns = strip.windows().columns;
-    for row in 0..strip.len() {
-        let lines = [0, 1, 2, 3].map(
-            #[inline(always)]
-            |u| strip.values(row, [u, 0]),
-        );
-        for x in 0..columns {
-            for channel in (0..channels).step_by(I::LANES) {
-                let places = transform::pixels(
-                    isa,
-                    #[inline(always)]
-                    |u, v| isa.load(&lines[u][(x * STEP + v) * channels + channel..]),
-                );
-                let start = place_of(row * columns + x, channel);
-                for (place, value) in places.into_iter().enumerate() {
-                    isa.store(&mut transformed[place * place_step + start..], value);
-                }
-            }
+            isa.enter(
+                #[inline(always)]
+                || finish_tiles::<I, W>(isa, products, tiles, bias, &to, out),
+            );
         }
     }
 }
@@ -212,27 +189,27 @@ fn multiply<I: Float>(
     isa: I,
     transformed: &[f32],
     tiles: usize,
-    step: usize,
     channels: usize,
     weights: &[f32],
     width: usize,
     products: &mut [f32],
 ) {
-    let sources = transformed.chunks(place_step(tiles * step));
+    let len = channels.next_multiple_of(I::LANES) * tiles;
+    let sources = transformed.chunks(place_step(len));
     let targets = products.chunks_mut(place_step(tiles * width));
-    let depth_step = channels.div_ceil(channels.div_ceil(DEPTH));
+    let depth_step = channels.div_ceil(channels.div_ceil(DEPTH)).next_multiple_of(I::LANES);
     for ((source, target), weights) in
         sources.zip(targets).zip(weights.chunks_exact(channels * width))
     {
-        let (source, target) = (&source[..tiles * step], &mut target[..tiles * width]);
+        let (source, target) = (&source[..len], &mut target[..tiles * width]);
         for first in (0..channels).step_by(depth_step) {
             let depth = first..channels.min(first + depth_step);
             if width == I::LANES {
                 with_rows!(@ isa, I::ROWS, I::ROWS, R =>
-                    multiply_tiles::<I, R, 1>(isa, source, step, depth, weights, target); 4 6 12 14);
+                    multiply_tiles::<I, R, 1>(isa, source, tiles, depth, weights, target); 4 6 12 14);
             } else {
                 with_rows!(@ isa, I::ROWS, I::ROWS, R =>
-                    multiply_tiles::<I, R, 2>(isa, source, step, depth, weights, target); 4 6 12 14);
+                    multiply_tiles::<I, R, 2>(isa, source, tiles, depth, weights, target); 4 6 12 14);
             }
         }
     }
@@ -242,24 +219,27 @@ fn multiply<I: Float>(
 fn multiply_tiles<I: Float, const R: usize, const V: usize>(
     isa: I,
     source: &[f32],
-    step: usize,
+    tiles: usize,
     depth: std::ops::Range<usize>,
     weights: &[f32],
     target: &mut [f32],
 ) {
     let width = V * I::LANES;
     let onto = if depth.start == 0 { Onto::Nothing } else { Onto::Output };
-    let weights = &weights[depth.start * width..depth.end * width];
-    for (rows, target) in source.chunks_exact(R * step).zip(target.chunks_exact_mut(R * width)) {
-        let left = Strided::<R>::new(&rows[depth.start..], step, depth.len());
+    for (i, target) in target.chunks_exact_mut(R * width).enumerate() {
         let mut acc = [[isa.splat(0.0); V]; R];
-        accumulate(
-            isa,
-            &mut acc,
-            #[inline(always)]
-            |r, k| left.at(r, k),
-            weights.chunks_exact(width),
-        );
+        for first in depth.clone().step_by(I::LANES) {
+            let channels = I::LANES.min(depth.end - first);
+            let lines = &source[first * tiles + i * R * I::LANES..];
+            let left = Strided::<R>::new(lines, I::LANES, channels);
+            accumulate(
+                isa,
+                &mut acc,
+                #[inline(always)]
+                |r, k| left.at(r, k),
+                asked_for::<I, V>(isa, &weights[first * width..(first + channels) * width]),
+            );
+        }
         for r in 0..R {
             finish(isa, &acc[r], onto, &mut target[r * width..][..width]);
         }
@@ -278,48 +258,54 @@ struct Target<'a> {
 
 /// `Aᵀ·m·A` of every tile, for one panel.
 #[inline(always)]
-fn finish_tiles<I: Float, const V: usize>(
+fn finish_tiles<I: Float, W: Variant>(
     isa: I,
     products: &[f32],
     tiles: usize,
-    onto: Onto,
+    bias: Option<&[f32]>,
     to: &Target,
     out: &mut [f32],
 ) {
     let Tiling { out_size: [height, width], outputs, columns, .. } = *to.tiling;
-    let panel = to.panel;
-    let place_step = place_step(tiles * V * I::LANES);
-    for (i, &(image, row)) in to.block.iter().enumerate() {
-        let out_row = image * height + row * STEP - to.first_out_row;
-        let rows = STEP.min(height - row * STEP);
-        for x in 0..columns {
-            let tile = &products[(i * columns + x) * V * I::LANES..];
-            let mut results = [[isa.splat(0.0); V]; STEP * STEP];
-            for v in 0..V {
-                let values = transform::results(
+    let Panel { start, columns: exist, width: panel_width } = to.panel;
+    let len = tiles * panel_width;
+    let products = Lines::new(products, place_step(len), W::PLACES, len);
+    let mut between = [[isa.splat(0.0); MOST_REACH]; MOST_STEP];
+    for lane in (0..exist).step_by(I::LANES) {
+        let lanes = I::LANES.min(exist - lane);
+        let mut added = [0.0; 64];
+        if let Some(bias) = bias {
+            added[..lanes].copy_from_slice(&bias[start + lane..][..lanes]);
+        }
+        let added = isa.load(&added);
+        for (i, &(image, row)) in to.block.iter().enumerate() {
+            let out_row = image * height + row * W::STEP - to.first_out_row;
+            let rows = W::STEP.min(height - row * W::STEP);
+            for x in 0..columns {
+                let count = W::STEP.min(width - x * W::STEP);
+                let first = (out_row * width + x * W::STEP) * outputs + start + lane;
+                let whole = rows == W::STEP && count == W::STEP && lanes == I::LANES;
+                let at = (i * columns + x) * panel_width + lane;
+                both_sides(
                     isa,
+                    [W::REACH, W::STEP],
+                    &mut between,
                     #[inline(always)]
-                    |place| isa.load(&tile[place * place_step + v * I::LANES..]),
+                    |u, v| products.load(isa, u * W::REACH + v, at),
+                    #[inline(always)]
+                    |line| W::results(isa, line),
+                    #[inline(always)]
+                    |y, z, value| {
+                        let value = isa.add(value, added);
+                        let first = first + (y * width + z) * outputs;
+                        if whole {
+                            isa.store(&mut out[first..], value);
+                        } else if y < rows && z < count {
+                            finish(isa, &[value], Onto::Nothing, &mut out[first..first + lanes]);
+                        }
+                    },
                 );
-                for (results, value) in results.iter_mut().zip(values) {
-                    results[v] = value;
-                }
-            }
-            let count = STEP.min(width - x * STEP);
-            for (i, results) in results.iter().enumerate() {
-                let (y, z) = (i / STEP, i % STEP);
-                if y < rows && z < count {
-                    let pixel = (out_row + y) * width + x * STEP + z;
-                    finish(
-                        isa,
-                        results,
-                        onto,
-                        &mut out[pixel * outputs + panel.start..][..panel.columns],
-                    );
-                }
             }
         }
     }
 }
-
-const _: () = assert!(REACH == 4, "`transform_pixels` lists the rows of a tile");

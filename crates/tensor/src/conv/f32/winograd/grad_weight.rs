@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use super::super::strip::Strip;
 use super::super::windows::Windows;
-use super::convolve::transform_pixels;
-use super::{PLACES, STEP, Tiling, place_step, transform};
+use super::lines::Lines;
+use super::transform::{self, both_sides};
+use super::variant::{MOST_REACH, MOST_STEP, Variant};
+use super::{Tiling, place_step, with_variant};
 use crate::gemm::f32::{Onto, accumulate, finish, next_rows, with_rows};
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
@@ -15,8 +17,8 @@ use crate::{Level, Tensor, parallel};
 /// Floats of transformed tiles at a time: with what they are added to, an L2 cache.
 const BLOCK: usize = 3 << 15;
 
-/// Tiles summed at a time, at the least and at the most.
-const TILES: [usize; 2] = [96, 192];
+/// Tiles summed at a time, at the most.
+const TILES: usize = 192;
 
 /// Floats of the sums of a task: 4 MiB, so that the sums for a place stay in the L2 cache.
 const TASK_SUMS: usize = 1 << 20;
@@ -36,11 +38,21 @@ pub(in super::super) fn grad_weight(
     tiling: &Tiling,
     dw: &mut Tensor<f32>,
 ) {
+    with_variant!(tiling.tile, W => grad_weight_of::<W>(level, grad, images, tiling, dw));
+}
+
+fn grad_weight_of<W: Variant>(
+    level: Level,
+    grad: &[f32],
+    images: &[f32],
+    tiling: &Tiling,
+    dw: &mut Tensor<f32>,
+) {
     // Tasks are pairs of a range of rows of tiles and a range of output channels.
     let (channels, outputs) = (tiling.size[2], tiling.outputs);
-    let output_step = (TASK_SUMS / (PLACES * channels)).clamp(16, outputs.max(16)) & !15;
+    let output_step = (TASK_SUMS / (W::PLACES * channels)).clamp(16, outputs.max(16)) & !15;
     let output_tasks = outputs.div_ceil(output_step);
-    let parts = (ALL_SUMS / (PLACES * channels * outputs))
+    let parts = (ALL_SUMS / (W::PLACES * channels * outputs))
         .clamp(1, PARTS)
         .min(tiling.all_rows * tiling.columns / PART_TILES)
         .max(1);
@@ -50,9 +62,9 @@ pub(in super::super) fn grad_weight(
         let (i, j) = (task / output_tasks, task % output_tasks);
         let rows = i * row_step..tiling.all_rows.min((i + 1) * row_step);
         let outputs = j * output_step..outputs.min((j + 1) * output_step);
-        let mut sums = Storage::zeroed(PLACES * outputs.len() * channels);
+        let mut sums = Storage::recycled(W::PLACES * outputs.len() * channels);
         dispatch_f32!(level, isa =>
-            sum_tiles(isa, grad, images, tiling, rows, outputs, sums.as_mut_slice()));
+            sum_tiles::<_, W>(isa, grad, images, tiling, rows, outputs, sums.as_mut_slice()));
         sums
     });
 
@@ -61,13 +73,13 @@ pub(in super::super) fn grad_weight(
         let sums = Vec::from_iter(
             sums.iter().skip(task).step_by(output_tasks).map(|sums| sums.as_slice()),
         );
-        dispatch_f32!(level, isa => filter_gradients(isa, &sums, channels, output, target));
+        dispatch_f32!(level, isa => filter_gradients::<_, W>(isa, &sums, channels, output, target));
     });
 }
 
-/// `sums[place][o][c] = Σ_tiles (A·dy·Aᵀ)[o] · (Bᵀ·d·B)[c]`, for some output channels.
+/// Writes `sums[place][o][c] = Σ_tiles (A·dy·Aᵀ)[o] · (Bᵀ·d·B)[c]`, for some output channels.
 #[inline(always)]
-fn sum_tiles<I: Float>(
+fn sum_tiles<I: Float, W: Variant>(
     isa: I,
     grad: &[f32],
     images: &[f32],
@@ -78,10 +90,9 @@ fn sum_tiles<I: Float>(
 ) {
     let (channels, columns) = (tiling.size[2], tiling.columns);
     let width = 2 * I::LANES;
-    let [fewest, most] = TILES;
     let panels = [channels.div_ceil(width), outputs.len().div_ceil(width)];
     let all_channels = (panels[0] + panels[1]) * width;
-    let tiles = (BLOCK / (PLACES * all_channels)).clamp(fewest, most);
+    let tiles = (BLOCK / (W::PLACES * all_channels)).clamp(W::SUMMED, TILES);
     // Not as threads would share them: sums must not depend on their number.
     let block_rows = tiling.rows_of(tiles).min(rows.len());
     let most_tiles = block_rows * columns;
@@ -89,12 +100,12 @@ fn sum_tiles<I: Float>(
     // Both sides in panels of `width` channels: `[place][panel][tile][channel]`.
     let [mut pixels, mut grads] = panels.map(
         #[inline(always)]
-        |panels| Storage::<f32>::recycled(PLACES * place_step(panels * most_tiles * width)),
+        |panels| Storage::<f32>::recycled(W::PLACES * place_step(panels * most_tiles * width)),
     );
     let mut strip = Strip::new(tiling.windows(), block_rows, width);
     let grad_windows = Windows {
         size: [tiling.out_size[0], tiling.out_size[1], tiling.outputs],
-        taps: [STEP, STEP],
+        taps: [W::STEP; 2],
         first: [0, 0],
         ..tiling.windows()
     };
@@ -117,12 +128,14 @@ fn sum_tiles<I: Float>(
         isa.enter(
             #[inline(always)]
             || {
-                transform_pixels(
+                transform::tiles::<I, W, MOST_REACH>(
                     isa,
                     &strip,
-                    channels,
-                    pixels,
-                    steps[0],
+                    0..channels,
+                    W::REACH,
+                    #[inline(always)]
+                    |line| W::pixels(isa, line),
+                    &mut Lines::new(pixels, steps[0], W::PLACES, lens[0]),
                     #[inline(always)]
                     |tile, channel| in_panel(width, tiles, tile, channel),
                 )
@@ -131,17 +144,20 @@ fn sum_tiles<I: Float>(
         isa.enter(
             #[inline(always)]
             || {
-                transform_gradients(
+                transform::tiles::<I, W, MOST_STEP>(
                     isa,
                     &grad_strip,
-                    &outputs,
-                    grads,
-                    steps[1],
+                    outputs.clone(),
+                    W::STEP,
+                    #[inline(always)]
+                    |line| W::spread(isa, line),
+                    &mut Lines::new(grads, steps[1], W::PLACES, lens[1]),
                     #[inline(always)]
                     |tile, channel| in_panel(width, tiles, tile, channel),
                 )
             },
         );
+        let onto = if first == rows.start { Onto::Nothing } else { Onto::Output };
         let places = pixels.chunks(steps[0]).zip(grads.chunks(steps[1]));
         let all_sums = sums.chunks_exact_mut(outputs.len() * channels);
         for ((pixels, grads), sums) in places.zip(all_sums) {
@@ -150,7 +166,7 @@ fn sum_tiles<I: Float>(
                 for (j, grads) in grads[..lens[1]].chunks_exact(panel_len).enumerate() {
                     let sums = &mut sums[j * width * channels + i * width..];
                     let outputs = (outputs.len() - j * width).min(width);
-                    multiply(isa, pixels, grads, outputs, sums, channels, columns);
+                    multiply(isa, pixels, grads, outputs, onto, sums, channels, columns);
                 }
             }
         }
@@ -163,45 +179,15 @@ fn in_panel(width: usize, tiles: usize, tile: usize, channel: usize) -> usize {
     (channel / width * tiles + tile) * width + channel % width
 }
 
-/// `A·dy·Aᵀ` of every tile of a strip, for some channels.
-#[inline(always)]
-fn transform_gradients<I: Float>(
-    isa: I,
-    strip: &Strip,
-    outputs: &Range<usize>,
-    transformed: &mut [f32],
-    place_step: usize,
-    place_of: impl Fn(usize, usize) -> usize,
-) {
-    let Windows { columns, size: [.., pixel], .. } = *strip.windows();
-    for row in 0..strip.len() {
-        let lines = [0, 1].map(
-            #[inline(always)]
-            |u| &strip.values(row, [u, 0])[outputs.start..],
-        );
-        for x in 0..columns {
-            for channel in (0..outputs.len()).step_by(I::LANES) {
-                let places = transform::gradients(
-                    isa,
-                    #[inline(always)]
-                    |u, v| isa.load(&lines[u][(x * STEP + v) * pixel + channel..]),
-                );
-                let start = place_of(row * columns + x, channel);
-                for (place, value) in places.into_iter().enumerate() {
-                    isa.store(&mut transformed[place * place_step + start..], value);
-                }
-            }
-        }
-    }
-}
-
-/// Adds `grads[tile][o]·pixels[tile][c]` of all tiles to `sums`, rows of which are `step` apart.
+/// Writes the sums of `grads[tile][o]·pixels[tile][c]` over all tiles, or adds them, to `sums`, rows of which are
+/// `step` apart.
 #[inline(always)]
 fn multiply<I: Float>(
     isa: I,
     pixels: &[f32],
     grads: &[f32],
     outputs: usize,
+    onto: Onto,
     sums: &mut [f32],
     step: usize,
     columns: usize,
@@ -213,10 +199,10 @@ fn multiply<I: Float>(
         let sums = &mut sums[o * step..];
         if columns <= I::LANES {
             with_rows!(isa, I::NARROW_ROWS, count, R =>
-                tile::<I, R, 1>(isa, pixels, grads, o, sums, step, columns));
+                tile::<I, R, 1>(isa, pixels, grads, o, onto, sums, step, columns));
         } else {
             with_rows!(isa, I::ROWS, count, R =>
-                tile::<I, R, 2>(isa, pixels, grads, o, sums, step, columns));
+                tile::<I, R, 2>(isa, pixels, grads, o, onto, sums, step, columns));
         }
         o += count;
     }
@@ -228,6 +214,7 @@ fn tile<I: Float, const R: usize, const V: usize>(
     pixels: &[f32],
     grads: &[f32],
     output: usize,
+    onto: Onto,
     sums: &mut [f32],
     step: usize,
     columns: usize,
@@ -243,43 +230,49 @@ fn tile<I: Float, const R: usize, const V: usize>(
         pixels.chunks_exact(width),
     );
     for r in 0..R {
-        finish(isa, &acc[r], Onto::Output, &mut sums[r * step..][..columns]);
+        finish(isa, &acc[r], onto, &mut sums[r * step..][..columns]);
     }
 }
 
 /// Adds up the parts and makes the taps of one output channel, `[channel][tap]`.
 #[inline(always)]
-fn filter_gradients<I: Float>(
+fn filter_gradients<I: Float, W: Variant>(
     isa: I,
     parts: &[&[f32]],
     channels: usize,
     output: usize,
     target: &mut [f32],
 ) {
-    let outputs = parts[0].len() / (PLACES * channels);
+    let outputs = parts[0].len() / (W::PLACES * channels);
+    let mut between = [[isa.splat(0.0); MOST_REACH]; 3];
     for first in (0..channels).step_by(I::LANES) {
         let lanes = (channels - first).min(I::LANES);
-        let mut sums = [[0.0; 16]; PLACES];
+        let mut sums = [[0.0; 16]; MOST_REACH * MOST_REACH];
         for part in parts {
-            for (place, sums) in sums.iter_mut().enumerate() {
+            for (place, sums) in sums.iter_mut().enumerate().take(W::PLACES) {
                 let values = &part[(place * outputs + output) * channels + first..][..lanes];
                 for (sum, value) in sums.iter_mut().zip(values) {
                     *sum += value;
                 }
             }
         }
-        let taps = transform::filter_gradient(
+        both_sides(
             isa,
+            [W::REACH, 3],
+            &mut between,
             #[inline(always)]
-            |place| isa.load(&sums[place]),
+            |u, v| isa.load(&sums[u * W::REACH + v]),
+            #[inline(always)]
+            |line| W::gather(isa, line),
+            #[inline(always)]
+            |u, v, value| {
+                let mut values = [0.0; 16];
+                isa.store(&mut values, value);
+                let target = target[first * 9 + u * 3 + v..].iter_mut().step_by(9);
+                for (target, &value) in target.zip(&values[..lanes]) {
+                    *target = value;
+                }
+            },
         );
-        for (tap, value) in taps.into_iter().enumerate() {
-            let mut values = [0.0; 16];
-            isa.store(&mut values, value);
-            let target = target[first * 9 + tap..].iter_mut().step_by(9);
-            for (target, &value) in target.zip(&values[..lanes]) {
-                *target = value;
-            }
-        }
     }
 }

@@ -1,33 +1,27 @@
-//! 3×3 convolutions of stride one by Winograd's F(2×2, 3×3): 16 products for the 36 of a direct one.
+//! 3×3 convolutions of stride one by Winograd's F(m×m, 3×3): for 9·m² products of a direct one 16 (m = 2)
+//! or 36 (m = 4).
 //!
 //! ```text
 //! y  = Aᵀ·[(G·w·Gᵀ) ⊙ (Bᵀ·d·B)]·A         forward, and backward to the input with flipped weights
 //! dw = Gᵀ·[(A·dy·Aᵀ) ⊙ (Bᵀ·d·B)]·G        backward to the weight, summed over tiles before Gᵀ·…·G
 //! ```
 //!
-//! where `d` is a tile of 4×4 pixels, two apart, and `y` its 2×2 results. For each of the 16 places of a
-//! transformed tile, `⊙` summed over channels (or tiles) is a matrix product. The matrices hold 0, ±1 and
-//! ½ alone: the result is rounded like a sum taken in another order.
+//! where `d` is a tile of (m+2)×(m+2) pixels, m apart, and `y` its m×m results. For each of the (m+2)²
+//! places of a transformed tile, `⊙` summed over channels (or tiles) is a matrix product.
 
 mod convolve;
 mod grad_weight;
+mod lines;
 mod transform;
+mod variant;
 
 use super::super::ConvGeometry;
 use super::windows::Windows;
 pub(super) use convolve::{backward_panels, convolve, forward_panels};
 pub(super) use grad_weight::grad_weight;
+use variant::{F2x2, F4x4, Variant};
 
-/// Rows and columns of results of a tile.
-const STEP: usize = 2;
-
-/// Rows and columns of pixels of a tile.
-const REACH: usize = 4;
-
-/// Places of a transformed tile.
-const PLACES: usize = REACH * REACH;
-
-/// How far apart places of at least `len` values lie: not a multiple of 4 KiB, or the 16 values of a
+/// How far apart places of at least `len` values lie: not a multiple of 4 KiB, or the values of a
 /// transformed tile would share a cache set.
 fn place_step(len: usize) -> usize {
     len.next_multiple_of(1024) + 80
@@ -40,9 +34,37 @@ const FEWEST_TILES: usize = 4;
 /// Fewer channels do not pay for transformed tiles.
 const FEWEST_CHANNELS: usize = 8;
 
+/// Filters whose 36 places each stay in an L2 cache, about: of more, the fewer products of F(4×4) wait for them.
+const MOST_FILTERS: usize = 128 * 128;
+
+/// Which tiles.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Size {
+    F2x2,
+    F4x4,
+}
+
+/// Runs `$body` with `$W` the [`Variant`] of a size.
+macro_rules! with_variant {
+    ($tile:expr, $W:ident => $body:expr) => {
+        match $tile {
+            $crate::conv::f32::winograd::Size::F2x2 => {
+                type $W = $crate::conv::f32::winograd::F2x2;
+                $body
+            }
+            $crate::conv::f32::winograd::Size::F4x4 => {
+                type $W = $crate::conv::f32::winograd::F4x4;
+                $body
+            }
+        }
+    };
+}
+use with_variant;
+
 /// The tiles of a convolution over a batch of images.
 #[derive(Clone, Copy)]
 pub(super) struct Tiling {
+    tile: Size,
     /// Height, width and channels of an image.
     size: [usize; 3],
     /// Channels of a result.
@@ -87,14 +109,33 @@ impl Tiling {
             && attrs.stride == [1, 1]
             && attrs.dilation == [1, 1]
             && attrs.groups == 1;
-        let (rows, columns) = (out_size[0].div_ceil(STEP), out_size[1].div_ceil(STEP));
-        let tiles = rows * columns;
-        // A tile of which most lies outside multiplies for nothing: 36 products for each result must
-        // remain more than 16 for each tile, with what transforms cost.
-        let used = (out_size[0] * out_size[1]) as f64 / (rows * columns * STEP * STEP) as f64;
-        let worth = tiles >= FEWEST_TILES && size[2].min(outputs) >= FEWEST_CHANNELS && used > 0.7;
-        let all_rows = g.batch * rows;
-        (fits && worth).then_some(Self { size, outputs, out_size, first, all_rows, rows, columns })
+        if !fits || size[2].min(outputs) < FEWEST_CHANNELS {
+            return None;
+        }
+        let few_filters = size[2] * outputs <= MOST_FILTERS;
+        [Size::F4x4, Size::F2x2].into_iter().find_map(|tile| {
+            let step = with_variant!(tile, W => W::STEP);
+            let [rows, columns] = out_size.map(|len| len.div_ceil(step));
+            // A tile of which most lies outside multiplies for nothing.
+            let used = (out_size[0] * out_size[1]) as f64 / (rows * columns * step * step) as f64;
+            let worth = rows * columns >= FEWEST_TILES && used > 0.7;
+            let all_rows = g.batch * rows;
+            (worth && (few_filters || tile == Size::F2x2)).then_some(Self {
+                tile,
+                size,
+                outputs,
+                out_size,
+                first,
+                all_rows,
+                rows,
+                columns,
+            })
+        })
+    }
+
+    /// Rows and columns of results of a tile.
+    pub(super) fn step(&self) -> usize {
+        with_variant!(self.tile, W => W::STEP)
     }
 
     /// The tiles as windows over the images.
@@ -102,8 +143,8 @@ impl Tiling {
         Windows {
             size: self.size,
             columns: self.columns,
-            taps: [REACH, REACH],
-            stride: [STEP, STEP],
+            taps: with_variant!(self.tile, W => [W::REACH; 2]),
+            stride: [self.step(); 2],
             first: self.first,
             dilation: [1, 1],
         }
@@ -117,7 +158,7 @@ impl Tiling {
     /// The first row of results that a row of tiles makes, counted over all images.
     fn out_row(&self, row: usize) -> usize {
         let (image, row) = self.row(row);
-        image * self.out_size[0] + row * STEP
+        image * self.out_size[0] + row * self.step()
     }
 
     /// The row of results behind those of the rows of tiles before `row`, which may be the last one's end.

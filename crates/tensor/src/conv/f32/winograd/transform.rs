@@ -1,141 +1,77 @@
-//! The transforms, of a vector of channels at a time.
+//! A matrix on both sides of a tile, of a vector of channels at a time.
 // Matrices are indexed as the formulas write them.
 #![allow(clippy::needless_range_loop)]
 
-use super::{PLACES, REACH, STEP};
+use std::ops::Range;
+
+use super::super::strip::Strip;
+use super::lines::Lines;
+use super::variant::{MOST_REACH, Variant};
 use crate::simd::f32::Float;
 
-/// `Bᵀ·d·B`: `tile(u, v)` is the pixel at row `u`, column `v`.
+/// Calls `put(u, v, (M·x·Mᵀ)[u][v])` for an `OUT`×`IN` matrix `M` that `line` multiplies a line by:
+/// columns first, then rows. The first `inner` of a line in and the first `outer` of a line out exist.
+/// What `between` holds does not matter: it is there so that no tile has to clear it.
 #[inline(always)]
-pub(super) fn pixels<I: Float>(
+pub(super) fn both_sides<I: Float, const IN: usize, const OUT: usize>(
     isa: I,
-    tile: impl Fn(usize, usize) -> I::Vector,
-) -> [I::Vector; PLACES] {
-    let mut rows = [[isa.splat(0.0); REACH]; REACH];
-    for v in 0..REACH {
-        let column = differences(isa, [tile(0, v), tile(1, v), tile(2, v), tile(3, v)]);
-        for u in 0..REACH {
-            rows[u][v] = column[u];
+    [inner, outer]: [usize; 2],
+    between: &mut [[I::Vector; IN]; OUT],
+    x: impl Fn(usize, usize) -> I::Vector,
+    line: impl Fn([I::Vector; IN]) -> [I::Vector; OUT],
+    mut put: impl FnMut(usize, usize, I::Vector),
+) {
+    for v in 0..inner {
+        let mut column = [isa.splat(0.0); IN];
+        for u in 0..inner {
+            column[u] = x(u, v);
+        }
+        let column = line(column);
+        for u in 0..outer {
+            between[u][v] = column[u];
         }
     }
-    let mut places = [isa.splat(0.0); PLACES];
-    for u in 0..REACH {
-        places[u * REACH..][..REACH].copy_from_slice(&differences(isa, rows[u]));
-    }
-    places
-}
-
-/// `Bᵀ·d`.
-#[inline(always)]
-fn differences<I: Float>(isa: I, d: [I::Vector; REACH]) -> [I::Vector; REACH] {
-    [isa.sub(d[0], d[2]), isa.add(d[1], d[2]), isa.sub(d[2], d[1]), isa.sub(d[1], d[3])]
-}
-
-/// `Aᵀ·m·A`: the results of a tile, row by row.
-#[inline(always)]
-pub(super) fn results<I: Float>(
-    isa: I,
-    place: impl Fn(usize) -> I::Vector,
-) -> [I::Vector; STEP * STEP] {
-    let mut rows = [[isa.splat(0.0); REACH]; STEP];
-    for v in 0..REACH {
-        let [first, second] =
-            sums(isa, [place(v), place(REACH + v), place(2 * REACH + v), place(3 * REACH + v)]);
-        rows[0][v] = first;
-        rows[1][v] = second;
-    }
-    let ([a, b], [c, d]) = (sums(isa, rows[0]), sums(isa, rows[1]));
-    [a, b, c, d]
-}
-
-/// `Aᵀ·m`.
-#[inline(always)]
-fn sums<I: Float>(isa: I, m: [I::Vector; REACH]) -> [I::Vector; STEP] {
-    let (sum, difference) = (isa.add(m[1], m[2]), isa.sub(m[1], m[2]));
-    [isa.add(m[0], sum), isa.sub(difference, m[3])]
-}
-
-/// `A·dy·Aᵀ`: the gradients of a tile's results.
-#[inline(always)]
-pub(super) fn gradients<I: Float>(
-    isa: I,
-    result: impl Fn(usize, usize) -> I::Vector,
-) -> [I::Vector; PLACES] {
-    let left = spread(isa, [result(0, 0), result(1, 0)]);
-    let right = spread(isa, [result(0, 1), result(1, 1)]);
-    let mut places = [isa.splat(0.0); PLACES];
-    for u in 0..REACH {
-        places[u * REACH..][..REACH].copy_from_slice(&spread(isa, [left[u], right[u]]));
-    }
-    places
-}
-
-/// `A·dy`.
-#[inline(always)]
-fn spread<I: Float>(isa: I, y: [I::Vector; STEP]) -> [I::Vector; REACH] {
-    [y[0], isa.add(y[0], y[1]), isa.sub(y[0], y[1]), isa.sub(isa.splat(0.0), y[1])]
-}
-
-/// `G·w·Gᵀ`: `tap(u, v)` of a filter.
-#[inline(always)]
-pub(super) fn filter<I: Float>(
-    isa: I,
-    tap: impl Fn(usize, usize) -> I::Vector,
-) -> [I::Vector; PLACES] {
-    let mut rows = [[isa.splat(0.0); 3]; REACH];
-    for v in 0..3 {
-        let column = means(isa, [tap(0, v), tap(1, v), tap(2, v)]);
-        for u in 0..REACH {
-            rows[u][v] = column[u];
+    for u in 0..outer {
+        let row = line(between[u]);
+        for v in 0..outer {
+            put(u, v, row[v]);
         }
     }
-    let mut places = [isa.splat(0.0); PLACES];
-    for u in 0..REACH {
-        places[u * REACH..][..REACH].copy_from_slice(&means(isa, rows[u]));
-    }
-    places
 }
 
-/// `G·w`.
+/// Transforms some channels of the tiles under a strip of windows, `inner` taps high and wide, into the
+/// places of a tile. The vector from a channel on, counted from the first, goes to `at(tile, channel)`.
 #[inline(always)]
-fn means<I: Float>(isa: I, w: [I::Vector; 3]) -> [I::Vector; REACH] {
-    let [outer, middle] = [isa.add(w[0], w[2]), w[1]].map(
-        #[inline(always)]
-        |x| half(isa, x),
-    );
-    [w[0], isa.add(outer, middle), isa.sub(outer, middle), w[2]]
-}
-
-/// `Gᵀ·s·G`: the gradient of a filter, row by row, from the sums of its places.
-#[inline(always)]
-pub(super) fn filter_gradient<I: Float>(
+pub(super) fn tiles<I: Float, W: Variant, const IN: usize>(
     isa: I,
-    place: impl Fn(usize) -> I::Vector,
-) -> [I::Vector; 9] {
-    let mut rows = [[isa.splat(0.0); REACH]; 3];
-    for v in 0..REACH {
-        let column =
-            gather(isa, [place(v), place(REACH + v), place(2 * REACH + v), place(3 * REACH + v)]);
-        for u in 0..3 {
-            rows[u][v] = column[u];
+    strip: &Strip,
+    channels: Range<usize>,
+    inner: usize,
+    line: impl Fn([I::Vector; IN]) -> [I::Vector; MOST_REACH] + Copy,
+    places: &mut Lines<&mut [f32]>,
+    at: impl Fn(usize, usize) -> usize,
+) {
+    let columns = strip.windows().columns;
+    let pixel = strip.windows().size[2];
+    let mut between = [[isa.splat(0.0); IN]; MOST_REACH];
+    for row in 0..strip.len() {
+        let (data, [step, len]) = strip.lines(row);
+        let pixels = Lines::new(data, step, inner, len);
+        for x in 0..columns {
+            let first = x * W::STEP * pixel + channels.start;
+            for channel in (0..channels.len()).step_by(I::LANES) {
+                let at = at(row * columns + x, channel);
+                both_sides(
+                    isa,
+                    [inner, W::REACH],
+                    &mut between,
+                    #[inline(always)]
+                    |u, v| pixels.load(isa, u, first + v * pixel + channel),
+                    line,
+                    #[inline(always)]
+                    |u, v, value| places.store(isa, u * W::REACH + v, at, value),
+                );
+            }
         }
     }
-    let mut taps = [isa.splat(0.0); 9];
-    for u in 0..3 {
-        taps[u * 3..][..3].copy_from_slice(&gather(isa, rows[u]));
-    }
-    taps
-}
-
-/// `Gᵀ·s`.
-#[inline(always)]
-fn gather<I: Float>(isa: I, s: [I::Vector; REACH]) -> [I::Vector; 3] {
-    let sum = half(isa, isa.add(s[1], s[2]));
-    let difference = half(isa, isa.sub(s[1], s[2]));
-    [isa.add(s[0], sum), difference, isa.add(sum, s[3])]
-}
-
-#[inline(always)]
-fn half<I: Float>(isa: I, x: I::Vector) -> I::Vector {
-    isa.mul_add(isa.splat(0.5), x, isa.splat(0.0))
 }
