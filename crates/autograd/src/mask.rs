@@ -54,11 +54,7 @@ impl Mask {
         }
         let (words, level) = (&self.words, Level::current());
         parallel::for_each_chunk(grad.data_mut(), parallel::CHUNK, |i, chunk| {
-            let words = &words[i * (parallel::CHUNK / WORD)..];
-            level.vectorize(
-                #[inline(always)]
-                || bits::keep(words, chunk),
-            );
+            bits::keep(level, &words[i * (parallel::CHUNK / WORD)..], chunk);
         });
         grad
     }

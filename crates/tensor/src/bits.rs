@@ -1,5 +1,8 @@
 //! One bit an element, in words: where a gradient passes.
 
+use crate::Level;
+use crate::simd::f32::{Float, dispatch_f32};
+
 /// Elements of a word.
 pub const WORD: usize = u64::BITS as usize;
 
@@ -26,53 +29,44 @@ pub fn word(values: &[f32], passes: impl Fn(f32) -> bool) -> u64 {
 }
 
 /// The values whose bits are set, and zeros in the place of the others; `words` begin with the first
-/// value's.
-#[inline(always)]
-pub fn select(words: &[u64], values: &[f32], selected: &mut [f32]) {
-    let blocks = values.chunks(WORD).zip(selected.chunks_mut(WORD));
-    for ((values, selected), word) in blocks.zip(words) {
-        let eights = values.chunks(8).zip(selected.chunks_mut(8));
-        for ((values, selected), byte) in eights.zip(word.to_le_bytes()) {
-            let lanes = &LANES[usize::from(byte)];
-            for ((selected, value), lane) in selected.iter_mut().zip(values).zip(lanes) {
-                *selected = masked(*value, *lane);
+/// value's. Infinity and NaN are zero there too.
+pub fn select(level: Level, words: &[u64], values: &[f32], selected: &mut [f32]) {
+    debug_assert_eq!(values.len(), selected.len());
+    dispatch_f32!(level, isa => {
+        let blocks = values.chunks(WORD).zip(selected.chunks_mut(WORD));
+        for ((values, selected), &word) in blocks.zip(words) {
+            if let (Some(values), Some(selected)) = (values.as_array(), selected.as_mut_array()) {
+                masked(isa, word, values, selected);
+            } else {
+                let (mut few, mut kept) = ([0.0; WORD], [0.0; WORD]);
+                few[..values.len()].copy_from_slice(values);
+                masked(isa, word, &few, &mut kept);
+                selected.copy_from_slice(&kept[..values.len()]);
             }
         }
-    }
+    });
 }
 
 /// [`select`] in place.
-#[inline(always)]
-pub fn keep(words: &[u64], values: &mut [f32]) {
-    for (values, word) in values.chunks_mut(WORD).zip(words) {
-        for (values, byte) in values.chunks_mut(8).zip(word.to_le_bytes()) {
-            for (value, lane) in values.iter_mut().zip(&LANES[usize::from(byte)]) {
-                *value = masked(*value, *lane);
-            }
+pub fn keep(level: Level, words: &[u64], values: &mut [f32]) {
+    dispatch_f32!(level, isa => {
+        for (values, &word) in values.chunks_mut(WORD).zip(words) {
+            let mut block = [0.0; WORD];
+            block[..values.len()].copy_from_slice(values);
+            let mut kept = [0.0; WORD];
+            masked(isa, word, &block, &mut kept);
+            values.copy_from_slice(&kept[..values.len()]);
         }
-    }
+    });
 }
 
-/// A select, not a product: infinity times zero would be NaN.
 #[inline(always)]
-fn masked(value: f32, lane: u32) -> f32 {
-    f32::from_bits(value.to_bits() & lane)
-}
-
-/// All ones for each bit that is set, for every byte.
-static LANES: [[u32; 8]; 256] = {
-    let mut lanes = [[0; 8]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut bit = 0;
-        while bit < 8 {
-            lanes[byte][bit] = if byte >> bit & 1 == 1 { u32::MAX } else { 0 };
-            bit += 1;
-        }
-        byte += 1;
+fn masked<I: Float>(isa: I, word: u64, values: &[f32; WORD], selected: &mut [f32; WORD]) {
+    for lane in (0..WORD).step_by(I::LANES) {
+        let kept = isa.keep(isa.load(&values[lane..]), (word >> lane) as u32);
+        isa.store(&mut selected[lane..], kept);
     }
-    lanes
-};
+}
 
 #[cfg(test)]
 mod tests {
@@ -83,15 +77,17 @@ mod tests {
         let set = |i: usize| (i * 7919) % 3 == 1;
         let bytes: [u8; WORD] = std::array::from_fn(|i| u8::from(set(i)));
         let words = [pack(&bytes), 1];
-        for len in [0, 1, 7, 64, 65] {
-            let mut values = vec![f32::INFINITY; len];
-            let mut selected = vec![f32::NAN; len];
-            select(&words, &values, &mut selected);
-            keep(&words, &mut values);
-            assert_eq!(values, selected);
-            let passes = |i: usize| if i < WORD { set(i) } else { i == WORD };
-            for (i, value) in values.into_iter().enumerate() {
-                assert_eq!(value, if passes(i) { f32::INFINITY } else { 0.0 });
+        for level in Level::available() {
+            for len in [0, 1, 7, 64, 65] {
+                let mut values = vec![f32::INFINITY; len];
+                let mut selected = vec![f32::NAN; len];
+                select(level, &words, &values, &mut selected);
+                keep(level, &words, &mut values);
+                assert_eq!(values, selected);
+                let passes = |i: usize| if i < WORD { set(i) } else { i == WORD };
+                for (i, value) in values.into_iter().enumerate() {
+                    assert_eq!(value, if passes(i) { f32::INFINITY } else { 0.0 }, "{level:?}");
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! pixel. Sums are taken in `f64` over fixed chunks of pixels, which are added in order.
 
 use crate::simd::f32::dispatch_f32;
+use crate::storage::Storage;
 use crate::{Level, Tensor, bits, parallel};
 
 /// What one pass sees of each channel.
@@ -224,11 +225,10 @@ impl Gate<'_> {
         let Self::Bits(words) = self else {
             return f(grad);
         };
-        let level = Level::current();
-        let mut selected = vec![0.0; grad.len()];
-        let words = &words[start / bits::WORD..];
-        dispatch_f32!(level, _isa => bits::select(words, grad, &mut selected));
-        f(&selected);
+        let mut selected = Storage::recycled(grad.len());
+        let selected = selected.as_mut_slice();
+        bits::select(Level::current(), &words[start / bits::WORD..], grad, selected);
+        f(selected);
     }
 
     /// The scales and shifts, if it is a ReLU's.

@@ -36,6 +36,9 @@ pub trait Float: Isa {
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a·b + c`; rounded once where the instruction set has a fused operation.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The lanes of `x` whose bits are set, the first lane's the lowest, and zeros in the place of the others,
+    /// whatever they hold. Bits beyond the lanes do not matter.
+    fn keep(self, x: Self::Vector, bits: u32) -> Self::Vector;
 }
 
 /// The most rows a tile may have on any instruction set.

@@ -47,6 +47,16 @@ impl Float for Neon {
         // SAFETY: `self` proves NEON.
         unsafe { vfmaq_f32(c, a, b) }
     }
+
+    #[inline(always)]
+    fn keep(self, x: float32x4_t, bits: u32) -> float32x4_t {
+        const LANES: [u32; 4] = [1, 2, 4, 8];
+        // SAFETY: `self` proves NEON; `LANES` has 4 readable values.
+        unsafe {
+            let lanes = vtstq_u32(vdupq_n_u32(bits), vld1q_u32(LANES.as_ptr()));
+            vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), lanes))
+        }
+    }
 }
 
 impl From<NeonDot> for Neon {

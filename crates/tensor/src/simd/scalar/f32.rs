@@ -38,4 +38,9 @@ impl Float for Scalar {
     fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
+
+    #[inline(always)]
+    fn keep(self, x: [f32; 4], bits: u32) -> [f32; 4] {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { x[i] } else { 0.0 })
+    }
 }

@@ -44,4 +44,10 @@ impl Float for Wasm {
     fn mul_add(self, a: v128, b: v128, c: v128) -> v128 {
         f32x4_add(c, f32x4_mul(a, b))
     }
+
+    #[inline(always)]
+    fn keep(self, x: v128, bits: u32) -> v128 {
+        let lanes = i32x4(1, 2, 4, 8);
+        v128_and(x, i32x4_eq(v128_and(i32x4_splat(bits as i32), lanes), lanes))
+    }
 }

@@ -49,6 +49,16 @@ impl Float for Avx2 {
         // SAFETY: `self` proves FMA.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
+
+    #[inline(always)]
+    fn keep(self, x: __m256, bits: u32) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lanes);
+            _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes)))
+        }
+    }
 }
 
 impl Float for Avx512 {
@@ -98,6 +108,12 @@ impl Float for Avx512 {
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: `self` proves AVX-512F.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn keep(self, x: __m512, bits: u32) -> __m512 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_maskz_mov_ps(bits as u16, x) }
     }
 }
 
