@@ -135,8 +135,8 @@ fn convolve_rows<I: Float, W: Variant>(
     out: &mut [f32],
 ) {
     let (channels, columns) = (tiling.size[2], tiling.columns);
-    // `[place][vector of channels][tile][channel]`: the tiles of a register tile are a known distance apart,
-    // which saves the product a good part of its instructions.
+    // `[place][vector of channels][tile][channel]`: what a register tile reads at a time is one run of memory,
+    // and its rows are a known distance apart.
     let vectors = channels.div_ceil(I::LANES);
     let most_tiles = (block_rows * columns).next_multiple_of(I::ROWS);
     let mut transformed =
