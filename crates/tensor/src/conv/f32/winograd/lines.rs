@@ -1,4 +1,4 @@
-//! What tiles are read from and written to: lines at equal distances, one element of each at a time.
+//! What tiles are read from and written to: lines at equal distances, a vector of each at a time.
 
 use crate::simd::f32::Float;
 
@@ -14,12 +14,31 @@ pub(super) struct Lines<D> {
     len: usize,
 }
 
-impl<D: AsRef<[f32]>> Lines<D> {
+/// The same values at every call, which `AsRef` does not promise.
+pub(super) trait Values {
+    fn values(&self) -> &[f32];
+}
+
+impl Values for &[f32] {
+    #[inline(always)]
+    fn values(&self) -> &[f32] {
+        self
+    }
+}
+
+impl Values for &mut [f32] {
+    #[inline(always)]
+    fn values(&self) -> &[f32] {
+        self
+    }
+}
+
+impl<D: Values> Lines<D> {
     /// # Panics
     /// If the last line would end behind the data.
     #[inline(always)]
     pub(super) fn new(data: D, step: usize, count: usize, len: usize) -> Self {
-        let room = data.as_ref().len().checked_sub(len).expect("a line in the data");
+        let room = data.values().len().checked_sub(len).expect("a line in the data");
         assert!(count <= 1 || step <= room / (count - 1), "all lines in the data");
         Self { data, step, count, len }
     }
@@ -38,17 +57,17 @@ impl<D: AsRef<[f32]>> Lines<D> {
         let start = self.start::<I>(line, at);
         // SAFETY: `new` has seen that `(count − 1)·step + len` is at most the length of the data, and
         // `start` that `line < count` and `at + LANES <= len`.
-        isa.load(unsafe { self.data.as_ref().get_unchecked(start..start + I::LANES) })
+        isa.load(unsafe { self.data.values().get_unchecked(start..start + I::LANES) })
     }
 }
 
-impl<D: AsRef<[f32]> + AsMut<[f32]>> Lines<D> {
+impl Lines<&mut [f32]> {
     /// Overwrites the vector of a line from `at` on.
     #[inline(always)]
     pub(super) fn store<I: Float>(&mut self, isa: I, line: usize, at: usize, x: I::Vector) {
         let start = self.start::<I>(line, at);
         // SAFETY: as in `load`.
-        isa.store(unsafe { self.data.as_mut().get_unchecked_mut(start..start + I::LANES) }, x);
+        isa.store(unsafe { self.data.get_unchecked_mut(start..start + I::LANES) }, x);
     }
 }
 
@@ -78,13 +97,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "all lines")]
     fn the_last_line_ends_in_the_data() {
-        Lines::new([0.0; 99], 40, 3, 20);
+        Lines::new(&[0.0; 99][..], 40, 3, 20);
     }
 
     #[test]
     #[should_panic(expected = "a vector from")]
     fn a_vector_ends_in_its_line() {
         let isa = Scalar::detect().expect("always there");
-        Lines::new([0.0; 100], 40, 3, 20).load(isa, 0, 21 - LANES);
+        Lines::new(&[0.0; 100][..], 40, 3, 20).load(isa, 0, 21 - LANES);
     }
 }
