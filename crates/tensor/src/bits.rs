@@ -36,12 +36,9 @@ pub fn select(level: Level, words: &[u64], values: &[f32], selected: &mut [f32])
         let blocks = values.chunks(WORD).zip(selected.chunks_mut(WORD));
         for ((values, selected), &word) in blocks.zip(words) {
             if let (Some(values), Some(selected)) = (values.as_array(), selected.as_mut_array()) {
-                masked(isa, word, values, selected);
+                *selected = masked(isa, word, values);
             } else {
-                let (mut few, mut kept) = ([0.0; WORD], [0.0; WORD]);
-                few[..values.len()].copy_from_slice(values);
-                masked(isa, word, &few, &mut kept);
-                selected.copy_from_slice(&kept[..values.len()]);
+                selected.copy_from_slice(&masked(isa, word, &padded(values))[..values.len()]);
             }
         }
     });
@@ -51,21 +48,31 @@ pub fn select(level: Level, words: &[u64], values: &[f32], selected: &mut [f32])
 pub fn keep(level: Level, words: &[u64], values: &mut [f32]) {
     dispatch_f32!(level, isa => {
         for (values, &word) in values.chunks_mut(WORD).zip(words) {
-            let mut block = [0.0; WORD];
-            block[..values.len()].copy_from_slice(values);
-            let mut kept = [0.0; WORD];
-            masked(isa, word, &block, &mut kept);
-            values.copy_from_slice(&kept[..values.len()]);
+            if let Some(values) = values.as_mut_array() {
+                *values = masked(isa, word, values);
+            } else {
+                values.copy_from_slice(&masked(isa, word, &padded(values))[..values.len()]);
+            }
         }
     });
 }
 
 #[inline(always)]
-fn masked<I: Float>(isa: I, word: u64, values: &[f32; WORD], selected: &mut [f32; WORD]) {
+fn masked<I: Float>(isa: I, word: u64, values: &[f32; WORD]) -> [f32; WORD] {
+    let mut kept = [0.0; WORD];
     for lane in (0..WORD).step_by(I::LANES) {
-        let kept = isa.keep(isa.load(&values[lane..]), (word >> lane) as u32);
-        isa.store(&mut selected[lane..], kept);
+        let vector = isa.keep(isa.load(&values[lane..]), (word >> lane) as u32);
+        isa.store(&mut kept[lane..], vector);
     }
+    kept
+}
+
+/// Fewer values than a word has bits, and zeros.
+#[inline(always)]
+fn padded(values: &[f32]) -> [f32; WORD] {
+    let mut word = [0.0; WORD];
+    word[..values.len()].copy_from_slice(values);
+    word
 }
 
 #[cfg(test)]

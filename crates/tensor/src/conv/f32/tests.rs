@@ -104,8 +104,9 @@ fn winograd() {
         (4, [3, 33, 12, 8], 8, [2, 0, 1, 2]),
         (4, [40, 12, 8, 7], 40, [1; 4]),
         (2, [40, 40, 4, 4], 24, [1; 4]),
-        (4, [1, 300, 14, 14], 16, [1; 4]),
-        (2, [1, 130, 8, 8], 130, [1; 4]),
+        (4, [1, 125, 14, 14], 16, [1; 4]),
+        (2, [1, 300, 14, 14], 16, [1; 4]),
+        (2, [1, 16, 8, 8], 130, [1; 4]),
         (4, [7, 16, 15, 13], 48, [0, 1, 2, 1]),
     ] {
         let attrs = ConvAttrs { padding, ..ConvAttrs::default() };
@@ -117,36 +118,33 @@ fn winograd() {
     }
 }
 
-/// Rounding stays near that of a direct sum: against `f64`, the largest error of random layers is some
+/// Rounding stays that of a direct sum: against `f64`, the largest error of random layers is a few
 /// units in the last place of the largest result.
 #[test]
-fn winograd_is_nearly_as_precise_as_a_direct_sum() {
-    for channels in [16, 64, 256] {
+fn winograd_is_as_precise_as_a_direct_sum() {
+    for (channels, step) in [(16, 4), (64, 4), (128, 4), (256, 2)] {
         let g =
             ConvGeometry::new([2, channels, 12, 12], [32, channels, 3, 3], ConvAttrs::new(1, 1))
                 .unwrap();
-        let (x, weight) = (uneven(&g.input_shape(), 1), uneven(&g.weight_shape(), 2));
-        let grad = uneven(&g.output_shape(), 3);
-        let (wide_x, wide_weight, wide_grad) = (wide(&x), wide(&weight), wide(&grad));
-        for level in Level::available() {
-            for (actual, expected) in [
-                (
-                    forward_on(level, &x, &weight, None, &g),
-                    reference::forward(&wide_x, &wide_weight, None, &g),
-                ),
-                (
-                    grad_input_on(level, &grad, &weight, &g),
-                    reference::grad_input(&wide_grad, &wide_weight, &g),
-                ),
-                (
-                    grad_weight_on(level, &grad, &x, &g),
-                    reference::grad_weight(&wide_grad, &wide_x, &g),
-                ),
-            ] {
-                let largest = expected.iter().fold(0.0f64, |m, e| m.max(e.abs()));
-                let errors = actual.iter().zip(&expected).map(|(a, e)| (f64::from(a) - e).abs());
-                let worst = errors.fold(0.0, f64::max) / largest;
-                assert!(worst < 5e-6, "{level:?}, {channels} channels: {worst:e}");
+        assert_eq!(winograd::Tiling::forward(&g).unwrap().step(), step);
+        for seed in [1, 11, 21] {
+            let (x, weight) = (uneven(&g.input_shape(), seed), uneven(&g.weight_shape(), seed + 1));
+            let grad = uneven(&g.output_shape(), seed + 2);
+            let (wide_x, wide_weight, wide_grad) = (wide(&x), wide(&weight), wide(&grad));
+            let y = reference::forward(&wide_x, &wide_weight, None, &g);
+            let dx = reference::grad_input(&wide_grad, &wide_weight, &g);
+            let dw = reference::grad_weight(&wide_grad, &wide_x, &g);
+            for level in Level::available() {
+                for (actual, expected) in [
+                    (forward_on(level, &x, &weight, None, &g), &y),
+                    (grad_input_on(level, &grad, &weight, &g), &dx),
+                    (grad_weight_on(level, &grad, &x, &g), &dw),
+                ] {
+                    let largest = expected.iter().fold(0.0f64, |m, e| m.max(e.abs()));
+                    let errors = actual.iter().zip(expected).map(|(a, e)| (f64::from(a) - e).abs());
+                    let worst = errors.fold(0.0, f64::max) / largest;
+                    assert!(worst < 3e-6, "{level:?}, {channels} channels, {seed}: {worst:e}");
+                }
             }
         }
     }

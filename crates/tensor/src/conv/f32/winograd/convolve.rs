@@ -17,9 +17,6 @@ const BLOCK: usize = 1 << 16;
 /// Tiles to use a panel of weights for, at the most.
 const TILES: usize = 96;
 
-/// Input channels of a panel that stay in the L1 cache beside a tile.
-const DEPTH: usize = 256;
-
 /// Multiply-accumulates of a task at the least.
 const TASK_MACS: usize = 1 << 20;
 
@@ -173,7 +170,7 @@ fn convolve_rows<I: Float, W: Variant>(
         );
         for i in 0..panels.count() {
             let (panel, weights) = panels.get(i);
-            multiply(isa, transformed, tiles, channels, weights, panel.width, products);
+            multiply::<I, W>(isa, transformed, tiles, channels, weights, panel.width, products);
             let to = Target { tiling, block: &block, first_out_row, panel };
             isa.enter(
                 #[inline(always)]
@@ -185,7 +182,7 @@ fn convolve_rows<I: Float, W: Variant>(
 
 /// For each place, all tiles by one panel.
 #[inline(always)]
-fn multiply<I: Float>(
+fn multiply<I: Float, W: Variant>(
     isa: I,
     transformed: &[f32],
     tiles: usize,
@@ -197,7 +194,7 @@ fn multiply<I: Float>(
     let len = channels.next_multiple_of(I::LANES) * tiles;
     let sources = transformed.chunks(place_step(len));
     let targets = products.chunks_mut(place_step(tiles * width));
-    let depth_step = channels.div_ceil(channels.div_ceil(DEPTH)).next_multiple_of(I::LANES);
+    let depth_step = channels.div_ceil(channels.div_ceil(W::DEPTH)).next_multiple_of(I::LANES);
     for ((source, target), weights) in
         sources.zip(targets).zip(weights.chunks_exact(channels * width))
     {

@@ -34,8 +34,9 @@ const FEWEST_TILES: usize = 4;
 /// Fewer channels do not pay for transformed tiles.
 const FEWEST_CHANNELS: usize = 8;
 
-/// Filters whose 36 places each stay in an L2 cache, about: of more, the fewer products of F(4×4) wait for them.
-const MOST_FILTERS: usize = 128 * 128;
+/// Channels, of an image or of results, up to which F(4×4) is used: the 36 places of more filters do not stay in an
+/// L2 cache, and fewer products wait for them; and longer sums round more.
+const MOST_CHANNELS: usize = 128;
 
 /// Which tiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,7 +113,7 @@ impl Tiling {
         if !fits || size[2].min(outputs) < FEWEST_CHANNELS {
             return None;
         }
-        let few_filters = size[2] * outputs <= MOST_FILTERS;
+        let few_channels = size[2].max(outputs) <= MOST_CHANNELS;
         [Size::F4x4, Size::F2x2].into_iter().find_map(|tile| {
             let step = with_variant!(tile, W => W::STEP);
             let [rows, columns] = out_size.map(|len| len.div_ceil(step));
@@ -120,7 +121,7 @@ impl Tiling {
             let used = (out_size[0] * out_size[1]) as f64 / (rows * columns * step * step) as f64;
             let worth = rows * columns >= FEWEST_TILES && used > 0.7;
             let all_rows = g.batch * rows;
-            (worth && (few_filters || tile == Size::F2x2)).then_some(Self {
+            (worth && (few_channels || tile == Size::F2x2)).then_some(Self {
                 tile,
                 size,
                 outputs,

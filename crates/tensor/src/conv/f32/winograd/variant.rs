@@ -25,6 +25,9 @@ pub(super) trait Variant: Copy + Send + Sync + 'static {
     const REACH: usize;
     /// Places of a transformed tile.
     const PLACES: usize = Self::REACH * Self::REACH;
+    /// Input channels to sum at a time: those of a panel stay in the L1 cache beside a tile, and longer sums
+    /// round more.
+    const DEPTH: usize;
     /// Tiles to use a panel of weights for, at the least.
     const TILES: usize;
     /// Tiles to sum before sums are added to those of others, at the least.
@@ -50,6 +53,7 @@ pub(super) struct F2x2;
 impl Variant for F2x2 {
     const STEP: usize = 2;
     const REACH: usize = 4;
+    const DEPTH: usize = 256;
     const TILES: usize = 64;
     const SUMMED: usize = 96;
 
@@ -88,8 +92,8 @@ impl Variant for F2x2 {
 }
 
 /// F(4×4): points 0, ±¾, ±3⁄2, ∞, so that powers of no point grow or shrink much, and all coefficients
-/// but those of the filter are exact. Rounding errors are two to four times a direct sum's; those of the
-/// usual points 0, ±1, ±2 are eight times.
+/// but those of the filter are exact. Rounding errors are one and a half to three times a direct sum's;
+/// those of the usual points 0, ±1, ±2 five to eight times.
 #[derive(Clone, Copy)]
 pub(super) struct F4x4;
 
@@ -107,6 +111,7 @@ const SCALE_B: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 impl Variant for F4x4 {
     const STEP: usize = 4;
     const REACH: usize = 6;
+    const DEPTH: usize = 64;
     const TILES: usize = 42;
     const SUMMED: usize = 42;
 
