@@ -9,15 +9,21 @@ use super::{Isa, Level, Scalar};
 /// What the `f32` kernels ask of an instruction set: one vector type and its arithmetic, and the
 /// size of the register tile of a matrix product.
 ///
-/// The tile has up to [`ROWS`](Self::ROWS) rows of two vectors: that many accumulators, two vectors
-/// of the right operand and a broadcast of the left one fill the register file.
+/// A tile of two vectors has up to [`ROWS`](Self::ROWS) rows: that many accumulators, two vectors of the right
+/// operand and a broadcast of the left one fill the register file.
 pub trait Float: Isa {
     /// `f32` values in a vector.
     const LANES: usize;
-    /// Rows of the largest register tile, at most [`MAX_ROWS`].
+    /// Rows of the largest register tile of two vectors, at most [`MAX_ROWS`].
     const ROWS: usize;
     /// Rows of the largest register tile of one vector, at most [`MAX_ROWS`].
     const NARROW_ROWS: usize;
+    /// Rows of the largest register tile of four vectors, if that has fewer loads to a multiplication than two
+    /// vectors have; else zero, and no panel is so wide.
+    const WIDE_ROWS: usize = 0;
+    /// The most columns of the left operand that a tile of a matrix product goes along at a time, at most
+    /// [`MAX_DEPTH`].
+    const DEPTH: usize = 512;
     /// How many values ahead a tile asks for its right operand, unless zero: where a step of the tile
     /// has loads to spare, and reads more than the cache's own foresight brings.
     const AHEAD: usize = 0;
@@ -43,6 +49,9 @@ pub trait Float: Isa {
 
 /// The most rows a tile may have on any instruction set.
 pub const MAX_ROWS: usize = 16;
+
+/// The most columns of the left operand on any instruction set.
+pub const MAX_DEPTH: usize = 1024;
 
 /// A [`Level`] as `f32` kernels see it: byte dot products add nothing to them, so that they are
 /// compiled once for all sets with the same vectors.

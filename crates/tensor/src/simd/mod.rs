@@ -43,6 +43,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Says that the two cache lines from `data[at]` on are about to be read.
     #[inline(always)]
     fn prefetch<T>(self, _data: &[T], _at: usize) {}
+
+    /// The same of what is read later: brings it no nearer than the second cache.
+    #[inline(always)]
+    fn prefetch_outer<T>(self, _data: &[T], _at: usize) {}
 }
 
 /// Declares [`Level`] and `dispatch!` from one list, best last.

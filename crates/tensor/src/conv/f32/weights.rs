@@ -2,7 +2,7 @@
 
 use super::super::ConvGeometry;
 use crate::Level;
-use crate::gemm::f32::{Panel, Panels};
+use crate::gemm::f32::{Panel, Panels, Widest};
 
 /// For one group: `(tap, input channel)` to output channels.
 pub(super) fn forward(level: Level, weight: &[f32], g: &ConvGeometry, group: usize) -> Panels {
@@ -11,7 +11,7 @@ pub(super) fn forward(level: Level, weight: &[f32], g: &ConvGeometry, group: usi
     let [_, channels, kh, kw] = g.weight_shape();
     let (taps, outputs) = (kh * kw, g.out_channels / g.attrs.groups);
     let weight = &weight[group * outputs * channels * taps..];
-    Panels::pack(level, taps * channels, outputs, |panel, target| {
+    Panels::pack(level, Widest::Two, taps * channels, outputs, |panel, target| {
         let Panel { start, columns, width } = panel;
         for block in (0..channels).step_by(BLOCK) {
             let last = channels.min(block + BLOCK);
@@ -44,7 +44,7 @@ pub(super) fn backward(
     let outputs = g.out_channels / g.attrs.groups;
     let weight = &weight[group * outputs * channels * kh * kw..];
     let depth = rows.len() * tap_columns.len() * outputs;
-    Panels::pack(level, depth, channels, |panel, target| {
+    Panels::pack(level, Widest::Two, depth, channels, |panel, target| {
         let Panel { start, columns, width } = panel;
         for o in 0..outputs {
             let values = &weight[(o * channels + start) * kh * kw..][..columns * kh * kw];

@@ -3,17 +3,18 @@
 use std::ops::Range;
 
 use super::left::Left;
-use super::panels::{Panel, Panels};
-use super::tile::{DEPTH, Onto, Row, multiply_in_place, multiply_packed, next_rows};
+use super::panels::Panels;
+use super::tile::{Ahead, Onto, ROW, most_rows, multiply_tile, next_rows};
 use crate::simd::f32::{Float, MAX_ROWS};
+use crate::storage::Storage;
 
-/// Rows of the left operand packed at a time: `168·528·4` bytes, a part of every L2 cache.
+/// Rows of the left operand that stay in an L2 cache while all panels go by.
 const BLOCK_ROWS: usize = 168;
 
 /// Values of the right operand that stay in an L2 cache while all tiles of a block go by.
 const GROUP: usize = 96 << 10;
 
-/// Values of a right operand that is read whole for every tile of rows that lie in place.
+/// Values of a right operand that stays in the cache from one block of rows to the next.
 const WHOLE: usize = 256 << 10;
 
 /// Whether rows `step` values apart can be read together: near a multiple of 4 KiB they share the
@@ -26,9 +27,8 @@ fn lie_well(step: usize) -> bool {
 
 /// `out = left[rows] · panels (+ bias)`, for the panels of the range.
 ///
-/// Row `i` of the range and column `j` of the first panel land at `out[place(i) + j]`. A left operand
-/// that lies in place must go to evenly spaced places. Either way an element is summed in one order:
-/// blocks of the depth one after the other, each from zero on.
+/// Row `i` of the range and column `j` of the first panel land at `out[place(i) + j]`. An element is summed in one
+/// order whatever is multiplied with it: blocks of the depth one after the other, each from zero on.
 #[inline(always)]
 pub(crate) fn multiply<I: Float, L: Left>(
     isa: I,
@@ -43,92 +43,135 @@ pub(crate) fn multiply<I: Float, L: Left>(
     if rows.is_empty() || panels.is_empty() {
         return;
     }
-    let first_column = right.get(panels.start).0.start;
-    let depth_blocks = right.depth().div_ceil(DEPTH).max(1);
-    let depth_step = right.depth().div_ceil(depth_blocks).max(1);
-    let onto = |depth_block: usize, panel: Panel| match (depth_block, bias) {
-        (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
-        (0, None) => Onto::Nothing,
-        _ => Onto::Output,
-    };
+    let first = right.get(panels.start).0;
+    let most = most_rows(isa, first.width);
     let few = panels.len() <= 2;
-    if let Some((data, step)) = left.in_place(rows.start)
-        && (few || panels.len() * 2 * I::LANES * right.depth() <= WHOLE && lie_well(step))
-    {
-        let pitch = place(1) - place(0);
-        for depth_block in 0..depth_blocks {
-            let depth = depth_block * depth_step..right.depth().min((depth_block + 1) * depth_step);
-            let mut row = 0;
-            while row < rows.len() {
-                let count = next_rows(rows.len() - row, I::ROWS);
-                // A panel or two are done before the next rows have come by themselves.
-                let ahead = if few { count * step } else { 0 };
-                let data = &data[row * step + depth.start..];
-                for i in panels.clone() {
-                    let (panel, weights) = right.get(i);
-                    let weights = &weights[depth.start * panel.width..depth.end * panel.width];
-                    let out = &mut out[place(row) + panel.start - first_column..];
-                    let (onto, width, columns) =
-                        (onto(depth_block, panel), panel.width, panel.columns);
-                    multiply_in_place(
-                        isa, data, step, ahead, count, weights, width, onto, out, pitch, columns,
-                    );
+    let in_place = left.in_place(rows.start).filter(
+        #[inline(always)]
+        |&(_, step)| few || lie_well(step),
+    );
+    // Rows packed for few panels stay in L1; for many they are worth a block of tiles.
+    let block_rows = if in_place.is_none() && few { most } else { BLOCK_ROWS }.min(rows.len());
+    let mut packed = Storage::recycled(if in_place.is_none() { block_rows * ROW } else { 0 });
+    let course = Course::new(isa, right, panels.clone(), first.width);
+
+    let mut depth = course.depth_from(0);
+    while !depth.is_empty() {
+        for block_start in (0..rows.len()).step_by(block_rows) {
+            let block = block_start..rows.len().min(block_start + block_rows);
+            let (data, step) = match in_place {
+                Some((data, step)) => (&data[block.start * step + depth.start..], step),
+                None => {
+                    let packed = &mut packed.as_mut_slice().as_chunks_mut().0[..block.len()];
+                    left.pack(isa, rows.start + block.start, depth.clone(), packed);
+                    (packed.as_flattened(), ROW)
                 }
-                row += count;
-            }
-        }
-        return;
-    }
-
-    let tile_rows = tile_rows(rows.len(), I::ROWS);
-    let tiles = rows.len().div_ceil(tile_rows);
-    // Few panels stay in L1 beside one tile; many are worth a block of tiles each.
-    let block_tiles = if few { 1 } else { (BLOCK_ROWS / tile_rows).min(tiles) };
-    let mut block = vec![[0.0; size_of::<Row>() / 4]; block_tiles * I::ROWS];
-    let group = (GROUP / (2 * I::LANES * depth_step)).max(1);
-
-    for depth_block in 0..depth_blocks {
-        let depth = depth_block * depth_step..right.depth().min((depth_block + 1) * depth_step);
-        for first_tile in (0..tiles).step_by(block_tiles) {
-            let tiles = first_tile..tiles.min(first_tile + block_tiles);
-            for (packed, i) in block.chunks_exact_mut(I::ROWS).zip(tiles.clone()) {
-                let tile = tile_range(i, tile_rows, rows.len());
-                left.pack(isa, rows.start + tile.start, depth.clone(), &mut packed[..tile.len()]);
-            }
-            for first_panel in panels.clone().step_by(group) {
-                let panels = first_panel..panels.end.min(first_panel + group);
-                for (packed, i) in block.chunks_exact(I::ROWS).zip(tiles.clone()) {
-                    let tile = tile_range(i, tile_rows, rows.len());
+            };
+            let next_depth =
+                if block.end < rows.len() { depth.clone() } else { course.depth_from(depth.end) };
+            for group in course.groups() {
+                let mut row = 0;
+                while row < block.len() {
+                    let count = next_rows(block.len() - row, most);
                     let mut places = [0; MAX_ROWS];
-                    for (target, row) in places.iter_mut().zip(tile.clone()) {
-                        *target = place(row);
+                    for (i, target) in places[..count].iter_mut().enumerate() {
+                        *target = place(block.start + row + i);
                     }
-                    let places = &places[..tile.len()];
-                    for i in panels.clone() {
-                        let (panel, data) = right.get(i);
-                        let data = &data[depth.start * panel.width..depth.end * panel.width];
-                        let out = &mut out[panel.start - first_column..];
-                        let (onto, width, columns) =
-                            (onto(depth_block, panel), panel.width, panel.columns);
-                        multiply_packed(isa, packed, data, width, onto, out, places, columns);
+                    // Rows are asked for once, when the first group is multiplied by those before them.
+                    let fresh = in_place.is_some() && group.start == panels.start;
+                    let left = rows.len() - (block.start + row + count);
+                    let coming_rows = if fresh { count.min(left) } else { 0 };
+                    for i in group.clone() {
+                        let range = [i - group.start, i + 1 - group.start].map(
+                            #[inline(always)]
+                            |i| row + count + i * coming_rows / group.len(),
+                        );
+                        let coming = course.after(i, &depth, &next_depth);
+                        let share = [row, row + count].map(
+                            #[inline(always)]
+                            |row| row * coming.len() / block.len(),
+                        );
+                        let ahead =
+                            Ahead { rows: data, step, range, weights: &coming[share[0]..share[1]] };
+                        let panel = right.get(i).0;
+                        let onto = match (depth.start, bias) {
+                            (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
+                            (0, None) => Onto::Nothing,
+                            _ => Onto::Output,
+                        };
+                        multiply_tile(
+                            isa,
+                            &data[row * step..],
+                            step,
+                            ahead,
+                            course.weights(i, &depth),
+                            panel.width,
+                            onto,
+                            &mut out[panel.start - first.start..],
+                            &places[..count],
+                            panel.columns,
+                        );
                     }
+                    row += count;
                 }
             }
         }
+        depth = course.depth_from(depth.end);
     }
 }
 
-/// Rows of about equal tiles of at most `most` rows, as [`with_rows`](super::tile::with_rows) compiles
-/// them: 25 rows are 5·5, not 4·6 + 1, and no tile computes rows that are not there but the last.
-#[inline(always)]
-fn tile_rows(rows: usize, most: usize) -> usize {
-    let even = rows.div_ceil(rows.div_ceil(most));
-    if even > 8 { even.next_multiple_of(2).min(most) } else { even }
+/// How the right operand goes by: for each block of the depth, and each block of rows, group after group of
+/// panels.
+struct Course<'a> {
+    right: &'a Panels,
+    panels: Range<usize>,
+    depth_step: usize,
+    /// Panels of a group.
+    group: usize,
+    /// Whether the cache has forgotten a group when it is due again.
+    forgets: bool,
 }
 
-/// The rows of tile `i`; the last tile may be short.
-#[inline(always)]
-fn tile_range(i: usize, tile_rows: usize, rows: usize) -> Range<usize> {
-    let start = i * tile_rows;
-    start..rows.min(start + tile_rows)
+impl<'a> Course<'a> {
+    #[inline(always)]
+    fn new<I: Float>(_: I, right: &'a Panels, panels: Range<usize>, width: usize) -> Self {
+        let blocks = right.depth().div_ceil(I::DEPTH).max(1);
+        let depth_step = right.depth().div_ceil(blocks).next_multiple_of(16);
+        let group = (GROUP / (width * depth_step)).max(1);
+        let forgets = panels.len() * width * right.depth() > WHOLE;
+        Self { right, panels, depth_step, group, forgets }
+    }
+
+    /// The block of the depth that begins here.
+    fn depth_from(&self, start: usize) -> Range<usize> {
+        start..self.right.depth().min(start + self.depth_step)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> {
+        let end = self.panels.end;
+        self.panels.clone().step_by(self.group).map(move |first| first..end.min(first + self.group))
+    }
+
+    /// The part of panel `i` for a block of the depth.
+    fn weights(&self, i: usize, depth: &Range<usize>) -> &'a [f32] {
+        let (panel, weights) = self.right.get(i);
+        &weights[depth.start * panel.width..depth.end * panel.width]
+    }
+
+    /// What is read one group later than panel `i`, unless the cache still holds it. After the last group the first
+    /// one follows, for `next_depth`; after the end of the depth, other panels, or these for other rows.
+    fn after(&self, i: usize, depth: &Range<usize>, next_depth: &Range<usize>) -> &'a [f32] {
+        if !self.forgets {
+            return &[];
+        }
+        if i + self.group < self.panels.end {
+            return self.weights(i + self.group, depth);
+        }
+        let first = self.panels.start + (i - self.panels.start) % self.group;
+        if !next_depth.is_empty() {
+            return self.weights(first, next_depth);
+        }
+        let other = first + self.panels.len();
+        self.weights(if other < self.right.count() { other } else { first }, &self.depth_from(0))
+    }
 }

@@ -1,12 +1,15 @@
-use super::{Matrix, Panels, multiply};
-use crate::simd::f32::{Float, dispatch_f32};
+use super::{Matrix, Panels, most_rows, multiply};
+use crate::simd::f32::dispatch_f32;
 use crate::{Error, Level, Result, Tensor, parallel};
 
 /// Multiply-accumulates worth a task of their own: about 100 microseconds.
 const TASK_MACS: usize = 1 << 21;
 
-/// Rows of a task at the least, if there are many, so that a panel brought into the cache is used often.
+/// Rows of a task that use what it brings into the cache of the right operand well, if there are so many.
 const TASK_ROWS: usize = 168;
+
+/// Tiles of rows of a task at the least: fewer wait for the right operand.
+const TASK_TILES: usize = 8;
 
 /// The matrix product `c[i, j] = Σₖ a[i, k]·b[k, j]`.
 ///
@@ -106,16 +109,27 @@ impl PackedMatrix {
     }
 }
 
+/// Rows of a task: whole tiles, and of about equal tasks as many as threads share best. None if rows are too few for
+/// all threads to have about the same of them.
+fn task_rows(m: usize, row_macs: usize, tile: usize) -> Option<usize> {
+    let (tiles, threads) = (m.div_ceil(tile), parallel::threads());
+    let worth = (TASK_MACS / row_macs).div_ceil(tile);
+    let most = worth.max(TASK_ROWS / tile).min(tiles);
+    let least = worth.max(TASK_TILES).min(most);
+    let turns = |size: usize| tiles.div_ceil(size).div_ceil(threads) * size;
+    // The largest of the cheapest.
+    let size = (least..=most).rev().min_by_key(|&size| turns(size))?;
+    let even = tiles.div_ceil(threads);
+    (turns(size) <= even + even / 8).then_some(size * tile)
+}
+
 fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels) -> Tensor<f32> {
     // The first block of the depth overwrites what is there.
     let mut out = Tensor::recycled(&[m, n]);
     let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
-    // Even tasks of whole tiles: 1,024 rows are six times 154 and 100, not six times 168 and 16.
-    let rows = m.div_ceil(m.div_ceil(TASK_ROWS.max(TASK_MACS / (n * k))));
-    let tile = dispatch_f32!(level, isa => rows_of(isa));
-    let rows = if rows > 4 * tile { rows.next_multiple_of(tile) } else { rows };
-    let row_tasks = m.div_ceil(rows);
-    if row_tasks >= 4 || m * n * k < 2 * TASK_MACS {
+    let tile = dispatch_f32!(level, isa => most_rows(isa, right.get(0).0.width));
+    let rows = if m * n * k < 2 * TASK_MACS { Some(m) } else { task_rows(m, n * k, tile) };
+    if let Some(rows) = rows {
         parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
             let rows = i * rows..m.min((i + 1) * rows);
             let all = 0..right.count();
@@ -126,6 +140,8 @@ fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels)
     }
 
     // Few rows: tasks by columns too, each into memory of its own, which is then copied.
+    let rows = TASK_ROWS.min(m);
+    let row_tasks = m.div_ceil(rows);
     let per_task = right.count().div_ceil(8);
     let column_tasks = right.count().div_ceil(per_task);
     let blocks = parallel::map(row_tasks * column_tasks, |task| {
@@ -147,11 +163,6 @@ fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels)
         }
     }
     out
-}
-
-/// Rows of the largest tile.
-fn rows_of<I: Float>(_: I) -> usize {
-    I::ROWS
 }
 
 #[cfg(test)]

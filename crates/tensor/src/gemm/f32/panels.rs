@@ -5,14 +5,22 @@ use crate::simd::f32::dispatch_f32;
 use crate::storage::Storage;
 use crate::{Level, Tensor, parallel};
 
-/// A `[depth, columns]` matrix in panels of two vectors' width, the last one of one vector if
-/// that is enough: each panel holds its part of row 0, of row 1, … A panel is a multiple of the
-/// vector wide; columns that do not exist are zero.
+/// A `[depth, columns]` matrix in panels of `widest` columns, a power of two of vectors, and narrower ones for
+/// the rest, each half as wide as the one before or narrower: each panel holds its part of row 0, of
+/// row 1, … Columns that do not exist are zero.
 pub(crate) struct Panels {
     data: Storage<f32>,
     depth: usize,
-    columns: usize,
-    lanes: usize,
+    shape: Shape,
+}
+
+/// How wide panels are at the most.
+#[derive(Clone, Copy)]
+pub(crate) enum Widest {
+    /// As wide as the widest tile of the instruction set.
+    Any,
+    /// Two vectors.
+    Two,
 }
 
 /// One panel: where its columns start, how many exist, how wide it is stored.
@@ -31,7 +39,7 @@ impl Panels {
         columns: usize,
         row: impl Fn(usize) -> &'a [f32] + Sync + Send,
     ) -> Self {
-        Self::pack(level, depth, columns, |panel, target| {
+        Self::pack(level, Widest::Any, depth, columns, |panel, target| {
             let Panel { start, columns, width } = panel;
             for (k, target) in target.chunks_exact_mut(width).enumerate() {
                 target[..columns].copy_from_slice(&row(k)[start..start + columns]);
@@ -48,7 +56,7 @@ impl Panels {
     ) -> Self {
         // A cache line of each column at a time: the lines written stay in the cache meanwhile.
         const RUN: usize = 16;
-        Self::pack(level, depth, columns, |panel, target| {
+        Self::pack(level, Widest::Any, depth, columns, |panel, target| {
             let Panel { start, columns, width } = panel;
             for (block, target) in target.chunks_mut(RUN * width).enumerate() {
                 for j in 0..columns {
@@ -83,27 +91,32 @@ impl Panels {
     /// Packs whatever `fill` writes: each panel's existing columns, row after row of its width.
     pub(crate) fn pack(
         level: Level,
+        widest: Widest,
         depth: usize,
         columns: usize,
         fill: impl Fn(Panel, &mut [f32]) + Sync + Send,
     ) -> Self {
-        let lanes = dispatch_f32!(level, isa => lanes(isa));
+        let [lanes, most] = dispatch_f32!(level, isa => vectors(isa));
+        let widest = match widest {
+            Widest::Any => most * lanes,
+            Widest::Two => 2 * lanes,
+        };
+        let shape = Shape { columns, widest, lanes };
         let mut data = Storage::recycled(depth * columns.next_multiple_of(lanes));
-        let full = depth * 2 * lanes;
-        parallel::for_each_chunk(data.as_mut_slice(), full.max(1), |i, target| {
-            let panel = Self::panel(i, columns, lanes);
+        let mut rest = data.as_mut_slice();
+        let tasks = Vec::from_iter((0..shape.count()).map(|i| {
+            let panel = shape.panel(i);
+            let (target, later) = std::mem::take(&mut rest).split_at_mut(panel.width * depth);
+            rest = later;
+            (panel, target)
+        }));
+        parallel::for_each_item(tasks, |_, (panel, target)| {
             if panel.columns < panel.width {
                 target.fill(0.0);
             }
             dispatch_f32!(level, _isa => fill(panel, target));
         });
-        Self { data, depth, columns, lanes }
-    }
-
-    fn panel(i: usize, columns: usize, lanes: usize) -> Panel {
-        let start = i * 2 * lanes;
-        let columns = (columns - start).min(2 * lanes);
-        Panel { start, columns, width: columns.next_multiple_of(lanes) }
+        Self { data, depth, shape }
     }
 
     /// Rows of the matrix.
@@ -113,22 +126,82 @@ impl Panels {
 
     /// Columns of the matrix.
     pub(crate) fn columns(&self) -> usize {
-        self.columns
+        self.shape.columns
     }
 
     /// How many panels there are.
     pub(crate) fn count(&self) -> usize {
-        self.columns.div_ceil(2 * self.lanes)
+        self.shape.count()
     }
 
     /// Panel `i`, and its packed rows.
     pub(crate) fn get(&self, i: usize) -> (Panel, &[f32]) {
-        let panel = Self::panel(i, self.columns, self.lanes);
+        let panel = self.shape.panel(i);
         (panel, &self.data.as_slice()[panel.start * self.depth..][..panel.width * self.depth])
     }
 }
 
+/// How columns are divided: into panels of `widest`, and behind them one for each bit of the number of vectors
+/// that are left, the widest first.
+#[derive(Clone, Copy)]
+struct Shape {
+    columns: usize,
+    widest: usize,
+    lanes: usize,
+}
+
+impl Shape {
+    /// Panels of full width, and the vectors behind them.
+    fn parts(self) -> (usize, usize) {
+        let vectors = self.columns.div_ceil(self.lanes);
+        let widest = self.widest / self.lanes;
+        (vectors / widest, vectors % widest)
+    }
+
+    fn count(self) -> usize {
+        let (full, rest) = self.parts();
+        full + rest.count_ones() as usize
+    }
+
+    fn panel(self, i: usize) -> Panel {
+        let (full, mut rest) = self.parts();
+        let mut start = i.min(full) * self.widest;
+        let mut width = self.widest;
+        for _ in full..=i {
+            start += if width < self.widest { width } else { 0 };
+            width = (1 << rest.ilog2()) * self.lanes;
+            rest -= 1 << rest.ilog2();
+        }
+        Panel { start, columns: (self.columns - start).min(width), width }
+    }
+}
+
+/// Values of a vector, and vectors of the widest tile.
 #[inline(always)]
-fn lanes<I: Float>(_: I) -> usize {
-    I::LANES
+fn vectors<I: Float>(_: I) -> [usize; 2] {
+    [I::LANES, if I::WIDE_ROWS > 0 { 4 } else { 2 }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_cover_each_column_once() {
+        let lanes = 4;
+        for widest in [2 * lanes, 4 * lanes] {
+            for columns in 0..70 {
+                let shape = Shape { columns, widest, lanes };
+                let mut next = 0;
+                for i in 0..shape.count() {
+                    let panel = shape.panel(i);
+                    assert_eq!(panel.start, next);
+                    assert!(panel.width - panel.columns < lanes, "a vector in vain");
+                    assert!(panel.width == widest || i + 3 > shape.count());
+                    next += panel.columns;
+                }
+                assert_eq!(next, columns);
+            }
+        }
+    }
 }

@@ -1,13 +1,16 @@
 //! The register tile: `R` rows of `V` vectors.
 
-use crate::simd::f32::Float;
+use std::array::from_fn;
+use std::marker::PhantomData;
 
-/// The most columns of the left operand that a tile holds at a time.
-pub(crate) const DEPTH: usize = 512;
+use crate::simd::f32::{Float, MAX_DEPTH};
 
-/// One row of a packed tile. One cache line longer than what it holds, so that the rows of a tile
-/// do not fall into the same cache sets.
-pub(crate) type Row = [f32; DEPTH + 16];
+/// One packed row. One cache line longer than what it holds, so that the rows of a tile do not fall into
+/// the same cache sets.
+pub(crate) type Row = [f32; ROW];
+
+/// Values of a packed row.
+pub(super) const ROW: usize = MAX_DEPTH + 16;
 
 /// What a finished sum is added to.
 #[derive(Clone, Copy)]
@@ -20,11 +23,11 @@ pub(crate) enum Onto<'a> {
     Output,
 }
 
-/// `R` rows of at least `count` values, `step` apart, read in place.
+/// `R` rows of `count` values, `step` apart, read in place.
 pub(crate) struct Strided<'a, const R: usize> {
-    data: &'a [f32],
-    step: usize,
+    starts: [*const f32; R],
     count: usize,
+    data: PhantomData<&'a [f32]>,
 }
 
 impl<'a, const R: usize> Strided<'a, R> {
@@ -34,17 +37,48 @@ impl<'a, const R: usize> Strided<'a, R> {
     pub(crate) fn new(data: &'a [f32], step: usize, count: usize) -> Self {
         let room = data.len().checked_sub(count).expect("a row in the data");
         assert!(R == 1 || step <= room / (R - 1).max(1), "all rows in the data");
-        Self { data, step, count }
+        let starts = from_fn(
+            #[inline(always)]
+            |r| data.as_ptr().wrapping_add(r * step),
+        );
+        Self { starts, count, data: PhantomData }
+    }
+
+    /// The same rows, each by a pointer of its own, if so few fit into registers. Left to itself, the compiler
+    /// computes them anew from the step at each element, which is a sixth more instructions.
+    #[inline(always)]
+    fn held(mut self) -> Self {
+        const REGISTERS: usize = 8;
+        if R <= REGISTERS {
+            self.starts = std::hint::black_box(self.starts);
+        }
+        self
+    }
+
+    /// The `count` columns from `first` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
+    fn columns(&self, first: usize, count: usize) -> Self {
+        let room = self.count.checked_sub(count).expect("columns in the rows");
+        assert!(first <= room, "columns in the rows");
+        let starts = from_fn(
+            #[inline(always)]
+            |r| self.starts[r].wrapping_add(first),
+        );
+        Self { starts, count, data: PhantomData }
     }
 
     /// Element `k` of row `r`.
     #[inline(always)]
     pub(crate) fn at(&self, r: usize, k: usize) -> f32 {
         assert!(r < R && k < self.count, "row {r}, element {k}");
-        // SAFETY: `new` has seen that `(R − 1)·step + count` is at most the length, and the
-        // assertion that `r < R` and `k < count`: the index is below the length. Checked indexing
-        // would test each row of each step, since the compiler cannot follow `r·step`.
-        unsafe { *self.data.as_ptr().add(k).add(r * self.step) }
+        // SAFETY: `new` has seen that `(R − 1)·step + count` is at most the length of the data, which is
+        // borrowed as long as this lives, and `columns` takes no more than there were; with the assertion,
+        // the element is one of the data. Checked indexing would test each row of each step, since the
+        // compiler cannot follow `r·step`.
+        unsafe { *self.starts[r].add(k) }
     }
 }
 
@@ -91,65 +125,64 @@ pub(crate) fn asked_for<I: Float, const V: usize>(
     )
 }
 
-/// Multiplies rows where they lie by one panel and stores the first `width` columns of each at
-/// `out`, `pitch` apart. Asks for the rows that lie `ahead` values behind them, unless that is zero.
-#[inline(always)]
-fn tile_in_place<I: Float, const R: usize, const V: usize>(
-    isa: I,
-    rows: &[f32],
-    step: usize,
-    ahead: usize,
-    panel: &[f32],
-    onto: Onto,
-    out: &mut [f32],
-    pitch: usize,
-    width: usize,
-) {
-    let left = Strided::<R>::new(rows, step, panel.len() / (V * I::LANES));
-    let mut acc = [[isa.splat(0.0); V]; R];
-    accumulate(
-        isa,
-        &mut acc,
-        #[inline(always)]
-        |r, k| {
-            if I::AHEAD > 0 && r == 0 && ahead > 0 {
-                // A line of one of those rows.
-                isa.prefetch(rows, ahead + k % 16 * step + k / 16 * 16);
-            }
-            left.at(r, k)
-        },
-        asked_for::<I, V>(isa, panel),
-    );
-    for r in 0..R {
-        finish(isa, &acc[r], onto, &mut out[r * pitch..][..width]);
-    }
+/// What a tile asks for while it multiplies, a little at each stretch of steps: operands of tiles to come.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'a> {
+    /// Rows of the left operand, from the column on that the tile's own begin with.
+    pub(super) rows: &'a [f32],
+    /// How far apart they are.
+    pub(super) step: usize,
+    /// The first of them to ask for, and the one after the last.
+    pub(super) range: [usize; 2],
+    /// Weights.
+    pub(super) weights: &'a [f32],
 }
 
-/// Multiplies packed rows by one panel and stores the first `width` columns of each row at its
-/// `place` in the output: one place for each row that exists.
+/// Multiplies `R` rows, `step` apart, by one panel and stores the first `width` columns of each at its place
+/// in the output.
 #[inline(always)]
 fn tile<I: Float, const R: usize, const V: usize>(
     isa: I,
-    rows: &[Row],
+    rows: &[f32],
+    step: usize,
+    ahead: Ahead,
     panel: &[f32],
     onto: Onto,
     out: &mut [f32],
     places: &[usize],
     width: usize,
 ) {
-    let rows: &[Row; R] = rows[..R].try_into().expect("R rows");
-    let mut acc = [[isa.splat(0.0); V]; R];
-    accumulate(
-        isa,
-        &mut acc,
-        #[inline(always)]
-        |r, k| rows[r][k],
-        asked_for::<I, V>(isa, panel),
-    );
-    for r in 0..R {
-        if r < places.len() {
-            finish(isa, &acc[r], onto, &mut out[places[r]..][..width]);
+    // Two cache lines of each row.
+    const STRETCH: usize = 32;
+    let depth = panel.len() / (V * I::LANES);
+    let left = Strided::<R>::new(rows, step, depth).held();
+    let places: &[usize; R] = places.try_into().expect("a place for each row");
+    for &place in places {
+        for at in (0..width).step_by(STRETCH) {
+            isa.prefetch(out, place + at);
         }
+    }
+    let stretches = depth.div_ceil(STRETCH).max(1);
+    let share = ahead.weights.len().div_ceil(stretches).next_multiple_of(STRETCH);
+    let mut acc = [[isa.splat(0.0); V]; R];
+    for (i, panel) in panel.chunks(STRETCH * V * I::LANES).enumerate() {
+        for r in ahead.range[0]..ahead.range[1] {
+            isa.prefetch_outer(ahead.rows, r * ahead.step + i * STRETCH);
+        }
+        for at in (i * share..ahead.weights.len().min((i + 1) * share)).step_by(STRETCH) {
+            isa.prefetch_outer(ahead.weights, at);
+        }
+        let left = left.columns(i * STRETCH, panel.len() / (V * I::LANES));
+        accumulate(
+            isa,
+            &mut acc,
+            #[inline(always)]
+            |r, k| left.at(r, k),
+            panel.chunks_exact(V * I::LANES),
+        );
+    }
+    for r in 0..R {
+        finish(isa, &acc[r], onto, &mut out[places[r]..][..width]);
     }
 }
 
@@ -204,7 +237,7 @@ macro_rules! with_rows {
     (@ $token:expr, $most:expr, $rows:expr, $R:ident => $body:expr; $($n:literal)*) => {
         match $rows {
             $(
-                rows if rows <= $n && $n <= $most => {
+                rows if rows <= $n && const { $n <= $most } => {
                     const $R: usize = $n;
                     $crate::simd::Isa::enter($token, #[inline(always)] || $body)
                 }
@@ -215,11 +248,40 @@ macro_rules! with_rows {
 }
 pub(crate) use with_rows;
 
-/// [`tile`] for as many rows as there are places, and a panel of one vector or two.
+/// [`with_rows`] for a panel of `$width` values, with `$V` its vectors.
+macro_rules! with_tile {
+    ($I:ident, $token:expr, $width:expr, $rows:expr, ($R:ident, $V:ident) => $body:expr) => {
+        match $width / $I::LANES {
+            1 => with_tile!(@ $I, $token, $rows, ($R, $V) => $body; 1, NARROW_ROWS),
+            2 => with_tile!(@ $I, $token, $rows, ($R, $V) => $body; 2, ROWS),
+            4 if const { $I::WIDE_ROWS > 0 } =>
+                with_tile!(@ $I, $token, $rows, ($R, $V) => $body; 4, WIDE_ROWS),
+            vectors => unreachable!("a panel of {vectors} vectors"),
+        }
+    };
+    (@ $I:ident, $token:expr, $rows:expr, ($R:ident, $V:ident) => $body:expr; $n:literal, $most:ident) => {{
+        const $V: usize = $n;
+        $crate::gemm::f32::with_rows!($token, $I::$most, $rows, $R => $body)
+    }};
+}
+
+/// The most rows of a tile whose panel is `width` values wide.
 #[inline(always)]
-pub(super) fn multiply_packed<I: Float>(
+pub(crate) fn most_rows<I: Float>(_: I, width: usize) -> usize {
+    match width / I::LANES {
+        1 => I::NARROW_ROWS,
+        2 => I::ROWS,
+        _ => I::WIDE_ROWS,
+    }
+}
+
+/// [`tile`] for as many rows as there are places, a number that [`next_rows`] gave.
+#[inline(always)]
+pub(super) fn multiply_tile<I: Float>(
     isa: I,
-    rows: &[Row],
+    rows: &[f32],
+    step: usize,
+    ahead: Ahead,
     panel: &[f32],
     panel_width: usize,
     onto: Onto,
@@ -227,34 +289,6 @@ pub(super) fn multiply_packed<I: Float>(
     places: &[usize],
     width: usize,
 ) {
-    let count = places.len();
-    if panel_width == I::LANES {
-        with_rows!(isa, I::ROWS, count, R => tile::<I, R, 1>(isa, rows, panel, onto, out, places, width))
-    } else {
-        with_rows!(isa, I::ROWS, count, R => tile::<I, R, 2>(isa, rows, panel, onto, out, places, width))
-    }
-}
-
-/// [`tile_in_place`] for `count` rows, which [`next_rows`] gave, and a panel of one vector or two.
-#[inline(always)]
-pub(super) fn multiply_in_place<I: Float>(
-    isa: I,
-    rows: &[f32],
-    step: usize,
-    ahead: usize,
-    count: usize,
-    panel: &[f32],
-    panel_width: usize,
-    onto: Onto,
-    out: &mut [f32],
-    pitch: usize,
-    width: usize,
-) {
-    if panel_width == I::LANES {
-        with_rows!(isa, I::ROWS, count, R =>
-            tile_in_place::<I, R, 1>(isa, rows, step, ahead, panel, onto, out, pitch, width))
-    } else {
-        with_rows!(isa, I::ROWS, count, R =>
-            tile_in_place::<I, R, 2>(isa, rows, step, ahead, panel, onto, out, pitch, width))
-    }
+    with_tile!(I, isa, panel_width, places.len(), (R, V) =>
+        tile::<I, R, V>(isa, rows, step, ahead, panel, onto, out, places, width));
 }

@@ -26,6 +26,11 @@ impl Isa for Amx {
     fn prefetch<T>(self, data: &[T], at: usize) {
         self.0.prefetch(data, at);
     }
+
+    #[inline(always)]
+    fn prefetch_outer<T>(self, data: &[T], at: usize) {
+        self.0.prefetch_outer(data, at);
+    }
 }
 
 /// Whether the processor has tiles (AMX-TILE) of bytes (AMX-INT8).

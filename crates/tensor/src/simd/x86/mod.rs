@@ -6,7 +6,7 @@ mod int8;
 
 pub use amx::Amx;
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use super::Isa;
 
@@ -36,15 +36,26 @@ macro_rules! token {
 
             #[inline(always)]
             fn prefetch<T>(self, data: &[T], at: usize) {
-                let line = data.as_ptr().wrapping_add(at).cast::<i8>();
-                // SAFETY: SSE is part of x86-64; a prefetch may name any address.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(line);
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(64));
-                }
+                prefetch::<_MM_HINT_T0, T>(data, at);
+            }
+
+            #[inline(always)]
+            fn prefetch_outer<T>(self, data: &[T], at: usize) {
+                prefetch::<_MM_HINT_T1, T>(data, at);
             }
         }
     };
+}
+
+/// Asks for two cache lines.
+#[inline(always)]
+fn prefetch<const HINT: i32, T>(data: &[T], at: usize) {
+    let line = data.as_ptr().wrapping_add(at).cast::<i8>();
+    // SAFETY: SSE is part of x86-64; a prefetch may name any address.
+    unsafe {
+        _mm_prefetch::<HINT>(line);
+        _mm_prefetch::<HINT>(line.wrapping_add(64));
+    }
 }
 
 token! {

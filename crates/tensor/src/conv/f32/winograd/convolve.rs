@@ -5,7 +5,9 @@ use super::lines::Lines;
 use super::transform::{self, both_sides};
 use super::variant::{MOST_REACH, MOST_STEP, Variant};
 use super::{Tiling, place_step, with_variant};
-use crate::gemm::f32::{Onto, Panel, Panels, Strided, accumulate, asked_for, finish, with_rows};
+use crate::gemm::f32::{
+    Onto, Panel, Panels, Strided, Widest, accumulate, asked_for, finish, with_rows,
+};
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
 use crate::storage::Storage;
@@ -41,7 +43,7 @@ fn filters(
 ) -> Panels {
     let channels = tiling.size[2];
     with_variant!(tiling.tile, W => {
-        Panels::pack(level, W::PLACES * channels, tiling.outputs, |panel, target| {
+        Panels::pack(level, Widest::Two, W::PLACES * channels, tiling.outputs, |panel, target| {
             dispatch_f32!(level, isa => fill::<_, W>(isa, panel, channels, tap, target));
         })
     })
