@@ -82,17 +82,14 @@ pub(crate) fn multiply<I: Float, L: Left>(
                     let left = rows.len() - (block.start + row + count);
                     let coming_rows = if fresh { count.min(left) } else { 0 };
                     for i in group.clone() {
-                        let range = [i - group.start, i + 1 - group.start].map(
+                        let nth = i - group.start;
+                        let range = part(coming_rows, [nth, nth + 1], group.len()).map(
                             #[inline(always)]
-                            |i| row + count + i * coming_rows / group.len(),
+                            |coming| row + count + coming,
                         );
                         let coming = course.after(i, &depth, &next_depth);
-                        let share = [row, row + count].map(
-                            #[inline(always)]
-                            |row| row * coming.len() / block.len(),
-                        );
-                        let ahead =
-                            Ahead { rows: data, step, range, weights: &coming[share[0]..share[1]] };
+                        let [from, to] = part(coming.len(), [row, row + count], block.len());
+                        let ahead = Ahead { rows: data, step, range, weights: &coming[from..to] };
                         let panel = right.get(i).0;
                         let onto = match (depth.start, bias) {
                             (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
@@ -118,6 +115,13 @@ pub(crate) fn multiply<I: Float, L: Left>(
         }
         depth = course.depth_from(depth.end);
     }
+}
+
+/// Where parts `from` to `to`, of `of` equal ones, of `all` begin and end.
+#[inline(always)]
+fn part(all: usize, [from, to]: [usize; 2], of: usize) -> [usize; 2] {
+    // Mostly there is nothing to divide, and dividing takes as long as dozens of products.
+    if all == 0 { [0, 0] } else { [all * from / of, all * to / of] }
 }
 
 /// How the right operand goes by: for each block of the depth, and each block of rows, group after group of

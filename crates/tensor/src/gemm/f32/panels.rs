@@ -101,7 +101,7 @@ impl Panels {
             Widest::Any => most * lanes,
             Widest::Two => 2 * lanes,
         };
-        let shape = Shape { columns, widest, lanes };
+        let shape = Shape::new(columns, widest, lanes);
         let mut data = Storage::recycled(depth * columns.next_multiple_of(lanes));
         let mut rest = data.as_mut_slice();
         let tasks = Vec::from_iter((0..shape.count()).map(|i| {
@@ -148,29 +148,34 @@ struct Shape {
     columns: usize,
     widest: usize,
     lanes: usize,
+    /// Panels of full width.
+    full: usize,
+    /// Vectors behind them.
+    rest: usize,
 }
 
 impl Shape {
-    /// Panels of full width, and the vectors behind them.
-    fn parts(self) -> (usize, usize) {
-        let vectors = self.columns.div_ceil(self.lanes);
-        let widest = self.widest / self.lanes;
-        (vectors / widest, vectors % widest)
+    fn new(columns: usize, widest: usize, lanes: usize) -> Self {
+        let (vectors, widest_vectors) = (columns.div_ceil(lanes), widest / lanes);
+        let (full, rest) = (vectors / widest_vectors, vectors % widest_vectors);
+        Self { columns, widest, lanes, full, rest }
     }
 
     fn count(self) -> usize {
-        let (full, rest) = self.parts();
-        full + rest.count_ones() as usize
+        self.full + self.rest.count_ones() as usize
     }
 
+    #[inline]
     fn panel(self, i: usize) -> Panel {
-        let (full, mut rest) = self.parts();
-        let mut start = i.min(full) * self.widest;
-        let mut width = self.widest;
-        for _ in full..=i {
-            start += if width < self.widest { width } else { 0 };
+        let (mut start, mut width) = (i * self.widest, self.widest);
+        if i >= self.full {
+            start = self.full * self.widest;
+            let mut rest = self.rest;
+            for _ in self.full..i {
+                start += (1 << rest.ilog2()) * self.lanes;
+                rest -= 1 << rest.ilog2();
+            }
             width = (1 << rest.ilog2()) * self.lanes;
-            rest -= 1 << rest.ilog2();
         }
         Panel { start, columns: (self.columns - start).min(width), width }
     }
@@ -191,7 +196,7 @@ mod tests {
         let lanes = 4;
         for widest in [2 * lanes, 4 * lanes] {
             for columns in 0..70 {
-                let shape = Shape { columns, widest, lanes };
+                let shape = Shape::new(columns, widest, lanes);
                 let mut next = 0;
                 for i in 0..shape.count() {
                     let panel = shape.panel(i);
