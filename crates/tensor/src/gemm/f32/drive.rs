@@ -79,8 +79,8 @@ pub(crate) fn multiply<I: Float, L: Left>(
                     }
                     // Rows are asked for once, when the first group is multiplied by those before them.
                     let fresh = in_place.is_some() && group.start == panels.start;
-                    let left = rows.len() - (block.start + row + count);
-                    let coming_rows = if fresh { count.min(left) } else { 0 };
+                    let behind = rows.len() - (block.start + row + count);
+                    let coming_rows = if fresh { count.min(behind) } else { 0 };
                     for i in group.clone() {
                         let nth = i - group.start;
                         let range = part(coming_rows, [nth, nth + 1], group.len()).map(

@@ -45,7 +45,7 @@ impl<'a, const R: usize> Strided<'a, R> {
     }
 
     /// The same rows, each by a pointer of its own, if so few fit into registers. Left to itself, the compiler
-    /// computes them anew from the step at each element, which is a sixth more instructions.
+    /// computes them anew from the step at each column: 43 instructions for 24 products instead of 38.
     #[inline(always)]
     fn held(mut self) -> Self {
         const REGISTERS: usize = 8;
@@ -74,10 +74,9 @@ impl<'a, const R: usize> Strided<'a, R> {
     #[inline(always)]
     pub(crate) fn at(&self, r: usize, k: usize) -> f32 {
         assert!(r < R && k < self.count, "row {r}, element {k}");
-        // SAFETY: `new` has seen that `(R − 1)·step + count` is at most the length of the data, which is
-        // borrowed as long as this lives, and `columns` takes no more than there were; with the assertion,
-        // the element is one of the data. Checked indexing would test each row of each step, since the
-        // compiler cannot follow `r·step`.
+        // Checked indexing would test each row of each step, since the compiler cannot follow `r·step`.
+        // SAFETY: `new` has seen that all rows end within the data, which is borrowed as long as this lives;
+        // `columns` takes no more than there were, and the assertion keeps to what it took.
         unsafe { *self.starts[r].add(k) }
     }
 }
