@@ -3,7 +3,9 @@
 use super::patches::Patches;
 use super::strip::Strip;
 use super::windows::Windows;
-use crate::gemm::f32::{Onto, Panels, Strided, accumulate, finish, multiply, next_rows, with_rows};
+use crate::gemm::f32::{
+    Onto, Panels, Strided, accumulate_rows, finish, multiply, next_rows, with_rows,
+};
 use crate::simd::f32::Float;
 
 /// Multiply-accumulates worth a task of their own: about 100 microseconds.
@@ -144,13 +146,7 @@ fn tile<I: Float, const R: usize, const V: usize>(
             let left = Strided::<R>::new(&strip.values(row, [u, v])[start..], pitch, run);
             let (now, later) = weights.split_at(run * V * I::LANES);
             weights = later;
-            accumulate(
-                isa,
-                &mut acc,
-                #[inline(always)]
-                |r, k| left.at(r, k),
-                now.chunks_exact(V * I::LANES),
-            );
+            accumulate_rows(isa, &mut acc, &left, now);
         }
     }
     for r in 0..R {

@@ -15,7 +15,7 @@ const BLOCK_ROWS: usize = 168;
 const GROUP: usize = 96 << 10;
 
 /// Values of a right operand that stays in the cache from one block of rows to the next.
-const WHOLE: usize = 256 << 10;
+pub(crate) const WHOLE: usize = 256 << 10;
 
 /// Whether rows `step` values apart can be read together: near a multiple of 4 KiB they share the
 /// sets of an L1 cache and displace each other.
@@ -48,7 +48,7 @@ pub(crate) fn multiply<I: Float, L: Left>(
     let few = panels.len() <= 2;
     let in_place = left.in_place(rows.start).filter(
         #[inline(always)]
-        |&(_, step)| few || lie_well(step),
+        |&(_, step)| few || lie_well(step) || (most <= 6 && step <= 2 * I::DEPTH),
     );
     // Rows packed for few panels stay in L1; for many they are worth a block of tiles.
     let block_rows = if in_place.is_none() && few { most } else { BLOCK_ROWS }.min(rows.len());

@@ -1,4 +1,4 @@
-use super::{Matrix, Panels, most_rows, multiply};
+use super::{Matrix, Panels, WHOLE, most_rows, multiply};
 use crate::simd::f32::dispatch_f32;
 use crate::{Error, Level, Result, Tensor, parallel};
 
@@ -111,14 +111,21 @@ impl PackedMatrix {
 
 /// Rows of a task: whole tiles, and of about equal tasks as many as threads share best. None if rows are too few for
 /// all threads to have about the same of them.
+///
+/// If the right operand stays in the cache from task to task, there may be many: threads are not equally fast.
 fn task_rows(m: usize, row_macs: usize, tile: usize) -> Option<usize> {
     let (tiles, threads) = (m.div_ceil(tile), parallel::threads());
     let worth = (TASK_MACS / row_macs).div_ceil(tile);
     let most = worth.max(TASK_ROWS / tile).min(tiles);
     let least = worth.max(TASK_TILES).min(most);
     let turns = |size: usize| tiles.div_ceil(size).div_ceil(threads) * size;
-    // The largest of the cheapest.
-    let size = (least..=most).rev().min_by_key(|&size| turns(size))?;
+    let sizes = least..=most;
+    // The smallest of the cheapest, or the largest.
+    let size = if row_macs <= WHOLE {
+        sizes.min_by_key(|&size| turns(size))?
+    } else {
+        sizes.rev().min_by_key(|&size| turns(size))?
+    };
     let even = tiles.div_ceil(threads);
     (turns(size) <= even + even / 8).then_some(size * tile)
 }

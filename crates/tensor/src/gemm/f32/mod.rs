@@ -24,10 +24,11 @@ mod panels;
 pub(crate) mod reference;
 mod tile;
 
-pub(crate) use drive::multiply;
+pub(crate) use drive::{WHOLE, multiply};
 pub(crate) use left::{Left, Matrix, copy};
 pub use matmul::{PackedMatrix, matmul, matmul_on};
 pub(crate) use panels::{Panel, Panels, Widest};
 pub(crate) use tile::{
-    Onto, Row, Strided, accumulate, asked_for, finish, most_rows, next_rows, with_rows,
+    Onto, Row, Strided, accumulate, accumulate_rows, asked_for, finish, most_rows, next_rows,
+    with_rows,
 };
