@@ -125,6 +125,11 @@ pub trait Product: Copy + Send + Sync + 'static {
     const STEPS: usize = 1;
     /// Multiply-accumulates that are worth a task: some 50 µs, enough to hide the cost of starting it.
     const TASK: usize = 1 << 22;
+    /// Bytes of weights that a task's rows meet one tile after the other, if more than a panel: where a tile is
+    /// multiplied so fast that its rows had better stay in an L1 cache meanwhile, and what it writes come together.
+    const TOGETHER: usize = 0;
+    /// Tasks have a multiple of so many rows.
+    const TASK_ROWS: usize = 1;
 
     /// The token.
     fn isa(self) -> Self::Isa;
@@ -171,21 +176,23 @@ pub trait Product: Copy + Send + Sync + 'static {
         }
     }
 
-    /// Multiplies some rows of `job` with one of its panels. An instruction set that has more than
+    /// Multiplies some rows of `job` with some of its panels. An instruction set that has more than
     /// vectors to multiply with does something else here than [`Job::in_registers`].
     ///
     /// # Safety
-    /// Nobody else touches these rows of the panel's columns in the output meanwhile.
+    /// Nobody else touches these rows of the panels' columns in the output meanwhile.
     #[inline(always)]
     unsafe fn multiply(
         self,
         job: &Job<'_, Self>,
         rows: Range<usize>,
-        panel: usize,
+        panels: Range<usize>,
         epilogue: &Epilogue<'_>,
     ) {
-        // SAFETY: the caller's promise.
-        unsafe { job.in_registers(self, rows, panel, epilogue) }
+        for panel in panels {
+            // SAFETY: the caller's promise.
+            unsafe { job.in_registers(self, rows.clone(), panel, epilogue) }
+        }
     }
 
     /// `steps` steps of a whole tile without a load, as multiply-accumulates: what `limits` measures.

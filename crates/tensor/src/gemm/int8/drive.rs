@@ -62,27 +62,32 @@ pub(crate) struct Job<'a, P: Product> {
 }
 
 impl<P: Product> Job<'_, P> {
-    /// Multiplies everything, in parallel over blocks of rows and panels.
+    /// Multiplies everything, in parallel over blocks of rows and groups of panels.
     ///
     /// # Safety
     /// Nobody else touches the output rows and columns of this job meanwhile.
     pub(crate) unsafe fn run(&self, product: P, epilogue: &Epilogue) {
-        let depth = self.panels.depth();
-        let target = P::TASK / (depth * self.panels.width).max(1);
-        let blocks = self.rows.div_ceil(target.max(2 * P::ROWS)).max(1);
-        let panels = self.panels.count();
+        let (depth, panels) = (self.panels.depth(), self.panels.count());
+        let together = P::TOGETHER / (depth * self.panels.width * size_of::<P::W>()).max(1);
+        let groups = panels.div_ceil(together.max(1));
+        let width = self.panels.width * panels.div_ceil(groups.max(1));
+        let target = P::TASK / (depth * width).max(1);
+        let units = self.rows.div_ceil(P::TASK_ROWS);
+        let blocks = self.rows.div_ceil(target.max(2 * P::ROWS)).clamp(1, units.max(1));
         // Neighbouring tasks share what is larger: rows, which each block reads once for all panels, or
-        // a panel, which is then read once for all blocks.
-        let rows_first = blocks * self.panels.bytes() <= panels * size_of_val(self.image);
-        parallel::for_each(blocks * panels, |task| {
-            let (block, panel) = if rows_first {
-                (task / panels, task % panels)
+        // panels, which are then read once for all blocks.
+        let rows_first = blocks * self.panels.bytes() <= groups * size_of_val(self.image);
+        parallel::for_each(blocks * groups, |task| {
+            let (block, group) = if rows_first {
+                (task / groups, task % groups)
             } else {
                 (task % blocks, task / blocks)
             };
-            let rows = part(self.rows, blocks, block);
+            let units = part(units, blocks, block);
+            let rows = units.start * P::TASK_ROWS..self.rows.min(units.end * P::TASK_ROWS);
+            let panels = part(panels, groups, group);
             // SAFETY: tasks differ in rows or in columns; the rest is the caller's promise.
-            unsafe { product.multiply(self, rows, panel, epilogue) };
+            unsafe { product.multiply(self, rows, panels, epilogue) };
         });
     }
 
@@ -91,10 +96,8 @@ impl<P: Product> Job<'_, P> {
     /// # Safety
     /// As [`Job::run`].
     pub(crate) unsafe fn run_here(&self, product: P, epilogue: &Epilogue) {
-        for panel in 0..self.panels.count() {
-            // SAFETY: the caller's promise.
-            unsafe { product.multiply(self, 0..self.rows, panel, epilogue) };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { product.multiply(self, 0..self.rows, 0..self.panels.count(), epilogue) };
     }
 
     /// Multiplies some rows with one panel, sums being vectors in registers.

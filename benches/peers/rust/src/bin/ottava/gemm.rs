@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 use anyhow::Result;
 use ottava_peers::{Files, Model};
@@ -22,11 +22,38 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let b: Vec<i8> = bytemuck::allocation::cast_vec(files.bytes("b.s8")?);
     let product = Int8Gemm::new(level, k, n, &b)?;
     let scratch = vec![0; product.scratch_len(m)];
-    let a = files.bytes("a.u8")?;
-    // At a cache line, as allocators of other engines have it.
-    let c = vec![0; m * n + 16];
-    let start = c.as_ptr().align_offset(64);
-    Ok(Box::new(Integer { product, level, m, a, c, used: start..start + m * n, scratch }))
+    let (a, c) = (Aligned::new(&files.bytes("a.u8")?), Aligned::new(&vec![0; m * n]));
+    Ok(Box::new(Integer { product, level, m, a, c, scratch }))
+}
+
+/// Values from a cache line on, as other engines' allocators place them.
+struct Aligned<T> {
+    memory: Vec<T>,
+    used: Range<usize>,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    fn new(values: &[T]) -> Self {
+        let mut memory = vec![T::default(); values.len() + 64];
+        let start = memory.as_ptr().align_offset(64);
+        let used = start..start + values.len();
+        memory[used.clone()].copy_from_slice(values);
+        Self { memory, used }
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.memory[self.used.clone()]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.used.clone()]
+    }
 }
 
 /// The product as a layer computes it: requantized where the sums are.
@@ -47,7 +74,7 @@ fn codes(files: &Files) -> Result<Box<dyn Model>> {
         low: 0,
         high: 255,
     };
-    let (a, c) = (files.bytes("a.u8")?, vec![0; m * n]);
+    let (a, c) = (Aligned::new(&files.bytes("a.u8")?), Aligned::new(&vec![0; m * n]));
     Ok(Box::new(Codes { product, geometry, law, level, a, c, scratch }))
 }
 
@@ -56,8 +83,8 @@ struct Codes {
     geometry: ConvGeometry,
     law: Requantize,
     level: Level,
-    a: Vec<u8>,
-    c: Vec<u8>,
+    a: Aligned<u8>,
+    c: Aligned<u8>,
     scratch: Vec<u8>,
 }
 
@@ -102,10 +129,8 @@ struct Integer {
     product: Int8Gemm,
     level: Level,
     m: usize,
-    a: Vec<u8>,
-    c: Vec<i32>,
-    /// The part of `c` that is the output.
-    used: Range<usize>,
+    a: Aligned<u8>,
+    c: Aligned<i32>,
     scratch: Vec<u8>,
 }
 
@@ -115,13 +140,12 @@ impl Model for Integer {
     }
 
     fn run(&mut self) -> Result<()> {
-        let c = &mut self.c[self.used.clone()];
-        self.product.run(self.m, &self.a, 0, c, &mut self.scratch);
+        self.product.run(self.m, &self.a, 0, &mut self.c, &mut self.scratch);
         Ok(())
     }
 
     fn outputs(&mut self) -> Result<Vec<f32>> {
         self.run()?;
-        Ok(self.c[self.used.clone()].iter().map(|&sum| sum as f32).collect())
+        Ok(self.c.iter().map(|&sum| sum as f32).collect())
     }
 }

@@ -12,24 +12,18 @@ mod lines;
 mod multiply;
 
 use std::arch::asm;
-use std::arch::x86_64::{_mm_sfence, _mm512_stream_si512};
 use std::ops::Range;
 
 use self::lines::{FINISHED, Lines, Tile, Unfinished};
 use self::multiply::{Configured, HEIGHT, LANES, LINE, multiply};
 use super::avx512::Quads;
-use crate::gemm::int8::{Epilogue, Finish, Job, Place, Sink};
+use crate::gemm::int8::{Epilogue, Finish, Job, Panels, Place, Sink};
 use crate::simd::Isa;
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::Amx;
 
 /// Fewer rows than this are multiplied by vectors: tiles would have to be set up for little work.
 const FEWEST: usize = 4;
-/// The sums of a matrix product that has so many go past the caches: nobody would find all of them there
-/// later, and their lines need not be fetched before they are written. (Those of a convolution are
-/// training's, which reads them at once.)
-const STREAMED: usize = 1 << 18;
-
 /// `tdpbusd` on raw codes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tiles(Quads<Amx>);
@@ -53,6 +47,9 @@ impl Product for Tiles {
     const STEPS: usize = LINE / 4;
     // Some twenty microseconds: of a larger block the rows would not stay in the L2 cache.
     const TASK: usize = 1 << 24;
+    // A quarter of an L2 cache.
+    const TOGETHER: usize = 1 << 19;
+    const TASK_ROWS: usize = 2 * HEIGHT;
 
     #[inline(always)]
     fn isa(self) -> Amx {
@@ -86,46 +83,33 @@ impl Product for Tiles {
         self,
         job: &Job<'_, Self>,
         rows: Range<usize>,
-        panel: usize,
+        panels: Range<usize>,
         epilogue: &Epilogue<'_>,
     ) {
         let lines = Lines::new(&job.map, job.rows);
         if rows.len().min(lines.len) < FEWEST || job.panels.steps == 0 {
-            // SAFETY: the caller's promise.
-            return unsafe { job.in_registers(self, rows, panel, epilogue) };
+            for panel in panels {
+                // SAFETY: the caller's promise.
+                unsafe { job.in_registers(self, rows.clone(), panel, epilogue) }
+            }
+            return;
         }
         let run = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Self::GROUP;
         let reach = run + (lines.height() - 1) * job.map.pixel;
-        let weights = job.panels.panel(panel);
-        assert!(job.panels.depth() * job.panels.panel_width(panel) <= weights.len());
-        let streams = match &epilogue.sink {
-            Sink::Accumulate(out) => {
-                job.map.height == 1
-                    && out.is_large(STREAMED, LINE)
-                    && epilogue.channels.is_multiple_of(LANES)
-                    && job.origin[1].is_multiple_of(LANES)
-                    && job.panels.columns.is_multiple_of(LANES)
-            }
-            Sink::Scale { .. } | Sink::Requantize { .. } => false,
-        };
-        let first = panel * job.panels.width;
-        let columns = (job.panels.columns - first).min(job.panels.panel_width(panel));
-        // What every row would look up is looked up once.
-        let epilogue = epilogue.part(job.origin[0], first + job.origin[1]);
-        let block =
-            Block { isa: self.isa(), job, lines, weights, reach, streams, columns, epilogue };
+        let block = Block { isa: self.isa(), job, lines, reach, epilogue };
+        // The last panel may have one vector.
+        let wide = |panel: usize| job.panels.panel_width(panel) == Self::VECTORS * LANES;
+        let middle = if wide(panels.end - 1) { panels.end } else { panels.end - 1 };
         self.isa().enter(
             #[inline(always)]
             || {
                 // A run shorter than a row of a tile is read no further than it reaches.
                 let bytes = if job.panels.steps == Self::STEPS { job.panels.len } else { LINE };
                 let _configured = Configured::new(self.isa(), lines.height(), bytes);
-                match job.panels.panel_width(panel) / LANES {
-                    // SAFETY: tiles are configured; the rest is the caller's promise.
-                    1 => unsafe { block.run::<1>(rows) },
-                    // SAFETY: as above.
-                    2 => unsafe { block.run::<2>(rows) },
-                    vectors => unreachable!("a panel of {vectors} vectors"),
+                // SAFETY: tiles are configured; the rest is the caller's promise.
+                unsafe {
+                    block.run::<2>(rows.clone(), panels.start..middle);
+                    block.run::<1>(rows, middle..panels.end);
                 }
             },
         );
@@ -150,34 +134,27 @@ impl Product for Tiles {
     }
 }
 
-/// Some rows times a panel.
+/// Some rows times some panels.
 struct Block<'a> {
     isa: Amx,
     job: &'a Job<'a, Tiles>,
     lines: Lines,
-    weights: &'a [i8],
     /// How far behind its first a tile reads the image.
     reach: usize,
-    /// Whether the sums go past the caches.
-    streams: bool,
-    /// How many of the panel's columns exist.
-    columns: usize,
-    /// From the first row of the product and the first column of the panel on.
-    epilogue: Epilogue<'a>,
+    epilogue: &'a Epilogue<'a>,
 }
 
 impl Block<'_> {
+    /// Tile after tile of rows, each with one panel after the other, of `NV` vectors each.
+    ///
     /// # Safety
     /// Tiles are configured for the lines' height. Nobody else touches this place of the output.
     #[inline(always)]
-    unsafe fn run<const NV: usize>(&self, rows: Range<usize>) {
-        let Self { job, lines, .. } = self;
-        // What sums start from that the tiles themselves write.
-        let mut bias = [0; 2 * LANES];
-        let vectors = self.epilogue.bias::<_, NV>(self.isa, 0);
-        for (v, vector) in vectors.into_iter().enumerate() {
-            self.isa.store(vector, &mut bias[v * LANES..]);
+    unsafe fn run<const NV: usize>(&self, rows: Range<usize>, panels: Range<usize>) {
+        if panels.is_empty() {
+            return;
         }
+        let Self { job, lines, .. } = self;
         let ((line, mut place), (last_line, last)) =
             (lines.place(rows.start), lines.place(rows.end - 1));
         // Sums are multiplied into one of them while those of the other are finished.
@@ -197,32 +174,33 @@ impl Block<'_> {
                 waiting = match waiting {
                     None => Some(tile),
                     Some(earlier) => {
-                        let tiles = [earlier, tile];
-                        // SAFETY: the caller's promise.
-                        unfinished =
-                            unsafe { self.tiles::<2, NV>(tiles, &bias, here, unfinished, there) };
-                        (here, there) = (there, here);
+                        let tiles = Tiled::new([earlier, tile], self);
+                        for panel in panels.clone() {
+                            // SAFETY: the caller's promise.
+                            unfinished = unsafe {
+                                self.tiles::<2, NV>(&tiles, panel, here, unfinished, there)
+                            };
+                            (here, there) = (there, here);
+                        }
                         None
                     }
                 };
             }
             place = 0;
         }
-        // SAFETY: the caller's promise.
-        unsafe {
-            if let Some(tile) = waiting {
-                unfinished = self.tiles::<1, NV>([tile], &bias, here, unfinished, there);
-                there = here;
+        if let Some(tile) = waiting {
+            let tiles = Tiled::new([tile], self);
+            for panel in panels {
+                // SAFETY: the caller's promise.
+                unfinished = unsafe { self.tiles::<1, NV>(&tiles, panel, here, unfinished, there) };
+                (here, there) = (there, here);
             }
-            while self.finish_some::<NV>(&mut unfinished, there) {}
         }
-        if self.streams {
-            // SAFETY: every CPU with tiles has it. Other threads see the sums when they see what follows.
-            unsafe { _mm_sfence() };
-        }
+        // SAFETY: the caller's promise.
+        while unsafe { self.finish_some::<NV>(&mut unfinished, there) } {}
     }
 
-    /// Multiplies some tiles into `sums`, and meanwhile finishes what is `unfinished` of the
+    /// Multiplies some tiles with a panel into `sums`, and meanwhile finishes what is `unfinished` of the
     /// `earlier` ones: the processor multiplies tiles and vectors at the same time, but looks too
     /// little ahead to find both by itself.
     ///
@@ -231,35 +209,38 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn tiles<const R: usize, const NV: usize>(
         &self,
-        tiles: [Tile; R],
-        bias: &[i32; 2 * LANES],
+        tiles: &Tiled<R>,
+        panel: usize,
         sums: &mut Sums,
         mut unfinished: Unfinished,
         earlier: &Sums,
     ) -> Unfinished {
-        let Self { job, lines, .. } = self;
-        let units = job.panels.steps / Tiles::STEPS;
-        for tile in tiles {
-            assert!(tile.offset + self.reach <= job.image.len());
-        }
-        let (x, pixel) = (tiles.map(|tile| job.image[tile.offset..].as_ptr()), job.map.pixel);
-        // SAFETY: the caller's promise.
-        let in_place = unsafe { self.in_place::<R, NV>(&tiles) }.filter(|_| !self.streams);
-        let (to, stride) = in_place.unwrap_or((sums.0.as_mut_ptr(), NV * LANES));
+        let Job { runs, panels, .. } = self.job;
+        let units = panels.steps / Tiles::STEPS;
+        let weights = panels.panel(panel);
+        assert!(panels.depth() * NV * LANES <= weights.len());
+        let in_place = tiles.in_place.filter(|_| self.columns(panel) == NV * LANES);
+        let (to, stride) = match in_place {
+            Some(out) => (out.wrapping_add(panel * panels.width), self.epilogue.channels),
+            None => (sums.0.as_mut_ptr(), NV * LANES),
+        };
+        // Sums that are finished get it there, from registers.
+        let bias = in_place
+            .map(|_| &self.epilogue.bias[self.column(panel)..][..NV * LANES])
+            .filter(|bias| bias.iter().any(|&bias| bias != 0));
         // Where there are few units, more is finished behind each.
-        let each = (2 * HEIGHT / FINISHED).div_ceil(job.runs.len() * units);
-        // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `reach` says; the panel holds a tile of weights for each vector and unit of each run; the sums
-        // belong to this task, or to the output's rows and columns that it owns, and the unfinished
-        // ones to others of its rows.
+        let each = (2 * HEIGHT / FINISHED).div_ceil(runs.len() * units);
+        // SAFETY: every place of a tile, each run and all of its steps lie in the image, as `Tiled` has seen; the
+        // panel holds a tile of weights for each vector and unit of each run; the sums belong to this task, or to
+        // the output's rows and columns that it owns, and the unfinished ones to others of its places.
         unsafe {
             multiply::<R, NV>(
-                x,
-                pixel,
-                job.runs,
+                tiles.starts,
+                self.job.map.pixel,
+                runs,
                 units,
-                self.weights,
-                // Sums that are finished get it there, from registers.
-                in_place.is_some().then_some(bias),
+                weights,
+                bias,
                 to,
                 stride,
                 #[inline(always)]
@@ -271,32 +252,20 @@ impl Block<'_> {
             );
             while self.finish_some::<NV>(&mut unfinished, earlier) {}
         }
-        if in_place.is_some() { Unfinished::NOTHING } else { Unfinished::new(&tiles, lines) }
+        if in_place.is_some() { Unfinished::NOTHING } else { tiles.unfinished.of(panel) }
     }
 
-    /// Where the sums may be written by the tiles themselves, and the elements of an output row: if
-    /// they stay `i32`, all belong to rows and columns that exist, and their lines are cache lines.
-    ///
-    /// # Safety
-    /// As [`Block::run`].
+    /// The first column of a panel in the output.
     #[inline(always)]
-    unsafe fn in_place<const R: usize, const NV: usize>(
-        &self,
-        tiles: &[Tile; R],
-    ) -> Option<(*mut i32, usize)> {
-        let Sink::Accumulate(out) = &self.epilogue.sink else { return None };
-        let (lines, stride) = (&self.lines, self.epilogue.channels);
-        let first = lines.row(tiles[0].line, tiles[0].from);
-        let whole = tiles.iter().enumerate().all(|(t, tile)| {
-            tile.to - tile.from == HEIGHT && lines.row(tile.line, tile.from) == first + t * HEIGHT
-        });
-        if !whole || lines.pitch != lines.width || self.columns != NV * LANES {
-            return None;
-        }
-        let start = first * stride;
-        let out = out.pointer(start, (R * HEIGHT - 1) * stride + NV * LANES);
-        let aligned = (out as usize).is_multiple_of(LINE) && stride.is_multiple_of(LANES);
-        aligned.then_some((out, stride))
+    fn column(&self, panel: usize) -> usize {
+        self.job.origin[1] + panel * self.job.panels.width
+    }
+
+    /// How many columns of a panel exist.
+    #[inline(always)]
+    fn columns(&self, panel: usize) -> usize {
+        let Panels { columns, width, .. } = self.job.panels;
+        (columns - panel * width).min(*width)
     }
 
     /// Finishes a few of the rows of `sums` that are left, and says whether there were any.
@@ -308,14 +277,15 @@ impl Block<'_> {
         let Some(at) = left.at() else { return false };
         let stride = NV * LANES;
         let sums = &sums.0[at * stride..][..FINISHED * stride];
+        let panel = left.panel;
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(row) = left.take_all(&self.lines) {
-                self.finish_rows::<FINISHED, NV>(sums, row);
+                self.finish_rows::<FINISHED, NV>(sums, row, panel);
             } else {
                 for sums in sums.chunks_exact(stride) {
                     if let Some(row) = left.take(&self.lines) {
-                        self.finish_rows::<1, NV>(sums, row);
+                        self.finish_rows::<1, NV>(sums, row, panel);
                     }
                 }
             }
@@ -326,29 +296,22 @@ impl Block<'_> {
     /// # Safety
     /// As [`Block::run`], for these rows.
     #[inline(always)]
-    unsafe fn finish_rows<const MR: usize, const NV: usize>(&self, sums: &[i32], row: usize) {
+    unsafe fn finish_rows<const MR: usize, const NV: usize>(
+        &self,
+        sums: &[i32],
+        row: usize,
+        panel: usize,
+    ) {
         let isa = self.isa;
         let sums = &sums[..MR * NV * LANES];
-        let mut acc = [self.epilogue.bias::<_, NV>(isa, 0); MR];
+        let (row, column) = (self.job.origin[0] + row, self.column(panel));
+        let mut acc = [self.epilogue.bias::<_, NV>(isa, column); MR];
         for (i, acc) in acc.iter_mut().enumerate() {
             for (v, acc) in acc.iter_mut().enumerate() {
                 *acc = isa.add(*acc, isa.load(&sums[(i * NV + v) * LANES..]));
             }
         }
-        if let (true, Sink::Accumulate(out)) = (self.streams, &self.epilogue.sink) {
-            for (i, acc) in acc.iter().enumerate() {
-                let at = (row + i) * self.epilogue.channels;
-                // SAFETY: the caller's promise; a vector is a line, and `streams` says that all begin at one.
-                unsafe {
-                    let out = out.slice(at, NV * LANES);
-                    for (v, &acc) in acc.iter().enumerate() {
-                        _mm512_stream_si512(out.as_mut_ptr().add(v * LANES).cast(), acc);
-                    }
-                }
-            }
-            return;
-        }
-        let place = Place { row, rows: MR, column: 0, columns: self.columns };
+        let place = Place { row, rows: MR, column, columns: self.columns(panel) };
         // SAFETY: the caller's promise.
         unsafe {
             if place.columns == NV * LANES {
@@ -357,6 +320,47 @@ impl Block<'_> {
                 self.epilogue.ragged(isa, &acc, place);
             }
         }
+    }
+}
+
+/// Tiles of rows, and what is the same for all panels.
+struct Tiled<const R: usize> {
+    /// Where they start in the image.
+    starts: [*const u8; R],
+    /// All of their rows.
+    unfinished: Unfinished,
+    /// Where the tiles themselves may write the sums of the first panel's first row: if they stay `i32`, all rows
+    /// exist, and their lines are cache lines.
+    in_place: Option<*mut i32>,
+}
+
+impl<const R: usize> Tiled<R> {
+    #[inline(always)]
+    fn new(tiles: [Tile; R], block: &Block) -> Self {
+        let Block { job, lines, reach, epilogue, .. } = block;
+        for tile in tiles {
+            assert!(tile.offset + reach <= job.image.len());
+        }
+        let starts = tiles.map(|tile| job.image[tile.offset..].as_ptr());
+        let unfinished = Unfinished::new(&tiles, lines);
+        let in_place = match &epilogue.sink {
+            Sink::Accumulate(out) => {
+                let first = lines.row(tiles[0].line, tiles[0].from);
+                let whole = lines.pitch == lines.width
+                    && tiles.iter().enumerate().all(|(t, tile)| {
+                        tile.to - tile.from == HEIGHT
+                            && lines.row(tile.line, tile.from) == first + t * HEIGHT
+                    });
+                let start = (job.origin[0] + first) * epilogue.channels + job.origin[1];
+                let len = (R * HEIGHT - 1) * epilogue.channels + job.panels.columns;
+                let aligned = epilogue.channels.is_multiple_of(LANES);
+                (whole && aligned)
+                    .then(|| out.pointer(start, len))
+                    .filter(|out| (*out as usize).is_multiple_of(LINE))
+            }
+            Sink::Scale { .. } | Sink::Requantize { .. } => None,
+        };
+        Self { starts, unfinished, in_place }
     }
 }
 

@@ -77,13 +77,16 @@ pub(super) struct Tile {
 }
 
 /// Rows that the epilogue is given at a time.
-pub(super) const FINISHED: usize = 4;
+pub(super) const FINISHED: usize = 8;
 
 /// The rows of two tiles at most whose sums wait to be finished.
 ///
 /// Plain numbers that stay in registers: a copy of them through memory would wait for all that the
 /// tiles store.
+#[derive(Clone, Copy)]
 pub(super) struct Unfinished {
+    /// The panel that their rows were multiplied with.
+    pub(super) panel: usize,
     /// The next row of sums, and how many there are.
     at: usize,
     end: usize,
@@ -105,7 +108,7 @@ struct Part {
 impl Unfinished {
     pub(super) const NOTHING: Self = {
         let part = Part { from: 0, to: 0, x: 0, row: 0 };
-        Self { at: 0, end: 0, now: part, next: part }
+        Self { panel: 0, at: 0, end: 0, now: part, next: part }
     };
 
     #[inline(always)]
@@ -121,7 +124,13 @@ impl Unfinished {
             }
         };
         let (now, next) = (part(0), part(R - 1));
-        Self { at: 0, end: next.to.next_multiple_of(FINISHED), now, next }
+        Self { panel: 0, at: 0, end: next.to.next_multiple_of(FINISHED), now, next }
+    }
+
+    /// The same rows times another panel.
+    #[inline(always)]
+    pub(super) fn of(self, panel: usize) -> Self {
+        Self { panel, ..self }
     }
 
     /// The next row of sums; `None` behind the last one. There are always [`FINISHED`] to be taken.

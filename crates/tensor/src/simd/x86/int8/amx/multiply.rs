@@ -76,7 +76,7 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
     runs: &[usize],
     units: usize,
     w: &[i8],
-    bias: Option<&[i32; 2 * LANES]>,
+    bias: Option<&[i32]>,
     sums: *mut i32,
     stride: usize,
     mut between: impl FnMut(),
@@ -94,6 +94,7 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
             // and `w` stays in the panel, a unit at a time. A prefetch may name any address.
             unsafe {
                 if let Some(bias) = bias {
+                    let bias = &bias[..NV * LANES];
                     asm!(
                         $($begin,)*
                         bias = in(reg) bias.as_ptr(),
