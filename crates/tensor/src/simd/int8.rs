@@ -125,9 +125,9 @@ pub trait Product: Copy + Send + Sync + 'static {
     const STEPS: usize = 1;
     /// Multiply-accumulates that are worth a task: some 50 µs, enough to hide the cost of starting it.
     const TASK: usize = 1 << 22;
-    /// Bytes of weights that a task's rows meet one tile after the other, if more than a panel: where a tile is
-    /// multiplied so fast that its rows had better stay in an L1 cache meanwhile, and what it writes come together.
-    const TOGETHER: usize = 0;
+    /// Most panels that a tile of rows meets before the next one. More than one where tiles are multiplied so fast
+    /// that rows had better stay in an L1 cache meanwhile, and what is written for them come together.
+    const TOGETHER: usize = 1;
     /// Tasks have a multiple of so many rows.
     const TASK_ROWS: usize = 1;
 

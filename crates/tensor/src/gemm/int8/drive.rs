@@ -68,8 +68,7 @@ impl<P: Product> Job<'_, P> {
     /// Nobody else touches the output rows and columns of this job meanwhile.
     pub(crate) unsafe fn run(&self, product: P, epilogue: &Epilogue) {
         let (depth, panels) = (self.panels.depth(), self.panels.count());
-        let together = P::TOGETHER / (depth * self.panels.width * size_of::<P::W>()).max(1);
-        let groups = panels.div_ceil(together.max(1));
+        let groups = panels.div_ceil(self.together());
         let width = self.panels.width * panels.div_ceil(groups.max(1));
         let target = P::TASK / (depth * width).max(1);
         let units = self.rows.div_ceil(P::TASK_ROWS);
@@ -96,8 +95,22 @@ impl<P: Product> Job<'_, P> {
     /// # Safety
     /// As [`Job::run`].
     pub(crate) unsafe fn run_here(&self, product: P, epilogue: &Epilogue) {
-        // SAFETY: the caller's promise.
-        unsafe { product.multiply(self, 0..self.rows, 0..self.panels.count(), epilogue) };
+        let (panels, together) = (self.panels.count(), self.together());
+        for first in (0..panels).step_by(together) {
+            let panels = first..panels.min(first + together);
+            // SAFETY: the caller's promise.
+            unsafe { product.multiply(self, 0..self.rows, panels, epilogue) };
+        }
+    }
+
+    /// How many panels a tile of rows meets before the next one.
+    ///
+    /// One if rows overlap, as those of a convolution do: they are so much less than weights that one panel had
+    /// better stay in the L1 cache while they go by.
+    fn together(&self) -> usize {
+        let overlap = self.runs.len() * self.panels.len > self.map.pixel;
+        let panel = self.panels.depth() * self.panels.width * size_of::<P::W>();
+        if overlap { 1 } else { (GROUP / panel.max(1)).clamp(1, P::TOGETHER) }
     }
 
     /// Multiplies some rows with one panel, sums being vectors in registers.
@@ -146,6 +159,8 @@ impl<P: Product> Job<'_, P> {
     }
 }
 
+/// Bytes of the panels that tiles of rows meet one after the other: a quarter of an L2 cache.
+const GROUP: usize = 1 << 19;
 /// Rows whose places are worked out at a time: a multiple of every tile's height.
 const STRIP: usize = 48;
 /// No product has a larger `ROW_STEP`.

@@ -161,6 +161,25 @@ impl Finish for Epilogue<'_> {
 }
 
 impl Epilogue<'_> {
+    /// The same, from a row and a column of the output on.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn part(&self, row: usize, column: usize) -> Epilogue<'_> {
+        let at = row * self.channels + column;
+        let sink = match &self.sink {
+            Sink::Accumulate(out) => Sink::Accumulate(out.from(at)),
+            Sink::Scale { scale, values } => {
+                Sink::Scale { scale: &scale[column..], values: values.from(at) }
+            }
+            Sink::Requantize { multiplier, grid, add, codes } => Sink::Requantize {
+                multiplier: &multiplier[column..],
+                grid: *grid,
+                add: add.map(|(add, other)| (add, &other[at..])),
+                codes: codes.from(at),
+            },
+        };
+        Epilogue { bias: &self.bias[column..], channels: self.channels, sink }
+    }
+
     /// Finishes some sums of one row, bias included, from `column` on.
     ///
     /// # Safety
@@ -292,6 +311,14 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(out: &'a mut [T]) -> Self {
         Self { start: out.as_mut_ptr(), len: out.len(), borrows: PhantomData }
+    }
+
+    /// All elements from `at` on.
+    #[cfg(target_arch = "x86_64")]
+    fn from(&self, at: usize) -> Shared<'_, T> {
+        assert!(at <= self.len);
+        // SAFETY: in bounds of the slice that `new` borrowed for 'a.
+        Shared { start: unsafe { self.start.add(at) }, len: self.len - at, borrows: PhantomData }
     }
 
     /// `len` elements from `at` on.

@@ -24,7 +24,6 @@ pub(crate) struct Panels<W> {
     pub(crate) width: usize,
     lanes: usize,
     /// Elements of one run, as they were before they were padded to steps.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) len: usize,
     /// Steps of one run.
     pub(crate) steps: usize,
@@ -45,7 +44,6 @@ impl<W: Pod> Panels<W> {
             columns,
             width: P::VECTORS * lanes,
             lanes,
-            #[cfg(target_arch = "x86_64")]
             len,
             steps,
             depth,

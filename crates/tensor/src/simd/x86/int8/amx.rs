@@ -12,18 +12,22 @@ mod lines;
 mod multiply;
 
 use std::arch::asm;
+use std::array::from_fn;
 use std::ops::Range;
 
 use self::lines::{FINISHED, Lines, Tile, Unfinished};
 use self::multiply::{Configured, HEIGHT, LANES, LINE, multiply};
 use super::avx512::Quads;
-use crate::gemm::int8::{Epilogue, Finish, Job, Panels, Place, Sink};
+use crate::gemm::int8::{Epilogue, Finish, Job, Place, Sink};
 use crate::simd::Isa;
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::Amx;
 
 /// Fewer rows than this are multiplied by vectors: tiles would have to be set up for little work.
 const FEWEST: usize = 4;
+/// Panels that a tile of rows meets before the next one.
+const TOGETHER: usize = 16;
+
 /// `tdpbusd` on raw codes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tiles(Quads<Amx>);
@@ -47,8 +51,7 @@ impl Product for Tiles {
     const STEPS: usize = LINE / 4;
     // Some twenty microseconds: of a larger block the rows would not stay in the L2 cache.
     const TASK: usize = 1 << 24;
-    // A quarter of an L2 cache.
-    const TOGETHER: usize = 1 << 19;
+    const TOGETHER: usize = TOGETHER;
     const TASK_ROWS: usize = 2 * HEIGHT;
 
     #[inline(always)]
@@ -108,8 +111,14 @@ impl Product for Tiles {
                 let _configured = Configured::new(self.isa(), lines.height(), bytes);
                 // SAFETY: tiles are configured; the rest is the caller's promise.
                 unsafe {
-                    block.run::<2>(rows.clone(), panels.start..middle);
-                    block.run::<1>(rows, middle..panels.end);
+                    match middle - panels.start {
+                        0 => {}
+                        1 => block.run::<2, 1>(rows.clone(), panels.start..middle),
+                        _ => block.run::<2, TOGETHER>(rows.clone(), panels.start..middle),
+                    }
+                    if middle < panels.end {
+                        block.run::<1, 1>(rows, middle..panels.end);
+                    }
                 }
             },
         );
@@ -145,22 +154,31 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Tile after tile of rows, each with one panel after the other, of `NV` vectors each.
+    /// Tile after tile of rows, each with one panel after the other: at least one, at most `MOST`, of `NV`
+    /// vectors each.
     ///
     /// # Safety
     /// Tiles are configured for the lines' height. Nobody else touches this place of the output.
     #[inline(always)]
-    unsafe fn run<const NV: usize>(&self, rows: Range<usize>, panels: Range<usize>) {
-        if panels.is_empty() {
-            return;
-        }
+    unsafe fn run<const NV: usize, const MOST: usize>(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+    ) {
         let Self { job, lines, .. } = self;
         let ((line, mut place), (last_line, last)) =
             (lines.place(rows.start), lines.place(rows.end - 1));
+        // Of one panel the compiler knows that it is always the same.
+        let count = if MOST == 1 { 1 } else { panels.len() };
+        let parts: [_; MOST] = from_fn(
+            #[inline(always)]
+            |i| self.part(panels.start + i.min(count - 1)),
+        );
+        let parts = &parts[..count];
         // Sums are multiplied into one of them while those of the other are finished.
         let mut sums = [Sums::ZERO; 2];
         let [mut here, mut there] = sums.each_mut();
-        let mut unfinished = Unfinished::NOTHING;
+        let (mut unfinished, mut earlier) = (Unfinished::NOTHING, &parts[0]);
         let mut waiting = None;
         for line in line..=last_line {
             let end = if line == last_line { last + 1 } else { lines.len };
@@ -173,14 +191,14 @@ impl Block<'_> {
                 place = to;
                 waiting = match waiting {
                     None => Some(tile),
-                    Some(earlier) => {
-                        let tiles = Tiled::new([earlier, tile], self);
-                        for panel in panels.clone() {
+                    Some(before) => {
+                        let tiles = Tiled::new([before, tile], self);
+                        for part in parts {
                             // SAFETY: the caller's promise.
                             unfinished = unsafe {
-                                self.tiles::<2, NV>(&tiles, panel, here, unfinished, there)
+                                self.tiles::<2, NV>(&tiles, part, here, unfinished, earlier, there)
                             };
-                            (here, there) = (there, here);
+                            (here, there, earlier) = (there, here, part);
                         }
                         None
                     }
@@ -190,14 +208,15 @@ impl Block<'_> {
         }
         if let Some(tile) = waiting {
             let tiles = Tiled::new([tile], self);
-            for panel in panels {
+            for part in parts {
                 // SAFETY: the caller's promise.
-                unfinished = unsafe { self.tiles::<1, NV>(&tiles, panel, here, unfinished, there) };
-                (here, there) = (there, here);
+                unfinished =
+                    unsafe { self.tiles::<1, NV>(&tiles, part, here, unfinished, earlier, there) };
+                (here, there, earlier) = (there, here, part);
             }
         }
         // SAFETY: the caller's promise.
-        while unsafe { self.finish_some::<NV>(&mut unfinished, there) } {}
+        while unsafe { self.finish_some::<NV>(&mut unfinished, earlier, there) } {}
     }
 
     /// Multiplies some tiles with a panel into `sums`, and meanwhile finishes what is `unfinished` of the
@@ -210,23 +229,22 @@ impl Block<'_> {
     unsafe fn tiles<const R: usize, const NV: usize>(
         &self,
         tiles: &Tiled<R>,
-        panel: usize,
+        part: &Part,
         sums: &mut Sums,
         mut unfinished: Unfinished,
-        earlier: &Sums,
+        earlier: &Part,
+        earlier_sums: &Sums,
     ) -> Unfinished {
         let Job { runs, panels, .. } = self.job;
         let units = panels.steps / Tiles::STEPS;
-        let weights = panels.panel(panel);
-        assert!(panels.depth() * NV * LANES <= weights.len());
-        let in_place = tiles.in_place.filter(|_| self.columns(panel) == NV * LANES);
+        let in_place = tiles.in_place.filter(|_| part.columns == NV * LANES);
         let (to, stride) = match in_place {
-            Some(out) => (out.wrapping_add(panel * panels.width), self.epilogue.channels),
+            Some(out) => (out.wrapping_add(part.first), self.epilogue.channels),
             None => (sums.0.as_mut_ptr(), NV * LANES),
         };
         // Sums that are finished get it there, from registers.
         let bias = in_place
-            .map(|_| &self.epilogue.bias[self.column(panel)..][..NV * LANES])
+            .map(|_| &part.epilogue.bias[..NV * LANES])
             .filter(|bias| bias.iter().any(|&bias| bias != 0));
         // Where there are few units, more is finished behind each.
         let each = (2 * HEIGHT / FINISHED).div_ceil(runs.len() * units);
@@ -239,33 +257,34 @@ impl Block<'_> {
                 self.job.map.pixel,
                 runs,
                 units,
-                weights,
+                part.weights,
                 bias,
                 to,
                 stride,
                 #[inline(always)]
                 || {
                     for _ in 0..each {
-                        self.finish_some::<NV>(&mut unfinished, earlier);
+                        self.finish_some::<NV>(&mut unfinished, earlier, earlier_sums);
                     }
                 },
             );
-            while self.finish_some::<NV>(&mut unfinished, earlier) {}
+            while self.finish_some::<NV>(&mut unfinished, earlier, earlier_sums) {}
         }
-        if in_place.is_some() { Unfinished::NOTHING } else { tiles.unfinished.of(panel) }
+        if in_place.is_some() {
+            Unfinished::NOTHING
+        } else {
+            Unfinished::new(&tiles.tiles, &self.lines)
+        }
     }
 
-    /// The first column of a panel in the output.
     #[inline(always)]
-    fn column(&self, panel: usize) -> usize {
-        self.job.origin[1] + panel * self.job.panels.width
-    }
-
-    /// How many columns of a panel exist.
-    #[inline(always)]
-    fn columns(&self, panel: usize) -> usize {
-        let Panels { columns, width, .. } = self.job.panels;
-        (columns - panel * width).min(*width)
+    fn part(&self, panel: usize) -> Part<'_> {
+        let Job { panels, origin, .. } = self.job;
+        let (weights, first) = (panels.panel(panel), panel * panels.width);
+        assert!(panels.depth() * panels.panel_width(panel) <= weights.len());
+        let columns = (panels.columns - first).min(panels.width);
+        let epilogue = self.epilogue.part(origin[0], origin[1] + first);
+        Part { weights, first, columns, epilogue }
     }
 
     /// Finishes a few of the rows of `sums` that are left, and says whether there were any.
@@ -273,45 +292,57 @@ impl Block<'_> {
     /// # Safety
     /// As [`Block::run`], for these rows.
     #[inline(always)]
-    unsafe fn finish_some<const NV: usize>(&self, left: &mut Unfinished, sums: &Sums) -> bool {
+    unsafe fn finish_some<const NV: usize>(
+        &self,
+        left: &mut Unfinished,
+        part: &Part,
+        sums: &Sums,
+    ) -> bool {
         let Some(at) = left.at() else { return false };
         let stride = NV * LANES;
         let sums = &sums.0[at * stride..][..FINISHED * stride];
-        let panel = left.panel;
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(row) = left.take_all(&self.lines) {
-                self.finish_rows::<FINISHED, NV>(sums, row, panel);
+                part.finish::<FINISHED, NV>(self.isa, sums, row);
             } else {
                 for sums in sums.chunks_exact(stride) {
                     if let Some(row) = left.take(&self.lines) {
-                        self.finish_rows::<1, NV>(sums, row, panel);
+                        part.finish::<1, NV>(self.isa, sums, row);
                     }
                 }
             }
         }
         true
     }
+}
 
+/// A panel, and its columns of the output: what every tile would look up is looked up once.
+struct Part<'a> {
+    weights: &'a [i8],
+    /// The first column of the product.
+    first: usize,
+    /// How many columns exist.
+    columns: usize,
+    /// From the first row of the product and the first column of the panel on.
+    epilogue: Epilogue<'a>,
+}
+
+impl Part<'_> {
+    /// Finishes `MR` rows of sums.
+    ///
     /// # Safety
     /// As [`Block::run`], for these rows.
     #[inline(always)]
-    unsafe fn finish_rows<const MR: usize, const NV: usize>(
-        &self,
-        sums: &[i32],
-        row: usize,
-        panel: usize,
-    ) {
-        let isa = self.isa;
+    unsafe fn finish<const MR: usize, const NV: usize>(&self, isa: Amx, sums: &[i32], row: usize) {
         let sums = &sums[..MR * NV * LANES];
-        let (row, column) = (self.job.origin[0] + row, self.column(panel));
-        let mut acc = [self.epilogue.bias::<_, NV>(isa, column); MR];
+        let mut acc = [self.epilogue.bias::<_, NV>(isa, 0); MR];
         for (i, acc) in acc.iter_mut().enumerate() {
             for (v, acc) in acc.iter_mut().enumerate() {
                 *acc = isa.add(*acc, isa.load(&sums[(i * NV + v) * LANES..]));
             }
         }
-        let place = Place { row, rows: MR, column, columns: self.columns(panel) };
+        let place = Place { row, rows: MR, column: 0, columns: self.columns };
         // SAFETY: the caller's promise.
         unsafe {
             if place.columns == NV * LANES {
@@ -325,10 +356,9 @@ impl Block<'_> {
 
 /// Tiles of rows, and what is the same for all panels.
 struct Tiled<const R: usize> {
+    tiles: [Tile; R],
     /// Where they start in the image.
     starts: [*const u8; R],
-    /// All of their rows.
-    unfinished: Unfinished,
     /// Where the tiles themselves may write the sums of the first panel's first row: if they stay `i32`, all rows
     /// exist, and their lines are cache lines.
     in_place: Option<*mut i32>,
@@ -342,7 +372,6 @@ impl<const R: usize> Tiled<R> {
             assert!(tile.offset + reach <= job.image.len());
         }
         let starts = tiles.map(|tile| job.image[tile.offset..].as_ptr());
-        let unfinished = Unfinished::new(&tiles, lines);
         let in_place = match &epilogue.sink {
             Sink::Accumulate(out) => {
                 let first = lines.row(tiles[0].line, tiles[0].from);
@@ -360,7 +389,7 @@ impl<const R: usize> Tiled<R> {
             }
             Sink::Scale { .. } | Sink::Requantize { .. } => None,
         };
-        Self { starts, unfinished, in_place }
+        Self { tiles, starts, in_place }
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) struct Tile {
 }
 
 /// Rows that the epilogue is given at a time.
-pub(super) const FINISHED: usize = 8;
+pub(super) const FINISHED: usize = 4;
 
 /// The rows of two tiles at most whose sums wait to be finished.
 ///
@@ -85,8 +85,6 @@ pub(super) const FINISHED: usize = 8;
 /// tiles store.
 #[derive(Clone, Copy)]
 pub(super) struct Unfinished {
-    /// The panel that their rows were multiplied with.
-    pub(super) panel: usize,
     /// The next row of sums, and how many there are.
     at: usize,
     end: usize,
@@ -108,7 +106,7 @@ struct Part {
 impl Unfinished {
     pub(super) const NOTHING: Self = {
         let part = Part { from: 0, to: 0, x: 0, row: 0 };
-        Self { panel: 0, at: 0, end: 0, now: part, next: part }
+        Self { at: 0, end: 0, now: part, next: part }
     };
 
     #[inline(always)]
@@ -124,13 +122,7 @@ impl Unfinished {
             }
         };
         let (now, next) = (part(0), part(R - 1));
-        Self { panel: 0, at: 0, end: next.to.next_multiple_of(FINISHED), now, next }
-    }
-
-    /// The same rows times another panel.
-    #[inline(always)]
-    pub(super) fn of(self, panel: usize) -> Self {
-        Self { panel, ..self }
+        Self { at: 0, end: next.to.next_multiple_of(FINISHED), now, next }
     }
 
     /// The next row of sums; `None` behind the last one. There are always [`FINISHED`] to be taken.
