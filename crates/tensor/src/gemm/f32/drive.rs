@@ -17,12 +17,14 @@ const GROUP: usize = 96 << 10;
 /// Values of a right operand that stays in the cache from one block of rows to the next.
 pub(crate) const WHOLE: usize = 256 << 10;
 
-/// Whether rows `step` values apart can be read together: near a multiple of 4 KiB they share the
-/// sets of an L1 cache and displace each other.
-fn lie_well(step: usize) -> bool {
+/// Whether rows `step` values apart can be read where they are by tiles of `rows`, in blocks of the depth of up to
+/// `depth`: near a multiple of 4 KiB they share the sets of an L1 cache and displace each other, unless a tile has
+/// fewer than a cache has ways, and blocks do not leave most sets of an L2 cache unused.
+fn lie_well(rows: usize, step: usize, depth: usize) -> bool {
     const SETS: usize = 4096 / size_of::<f32>();
+    const WAYS: usize = 8;
     let off = step % SETS;
-    off.min(SETS - off) >= SETS / 32
+    off.min(SETS - off) >= SETS / 32 || (rows < WAYS - 1 && step <= 2 * depth)
 }
 
 /// `out = left[rows] · panels (+ bias)`, for the panels of the range.
@@ -48,7 +50,7 @@ pub(crate) fn multiply<I: Float, L: Left>(
     let few = panels.len() <= 2;
     let in_place = left.in_place(rows.start).filter(
         #[inline(always)]
-        |&(_, step)| few || lie_well(step) || (most <= 6 && step <= 2 * I::DEPTH),
+        |&(_, step)| few || lie_well(most, step, I::DEPTH),
     );
     // Rows packed for few panels stay in L1; for many they are worth a block of tiles.
     let block_rows = if in_place.is_none() && few { most } else { BLOCK_ROWS }.min(rows.len());
