@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ottava_benches::PRODUCTS;
+use ottava_benches::{PRODUCTS, dense};
 use ottava_tensor::Level;
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
@@ -51,11 +51,12 @@ fn gemm(c: &mut Criterion) {
         for level in levels() {
             for (width, most) in WIDTHS {
                 let gemm = Int8Gemm::new(level, k, n, &weights(k * n, most)).expect("k is small");
-                let (a, mut out) = (vec![5; m * k], vec![0; m * n]);
+                let (a, mut out) = (dense(m * k, 5u8), dense(m * n, 0));
+                let a = a.as_slice().expect("dense");
                 let mut scratch = vec![0; gemm.scratch_len(m)];
                 let id = BenchmarkId::new(level.name(), format!("{width}{m}x{n}x{k}"));
                 group.bench_function(id, |bench| {
-                    bench.iter(|| gemm.run(m, &a, 3, black_box(&mut out), &mut scratch));
+                    bench.iter(|| gemm.run(m, a, 3, black_box(out.data_mut()), &mut scratch));
                 });
             }
         }
@@ -78,8 +79,9 @@ fn conv(c: &mut Criterion) {
         let attrs = ConvAttrs::new(stride, kernel / 2);
         let geometry =
             ConvGeometry::new([1, channels, size, size], shape, attrs).expect("ResNet's own");
-        let input = vec![5; geometry.input_shape().iter().product()];
-        let mut out = vec![0; geometry.output_shape().iter().product()];
+        let input = dense(geometry.input_shape().iter().product(), 5u8);
+        let input = input.as_slice().expect("dense");
+        let mut out = dense(geometry.output_shape().iter().product(), 0);
         let law = Requantize {
             bias: vec![0; outputs],
             multiplier: vec![1e-3; outputs],
@@ -105,8 +107,8 @@ fn conv(c: &mut Criterion) {
                     format!("{width}{algorithm:?}/{channels}-{outputs}@{size}/{kernel}s{stride}");
                 group.bench_function(BenchmarkId::new(level.name(), name), |bench| {
                     bench.iter(|| {
-                        let output = Output::Requantize(&law, black_box(&mut out));
-                        conv.run(&geometry, &input, 3, output, &mut scratch);
+                        let output = Output::Requantize(&law, black_box(out.data_mut()));
+                        conv.run(&geometry, input, 3, output, &mut scratch);
                     });
                 });
             }

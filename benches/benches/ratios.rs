@@ -9,7 +9,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use ottava_benches::{LAYERS, PRODUCTS};
+use ottava_benches::{LAYERS, PRODUCTS, dense};
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
 use ottava_tensor::gemm::PackedMatrix;
@@ -98,14 +98,15 @@ fn layer(level: Level, geometry: ConvGeometry, algorithm: Algorithm) -> Option<S
     let weights = weights(shape.iter().product());
     let conv =
         Int8Conv::new(level, &weights, shape, geometry.attrs, algorithm).expect("K is small");
-    let input = vec![5; geometry.input_shape().iter().product()];
-    let mut out = vec![0; geometry.output_shape().iter().product()];
+    let input = dense(geometry.input_shape().iter().product(), 5u8);
+    let mut out = dense(geometry.output_shape().iter().product(), 0);
     let law = law(geometry.out_channels);
     let mut scratch = vec![0; conv.scratch_len(&geometry)];
     (conv.algorithm() == algorithm).then(|| {
         Side::new(geometry.macs() as usize, move || {
-            let output = Output::Requantize(&law, black_box(&mut out));
-            conv.run(&geometry, &input, 3, output, &mut scratch);
+            let input = input.as_slice().expect("dense");
+            let output = Output::Requantize(&law, black_box(out.data_mut()));
+            conv.run(&geometry, input, 3, output, &mut scratch);
         })
     })
 }
@@ -125,12 +126,11 @@ fn main() {
             let name = format!("{} int8 {m}x{n}x{k} sums", level.name());
             if chosen(&name) {
                 let gemm = Int8Gemm::new(level, k, n, &weights(k * n)).expect("k is small");
-                let (a, mut out) = (vec![5; m * k], vec![0; m * n + 16]);
-                // At a cache line, as an allocator of large blocks or a tensor has it.
-                let start = out.as_ptr().align_offset(64);
+                let (a, mut out) = (dense(m * k, 5u8), dense(m * n, 0));
                 let mut scratch = vec![0; gemm.scratch_len(m)];
                 let product = Side::new(macs, || {
-                    gemm.run(m, &a, 3, black_box(&mut out[start..start + m * n]), &mut scratch);
+                    let a = a.as_slice().expect("dense");
+                    gemm.run(m, a, 3, black_box(out.data_mut()), &mut scratch);
                 });
                 compare(&name, product, limit(level, Mix::Bytes));
             }

@@ -4,6 +4,8 @@
 //! runs two things in turn and prints what they are to each other. `RAYON_NUM_THREADS=1` gives the
 //! speed of one core. Other engines are measured by `peers/`.
 
+use ottava_tensor::{Element, Tensor};
+
 /// `m×n×k`: two squares, and ResNet-18's convolutions on one image as products: pixels, output
 /// channels, `9·C`.
 pub const PRODUCTS: [[usize; 3]; 6] = [
@@ -17,3 +19,8 @@ pub const PRODUCTS: [[usize; 3]; 6] = [
 
 /// Channels and side of ResNet-18's 3×3 convolutions of stride 1.
 pub const LAYERS: [[usize; 2]; 4] = [[64, 56], [128, 28], [256, 14], [512, 7]];
+
+/// `len` values from a cache line on, as tensors and the arena of a program have them.
+pub fn dense<T: Element>(len: usize, value: T) -> Tensor<T> {
+    Tensor::full(&[len], value)
+}
