@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// So many sums that an instruction set may write them past the caches, at a cache line or not.
+    /// So many sums that they fill more than one group of panels, at a cache line or not.
     #[test]
     fn a_large_output_equals_three_loops() {
         let (m, k, n) = (523, 40, 528);
