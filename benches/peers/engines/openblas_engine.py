@@ -1,7 +1,7 @@
 """OpenBLAS, as NumPy's wheels bring it: f32 products into a given array."""
 
 import numpy as np
-from serve import Model, Skip, serve
+from serve import Model, Skip, aligned, serve
 
 
 def load(files, threads):
@@ -11,7 +11,7 @@ def load(files, threads):
     if "openblas" not in blas["name"].lower():
         raise Skip(f"this NumPy multiplies with {blas['name']}")
     a, b = files.gemm()
-    c = np.empty((a.shape[0], b.shape[1]), np.float32)
+    c = aligned(np.empty((a.shape[0], b.shape[1]), np.float32))
 
     def outputs():
         np.matmul(a, b, out=c)

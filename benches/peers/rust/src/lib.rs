@@ -2,10 +2,12 @@
 //! `engines/serve.py` for the protocol itself.
 #![forbid(unsafe_code)]
 
+mod aligned;
 mod files;
 mod nodes;
 mod serve;
 
+pub use aligned::Aligned;
 pub use files::{Files, Kind};
 pub use nodes::{Node, Op, Weight, nodes};
 pub use serve::{Model, serve};

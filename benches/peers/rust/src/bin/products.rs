@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 use gemm::Parallelism;
-use ottava_peers::{Files, Kind, Model, serve};
+use ottava_peers::{Aligned, Files, Kind, Model, serve};
 
 /// Which crate multiplies.
 #[derive(Clone, Copy, Debug)]
@@ -16,9 +16,9 @@ struct Product {
     by: By,
     threads: usize,
     mnk: [usize; 3],
-    a: Vec<f32>,
-    b: Vec<f32>,
-    c: Vec<f32>,
+    a: Aligned<f32>,
+    b: Aligned<f32>,
+    c: Aligned<f32>,
 }
 
 impl Model for Product {
@@ -77,7 +77,7 @@ impl Model for Product {
 
     fn outputs(&mut self) -> Result<Vec<f32>> {
         self.run()?;
-        Ok(self.c.clone())
+        Ok(self.c.to_vec())
     }
 }
 
@@ -88,7 +88,8 @@ fn load(by: By, files: &Files, threads: usize) -> Result<Box<dyn Model>> {
     let [m, n, k] = files.mnk;
     let (a, b) = (files.floats("a.f32")?, files.floats("b.f32")?);
     ensure!(a.len() == m * k && b.len() == k * n, "the matrices are of another size");
-    Ok(Box::new(Product { by, threads, mnk: [m, n, k], a, b, c: vec![0.0; m * n] }))
+    let (a, b, c) = (Aligned::new(&a), Aligned::new(&b), Aligned::new(&vec![0.0; m * n]));
+    Ok(Box::new(Product { by, threads, mnk: [m, n, k], a, b, c }))
 }
 
 fn main() -> Result<()> {

@@ -1,7 +1,5 @@
-use std::ops::{Deref, DerefMut, Range};
-
 use anyhow::Result;
-use ottava_peers::{Files, Model};
+use ottava_peers::{Aligned, Files, Model};
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
 use ottava_tensor::gemm::{PackedMatrix, int8::Int8Gemm};
@@ -24,36 +22,6 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let scratch = vec![0; product.scratch_len(m)];
     let (a, c) = (Aligned::new(&files.bytes("a.u8")?), Aligned::new(&vec![0; m * n]));
     Ok(Box::new(Integer { product, level, m, a, c, scratch }))
-}
-
-/// Values from a cache line on, as other engines' allocators place them.
-struct Aligned<T> {
-    memory: Vec<T>,
-    used: Range<usize>,
-}
-
-impl<T: Copy + Default> Aligned<T> {
-    fn new(values: &[T]) -> Self {
-        let mut memory = vec![T::default(); values.len() + 64];
-        let start = memory.as_ptr().align_offset(64);
-        let used = start..start + values.len();
-        memory[used.clone()].copy_from_slice(values);
-        Self { memory, used }
-    }
-}
-
-impl<T> Deref for Aligned<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        &self.memory[self.used.clone()]
-    }
-}
-
-impl<T> DerefMut for Aligned<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.memory[self.used.clone()]
-    }
 }
 
 /// The product as a layer computes it: requantized where the sums are.
