@@ -189,10 +189,8 @@ pub trait Product: Copy + Send + Sync + 'static {
         panels: Range<usize>,
         epilogue: &Epilogue<'_>,
     ) {
-        for panel in panels {
-            // SAFETY: the caller's promise.
-            unsafe { job.in_registers(self, rows.clone(), panel, epilogue) }
-        }
+        // SAFETY: the caller's promise.
+        unsafe { job.in_registers(self, rows, panels, epilogue) }
     }
 
     /// `steps` steps of a whole tile without a load, as multiply-accumulates: what `limits` measures.

@@ -113,17 +113,28 @@ impl<P: Product> Job<'_, P> {
         if overlap { 1 } else { (GROUP / panel.max(1)).clamp(1, P::TOGETHER) }
     }
 
-    /// Multiplies some rows with one panel, sums being vectors in registers.
+    /// Multiplies some rows with one panel after the other, sums being vectors in registers.
     ///
     /// # Safety
-    /// As [`Job::run`], for these rows and the panel's columns.
+    /// As [`Job::run`], for these rows and the panels' columns.
     pub(crate) unsafe fn in_registers(
         &self,
         product: P,
         rows: Range<usize>,
-        panel: usize,
+        panels: Range<usize>,
         epilogue: &Epilogue,
     ) {
+        for panel in panels {
+            // SAFETY: the caller's promise.
+            unsafe { self.meet(product, rows.clone(), panel, epilogue) };
+        }
+    }
+
+    /// Multiplies some rows with one panel.
+    ///
+    /// # Safety
+    /// As [`Job::in_registers`].
+    unsafe fn meet(&self, product: P, rows: Range<usize>, panel: usize, epilogue: &Epilogue) {
         const { assert!(P::ROWS % P::ROW_STEP == 0) };
         const { assert!(P::VECTORS * <P::Isa as Int8>::LANES <= MAX_LANES) };
         let width = self.panels.panel_width(panel);

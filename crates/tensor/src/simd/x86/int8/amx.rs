@@ -91,11 +91,8 @@ impl Product for Tiles {
     ) {
         let lines = Lines::new(&job.map, job.rows);
         if rows.len().min(lines.len) < FEWEST || job.panels.steps == 0 {
-            for panel in panels {
-                // SAFETY: the caller's promise.
-                unsafe { job.in_registers(self, rows.clone(), panel, epilogue) }
-            }
-            return;
+            // SAFETY: the caller's promise.
+            return unsafe { job.in_registers(self, rows, panels, epilogue) };
         }
         let run = job.runs.iter().max().unwrap_or(&0) + job.panels.steps * Self::GROUP;
         let reach = run + (lines.height() - 1) * job.map.pixel;
@@ -277,6 +274,7 @@ impl Block<'_> {
         }
     }
 
+    /// A panel and its place.
     #[inline(always)]
     fn part(&self, panel: usize) -> Part<'_> {
         let Job { panels, origin, .. } = self.job;
