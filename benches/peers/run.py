@@ -5,6 +5,7 @@
     python3 benches/peers/run.py --only gemm     # workloads whose name contains a word
     python3 benches/peers/run.py --training      # training steps as well
     python3 benches/peers/run.py --quick         # fewer and shorter turns: everything in about 20 minutes
+    python3 benches/peers/run.py --avx2          # as on a CPU that has AVX2 and nothing newer
     python3 benches/peers/run.py --page          # write the page again from the last run
 
 Everything that is downloaded or built goes to a cache directory (`--cache`, by default
@@ -40,10 +41,12 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="training too, all in about 20 minutes on a quiet machine")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs measured")
     parser.add_argument("--training", action="store_true", help="measure training steps too")
+    parser.add_argument("--avx2", action="store_true", help="hide from every engine what the CPU has beyond AVX2 (x86 Linux)")
     parser.add_argument("--no-setup", action="store_true", help="install and build nothing")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page from the last results")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--out", type=Path, help="the page (docs/benchmarks.md; docs/benchmarks-avx2.md with --avx2)")
     args = parser.parse_args()
+    args.out = args.out or ROOT / "docs" / ("benchmarks-avx2.md" if args.avx2 else "benchmarks.md")
     args.rounds = args.rounds or (3 if args.quick else 5)
     args.block = args.block or (0.1 if args.quick else 0.2)
     args.training |= args.quick
@@ -70,8 +73,9 @@ def main():
 
     from harness import measure, merge, report, workloads
 
-    results = args.cache / "results.json"
+    results = args.cache / ("results-avx2.json" if args.avx2 else "results.json")
     if not args.page:
+        args.mask = setup.mask(args.cache, HERE / "masks" / "avx2.c") if args.avx2 else None
         skipped = {} if args.no_setup else setup.rust_engines(args.cache, HERE / "rust")
         workloads.prepare(args.cache / "models")
         earlier = json.loads(results.read_text()) if results.exists() and not args.fresh else None

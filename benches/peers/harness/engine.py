@@ -27,8 +27,9 @@ class Engine:
     """Started stopped: it runs only between `resume` and `pause`, so that the threads of an engine
     whose turn it is not (several spin while they wait) take nothing from the one that is measured."""
 
-    def __init__(self, name, threads, cache, here, log):
+    def __init__(self, name, threads, args, here, log):
         self.name, self.threads = name, threads
+        cache = args.cache
         if name in PYTHON:
             command = [sys.executable, str(here / "engines" / f"{name}_engine.py")]
         else:
@@ -40,6 +41,8 @@ class Engine:
             environment[variable] = count
         # Older BLAS builds are told a core type here and there; peers run at their own choice.
         environment.pop("OPENBLAS_CORETYPE", None)
+        if args.mask:
+            environment["LD_PRELOAD"] = str(args.mask)
         self.process = subprocess.Popen(
             [*command, str(cache / "models"), count, *([name] if name in SHARED else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             text=True, env=environment, start_new_session=True)

@@ -32,7 +32,7 @@ def measure(args, here, skipped, save):
     skipped |= {n: "left out (`--engines`)" for n in ALL if n not in names and n not in skipped}
     found = versions(here)
     args.run = {"date": datetime.date.today().isoformat(), "commit": found["ottava"], "rounds": args.rounds, "block": args.block}
-    results = {"machine": machine(), "versions": found, "skipped": skipped, "reasons": [], "rows": [], "memory": []}
+    results = {"machine": machine(args.mask), "versions": found, "skipped": skipped, "reasons": [], "rows": [], "memory": []}
 
     def keep():
         save({**results, "minutes": (time.time() - started) / 60, "load": Path("/proc/loadavg").read_text().split()[0]})
@@ -43,7 +43,7 @@ def measure(args, here, skipped, save):
             try:
                 for name in names:
                     try:
-                        engines[name] = Engine(name, threads, args.cache, here, log)
+                        engines[name] = Engine(name, threads, args, here, log)
                     except OSError as error:
                         skipped[name] = f"cannot be started: {error.strerror}"
                 for workload in chosen:
@@ -81,7 +81,7 @@ def one(workload, engines, threads, args, here, log, manifest, reasons):
         except (Gone, OSError) as error:
             reasons.append({"engine": name, "workload": workload["name"], "threads": threads, "reason": str(error)})
             engine.kill()
-            engines[name] = Engine(name, threads, args.cache, here, log)
+            engines[name] = Engine(name, threads, args, here, log)
     for turn in range(args.rounds):
         # Every other round goes backwards, so that nobody always follows the same neighbour.
         for name in sorted(rows, key=ALL.index, reverse=turn % 2 == 1):
@@ -95,7 +95,7 @@ def one(workload, engines, threads, args, here, log, manifest, reasons):
             except Gone as error:
                 answer = {"skip": str(error)}
                 engines[name].kill()
-                engines[name] = Engine(name, threads, args.cache, here, log)
+                engines[name] = Engine(name, threads, args, here, log)
             if "skip" in answer:
                 reasons.append({"engine": name, "workload": workload["name"], "threads": threads, "reason": answer["skip"]})
                 del rows[name]
@@ -144,7 +144,7 @@ def peaks(rows, args, here, log):
     result = []
     for row in [r for r in rows if r["workload"] in workloads and r["threads"] == args.threads[0]]:
         workload = workloads[row["workload"]]
-        engine = Engine(row["engine"], args.threads[0], args.cache, here, log)
+        engine = Engine(row["engine"], args.threads[0], args, here, log)
         try:
             if "skip" in engine.ask("load " + json.dumps({**workload, "setting": row["setting"]}), LOAD_TIMEOUT):
                 continue
@@ -157,7 +157,7 @@ def peaks(rows, args, here, log):
     return result
 
 
-def machine():
+def machine(mask):
     info = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -165,10 +165,12 @@ def machine():
     flags = set(info.get("flags", info.get("Features", "")).split())
     known = ["sse4_1", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd",
              "asimddp", "i8mm"]
+    if mask:
+        known = known[:known.index("fma") + 1]
     return {"cpu": info.get("model name", platform.processor()), "family": info.get("cpu family"),
             "model": info.get("model"), "isa": [f for f in known if f in flags],
             "cores": len([l for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("processor")]),
-            "system": platform.platform(terse=True)}
+            "system": platform.platform(terse=True), **({"mask": mask.stem} if mask else {})}
 
 
 def versions(here):

@@ -47,6 +47,8 @@ def write(results, path):
             "measures them in turn, and checks what they compute. Times hold for this machine only; compare within a table.", "",
             f"- **Machine**: {machine['cpu']} (family {machine['family']}, model {machine['model']}), {machine['cores']} cores, "
             f"{', '.join(machine['isa'])}; {machine['system']}",
+            *([f"- **Hidden**: what the CPU has beyond {machine['mask'].upper()} "
+               f"(`benches/peers/masks/{machine['mask']}.c`): every engine takes the path of a CPU without it"] if "mask" in machine else []),
             f"- **Kernels**: Ottava's are those of {kernels(results['rows'])}",
             f"- **Run**: {runs(results['rows'])}; {results['minutes']:.0f} minutes in all, "
             f"load average at the end {results['load']}",

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::epilogue::{Epilogue, MAX_LANES};
 use super::panels::Panels;
-use super::tile::{Place, Strip};
+use super::tile::{Copies, Place, Strip};
 use crate::parallel;
 use crate::simd::int8::{Int8, Product};
 
@@ -157,6 +157,7 @@ impl<P: Product> Job<'_, P> {
                 steps: self.panels.steps,
                 panel: self.panels.panel(panel),
                 width,
+                copies: Copies::ONE,
             };
             let place = Place {
                 row: start + self.origin[0],

@@ -18,7 +18,7 @@ pub use product::Int8Gemm;
 pub(crate) use product::{encode, is_narrow};
 pub use reference::gemm as reference;
 pub(crate) use scratch::Scratch;
-pub(crate) use tile::{Place, Strip};
+pub(crate) use tile::{Copies, Place, Strip};
 
 /// `255 · 128 · k < 2³¹`: the longest sum that no codes and weights overflow.
 pub const MAX_TERMS: usize = 65_793;

@@ -30,6 +30,24 @@ pub(crate) struct Strip<'a, P: Product> {
     pub(crate) panel: &'a [P::W],
     /// Columns of the panel, whole vectors.
     pub(crate) width: usize,
+    /// How often this is done: products that differ in where their operands lie alone.
+    pub(crate) copies: Copies,
+}
+
+/// Products of one shape. The sums of each are `width` columns behind those of the one before.
+#[derive(Clone, Copy)]
+pub(crate) struct Copies {
+    /// How many products.
+    pub(crate) count: usize,
+    /// Elements of the image from a product to the next.
+    pub(crate) image: usize,
+    /// Elements of the panel from a product to the next.
+    pub(crate) panel: usize,
+}
+
+impl Copies {
+    /// A product alone.
+    pub(crate) const ONE: Self = Self { count: 1, image: 0, panel: 0 };
 }
 
 /// Where sums belong in the output.
@@ -114,28 +132,36 @@ impl<P: Product> Strip<'_, P> {
         place: Place,
     ) {
         let lanes = <P::Isa as Int8>::LANES;
-        assert!(self.last + self.steps * P::GROUP <= self.image.len());
-        assert!(self.runs.len() * self.steps * NV * lanes * P::GROUP <= self.panel.len());
+        let Copies { count, image: next_image, panel: next_panel } = self.copies;
+        let panel = self.runs.len() * self.steps * NV * lanes * P::GROUP;
+        let last = self.last + self.steps * P::GROUP;
+        assert!((count - 1) * next_image + last <= self.image.len());
+        assert!((count - 1) * next_panel + panel <= self.panel.len());
         product.isa().enter(
             #[inline(always)]
             || {
                 let bias = finish.bias(product.isa(), place.column);
-                for row in rows.step_by(MR) {
-                    // The next tile's rows begin anywhere: nothing else foretells it.
-                    for next in self.rows[row + MR..].iter().take(MR) {
-                        product.isa().prefetch(self.image, next + self.runs[0]);
-                    }
-                    let tile = self.rows[row..row + MR].try_into().expect("MR rows");
-                    // SAFETY: the assertions above, and what `last` is.
-                    let acc = unsafe { self.sums::<MR, NV>(product, tile, bias) };
-                    let place =
-                        Place { row: place.row + row, rows: MR.min(place.rows - row), ..place };
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        if MR == place.rows && NV * lanes == place.columns {
-                            finish.whole(product.isa(), &acc, place);
-                        } else {
-                            finish.ragged(product.isa(), &acc, place);
+                for copy in 0..count {
+                    let image = &self.image[copy * next_image..];
+                    let panel = &self.panel[copy * next_panel..];
+                    let column = place.column + copy * self.width;
+                    for row in rows.clone().step_by(MR) {
+                        // The next tile's rows begin anywhere: nothing else foretells it.
+                        for next in self.rows[row + MR..].iter().take(MR) {
+                            product.isa().prefetch(image, next + self.runs[0]);
+                        }
+                        let tile = self.rows[row..row + MR].try_into().expect("MR rows");
+                        // SAFETY: the assertions above, and what `last` is.
+                        let acc = unsafe { self.sums::<MR, NV>(product, image, panel, tile, bias) };
+                        let rows = MR.min(place.rows - row);
+                        let place = Place { row: place.row + row, rows, column, ..place };
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            if MR == place.rows && NV * lanes == place.columns {
+                                finish.whole(product.isa(), &acc, place);
+                            } else {
+                                finish.ragged(product.isa(), &acc, place);
+                            }
                         }
                     }
                 }
@@ -150,12 +176,14 @@ impl<P: Product> Strip<'_, P> {
     unsafe fn sums<const MR: usize, const NV: usize>(
         &self,
         product: P,
+        image: &[P::X],
+        panel: &[P::W],
         rows: &[usize; MR],
         bias: [<P::Isa as Int8>::Acc; NV],
     ) -> [[<P::Isa as Int8>::Acc; NV]; MR] {
         let mut acc = product.start::<MR, NV>(bias);
-        let mut w = self.panel.as_ptr();
-        let mut x = [self.image.as_ptr(); MR];
+        let mut w = panel.as_ptr();
+        let mut x = [image.as_ptr(); MR];
         for (x, row) in x.iter_mut().zip(rows) {
             // SAFETY: the caller's promise.
             *x = unsafe { x.add(*row) };

@@ -151,6 +151,8 @@ impl Filters {
         isa.enter(
             #[inline(always)]
             || {
+                // Copies that stay in registers: for all the compiler knows, stores change what they are of.
+                let (plane, position) = (plane, position);
                 for i in (0..plane).step_by(2 * I::LANES) {
                     // What is transformed next comes from memory while this is multiplied.
                     if i % LINES == 0 {

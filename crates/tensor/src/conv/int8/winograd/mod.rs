@@ -26,7 +26,7 @@ pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use super::image::Bordered;
 use crate::conv::ConvGeometry;
-use crate::gemm::int8::{Epilogue, Finish, Keep, MAX_LANES, Place, Scratch, Shared, Strip};
+use crate::gemm::int8::{Copies, Epilogue, Finish, Keep, MAX_LANES, Place, Scratch, Shared, Strip};
 use crate::simd::dispatch;
 use crate::simd::int8::{Int8, Product};
 use crate::{Level, parallel};
@@ -303,26 +303,28 @@ impl<V: Variant> Winograd<V> {
         for index in 0..self.filters.stretches() {
             let stretch = self.filters.stretch(panel, index);
             self.filters.transform::<I, V>(isa, panel, stretch, filters);
-            let width = stretch.width;
-            for position in 0..Self::POSITIONS {
-                let strip = Strip::<I::Words> {
-                    image: &transformed[position * blocks.position..][..blocks.position],
-                    rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
-                    runs: &[stretch.channel],
-                    last: (tiles - 1) * blocks.pixel + stretch.channel,
-                    steps: stretch.steps,
-                    panel: &filters[position * stretch.position..][..stretch.position],
-                    width,
-                };
-                let keep = Keep {
-                    sums: Shared::new(&mut sums[position * width..]),
-                    stride: Self::POSITIONS * width,
-                    add: index > 0,
-                };
-                let place = Place { row: 0, rows: tiles, column: 0, columns: width };
-                // SAFETY: `sums` is this call's alone.
-                unsafe { strip.multiply(isa.words(), &keep, place) };
-            }
+            let strip = Strip::<I::Words> {
+                image: transformed,
+                rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
+                runs: &[stretch.channel],
+                last: (tiles - 1) * blocks.pixel + stretch.channel,
+                steps: stretch.steps,
+                panel: filters,
+                width: stretch.width,
+                copies: Copies {
+                    count: Self::POSITIONS,
+                    image: blocks.position,
+                    panel: stretch.position,
+                },
+            };
+            let keep = Keep {
+                sums: Shared::new(sums),
+                stride: Self::POSITIONS * stretch.width,
+                add: stretch.channel > 0,
+            };
+            let place = Place { row: 0, rows: tiles, column: 0, columns: stretch.width };
+            // SAFETY: `sums` is this call's alone.
+            unsafe { strip.multiply(isa.words(), &keep, place) };
         }
     }
 

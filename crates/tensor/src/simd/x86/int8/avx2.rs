@@ -191,7 +191,7 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Nibbles, Pairs<Avx2>, Winograd for 32..=1024);
+vectors_of_eight!(Avx2, WidenedBytes, Nibbles, Pairs<Avx2>, Winograd for 16..=1024);
 vectors_of_eight!(AvxVnni, Quads, Quads, Pairs<AvxVnni>, Winograd for 64..=128);
 
 /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
