@@ -13,37 +13,31 @@ const PASS: usize = 1 << 19;
 /// The size of a bordered image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bordered {
-    /// Input height, width, channels.
-    size: [usize; 3],
+    /// Input height and width.
+    size: [usize; 2],
     top: usize,
     left: usize,
     /// Height with borders.
     pub(crate) height: usize,
     /// Elements of a row with borders.
     pub(crate) row: usize,
-    /// Elements of a pixel: its channels and what pads them.
-    pub(crate) pixel: usize,
+    /// Elements of a pixel: its channels.
+    pixel: usize,
     /// Image rows that lie side by side in a row of this, pixel by pixel.
     side: usize,
 }
 
 impl Bordered {
     pub(crate) fn new(geometry: &ConvGeometry) -> Self {
-        Self::at_least(geometry, [0; 2], 1)
-    }
-
-    /// An image of at least `size` pixels, whose channels are padded to a multiple of `vector`.
-    pub(crate) fn at_least(geometry: &ConvGeometry, size: [usize; 2], vector: usize) -> Self {
         let [top, left, bottom, right] = geometry.attrs.padding;
         let [height, width] = geometry.in_size;
-        let channels = geometry.in_channels;
-        let pixel = channels.next_multiple_of(vector);
+        let pixel = geometry.in_channels;
         Self {
-            size: [height, width, channels],
+            size: [height, width],
             top,
             left,
-            height: (height + top + bottom).max(size[0]),
-            row: (width + left + right).max(size[1]) * pixel,
+            height: height + top + bottom,
+            row: (width + left + right) * pixel,
             pixel,
             side: 1,
         }
@@ -122,9 +116,9 @@ impl Bordered {
 
     /// The codes of row `y` of a bordered image, unless it is border.
     fn codes<'a>(&self, input: &'a [u8], image: usize, y: usize) -> Option<&'a [u8]> {
-        let [height, width, channels] = self.size;
+        let [height, width] = self.size;
         let y = y.checked_sub(self.top).filter(|&y| y < height)?;
-        Some(&input[(image * height + y) * width * channels..][..width * channels])
+        Some(&input[(image * height + y) * width * self.pixel..][..width * self.pixel])
     }
 
     fn write_row<I: Isa, X: Copy>(
@@ -137,19 +131,10 @@ impl Bordered {
     ) {
         let border = form(zero_point, zero_point);
         let Some(codes) = codes else { return out.fill(border) };
-        let [_, width, channels] = self.size;
-        let (before, inner) = (self.left * self.pixel, width * self.pixel);
+        let (before, inner) = (self.left * self.pixel, self.size[1] * self.pixel);
         out[..before].fill(border);
         out[before + inner..].fill(border);
-        let out = &mut out[before..before + inner];
-        if self.pixel == channels {
-            return encode(isa, form, codes, zero_point, out);
-        }
-        let pixels = out.chunks_exact_mut(self.pixel);
-        for (out, codes) in pixels.zip(codes.chunks_exact(channels)) {
-            out[channels..].fill(border);
-            encode(isa, form, codes, zero_point, &mut out[..channels]);
-        }
+        encode(isa, form, codes, zero_point, &mut out[before..before + inner]);
     }
 
     /// Writes two rows of `C` channels side by side.

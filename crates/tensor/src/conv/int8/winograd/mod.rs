@@ -1,18 +1,22 @@
 //! Exact integer Winograd convolution for 3×3 windows of stride 1.
 //!
 //! ```text
-//! for each wave of blocks of tiles:
-//!     V[block][t][tile] = Bᵀ d B               for each tile of the wave
-//!     for each block and panel of outputs:     the tasks
+//! for each block of tiles:
+//!     V[t][tile] = Bᵀ d B                      for each tile: see `input`
+//!     for each panel of outputs:
 //!         for each stretch of channels:
 //!             U[t] = G g Gᵀ                    from bytes: see `filter`
 //!             M[tile][t] += V[t][tile] · U[t]  t small products: the GEMM tile of gemm::int8
 //!         Y[tile] = (AᵀMA · q⁻¹ − 2^{2v}·c) >> 2v  (+ c)   and the epilogue
 //! ```
 //!
+//! Threads take whole blocks, and share the panels of those that do not divide among them: each then makes
+//! `V` for itself, which costs less than waiting for another thread to have made it.
+//!
 //! Lavin and Gray 2016 (arXiv:1509.09308), in integers that may wrap: see [`variant`].
 
 mod filter;
+mod input;
 mod transform;
 mod variant;
 
@@ -21,10 +25,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::filter::Filters;
+use self::input::Input;
 use self::transform::{input_tile, output_tile};
 pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
-use super::image::Bordered;
 use crate::conv::ConvGeometry;
 use crate::gemm::int8::{Copies, Epilogue, Finish, Keep, MAX_LANES, Place, Scratch, Shared, Strip};
 use crate::simd::dispatch;
@@ -39,10 +43,8 @@ const BLOCK: usize = 48; // a multiple of every ROW_STEP
 const LEAST_BLOCK: usize = 24;
 /// Bytes of transformed input that a block should stay below: half of a usual L2 cache.
 const BLOCK_BYTES: usize = 240 << 10;
-/// Tiles that a task transforms.
-const TRANSFORM: usize = 8;
-/// Products that a further thread is worth: some 15 µs of them.
-const WORK: usize = 1 << 20;
+/// Instructions' worth of products that a further thread is worth: some 5 µs.
+const WORK: usize = 1 << 14;
 /// Threads that compute at a time, at most: each needs memory of its own.
 const WORKERS: usize = 64;
 
@@ -54,22 +56,16 @@ pub(crate) struct Winograd<V> {
     variant: PhantomData<V>,
 }
 
-/// How a geometry is cut: everything that follows from shapes.
-struct Plan {
-    border: Bordered,
-    /// Rows and columns of tiles in an image.
-    tiles: [usize; 2],
-    images_per_pass: usize,
-}
-
-/// How the tiles of a pass lie in memory: `[block][position][tile][channel]`.
+/// How the tiles of a batch are cut into blocks, each of which lies in memory as
+/// `[position][tile][channel]`.
 #[derive(Clone, Copy)]
 struct Blocks {
-    /// Tiles of the pass.
+    /// Rows and columns of tiles in an image.
+    grid: [usize; 2],
+    /// All tiles.
     tiles: usize,
     /// Tiles of a block; the last may have fewer.
     size: usize,
-    /// Blocks of the pass.
     count: usize,
     /// Words of a tile: channels, padded to whole vectors.
     pixel: usize,
@@ -82,30 +78,37 @@ struct Blocks {
 
 impl Blocks {
     /// Even blocks.
-    fn new(plan: &Plan, images: usize, positions: usize) -> Self {
-        let largest = Self::largest(plan, images, positions);
-        Self::of(plan, images, positions, largest.tiles.div_ceil(largest.count))
+    fn new<I: Int8, V: Variant>(geometry: &ConvGeometry) -> Self {
+        let largest = Self::largest::<I, V>(geometry);
+        Self::of::<I, V>(geometry, largest.tiles.div_ceil(largest.count.max(1)))
     }
 
     /// Blocks as large as those of any number of images up to this one: what memory is planned for.
     /// Even blocks of fewer tiles may be larger ones: 49 tiles are 2 of 25, 48 are 1 of 48.
-    fn largest(plan: &Plan, images: usize, positions: usize) -> Self {
-        let fit = BLOCK_BYTES / (positions * plan.border.pixel * size_of::<i16>()).max(1);
-        Self::of(plan, images, positions, fit.clamp(LEAST_BLOCK, BLOCK))
+    fn largest<I: Int8, V: Variant>(geometry: &ConvGeometry) -> Self {
+        let pixel = Self::pixel::<I>(geometry);
+        let fit = BLOCK_BYTES / (V::TILE * V::TILE * pixel * size_of::<i16>()).max(1);
+        Self::of::<I, V>(geometry, fit.clamp(LEAST_BLOCK, BLOCK))
     }
 
-    fn of(plan: &Plan, images: usize, positions: usize, size: usize) -> Self {
-        let tiles = images * plan.tiles[0] * plan.tiles[1];
+    fn pixel<I: Int8>(geometry: &ConvGeometry) -> usize {
+        geometry.in_channels.next_multiple_of(2 * I::LANES)
+    }
+
+    fn of<I: Int8, V: Variant>(geometry: &ConvGeometry, size: usize) -> Self {
+        let grid = geometry.out_size.map(|size| size.div_ceil(V::OUT));
+        let tiles = geometry.batch * grid[0] * grid[1];
         let size = size.min(tiles);
-        let pixel = plan.border.pixel;
+        let pixel = Self::pixel::<I>(geometry);
         let position = size * pixel + 64 / size_of::<i16>();
         Self {
+            grid,
             tiles,
             size,
-            count: tiles.div_ceil(size),
+            count: tiles.div_ceil(size.max(1)),
             pixel,
             position,
-            len: position * positions,
+            len: position * V::TILE * V::TILE,
         }
     }
 
@@ -139,34 +142,22 @@ impl<V: Variant> Winograd<V> {
         self.filters.bytes()
     }
 
-    fn plan<I: Int8>(_isa: I, geometry: &ConvGeometry) -> Plan {
-        let tiles = geometry.out_size.map(|size| size.div_ceil(V::OUT));
-        let covered = tiles.map(|tiles| (tiles - 1) * V::OUT + V::TILE);
-        let border = Bordered::at_least(geometry, covered, 2 * I::LANES);
-        Plan { border, tiles, images_per_pass: border.images_per_pass(geometry.batch) }
-    }
-
     /// Sums of a block of tiles for one panel.
     fn block_sums<I: Int8>(blocks: &Blocks) -> usize {
         blocks.size * Self::POSITIONS * I::Words::VECTORS * I::LANES
     }
 
-    /// Bytes that a thread needs for transformed filters and sums.
-    fn task_bytes<I: Int8>(isa: I, geometry: &ConvGeometry, blocks: &Blocks) -> usize {
-        Scratch::bytes::<i16>(Filters::transformed_len::<I, V>(isa, geometry.in_channels))
-            + Scratch::bytes::<i32>(Self::block_sums::<I>(blocks))
-    }
-
-    /// Bytes for each thread: those of its tasks, and a block of transformed tiles.
+    /// Bytes for each thread: a block of transformed tiles, transformed filters, sums, a patch.
     fn worker_bytes<I: Int8>(isa: I, geometry: &ConvGeometry, blocks: &Blocks) -> usize {
-        Self::task_bytes(isa, geometry, blocks) + Scratch::bytes::<i16>(blocks.len)
+        Scratch::bytes::<i16>(blocks.len)
+            + Scratch::bytes::<i16>(Filters::transformed_len::<I, V>(isa, geometry.in_channels))
+            + Scratch::bytes::<i32>(Self::block_sums::<I>(blocks))
+            + Scratch::bytes::<u8>(Input::patch_len::<V>(blocks.pixel))
     }
 
     pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
-        let plan = Self::plan(isa, geometry);
-        let blocks = Blocks::largest(&plan, plan.images_per_pass, Self::POSITIONS);
-        Scratch::bytes::<u8>(plan.images_per_pass * plan.border.len())
-            + parallel::threads().min(WORKERS) * Self::worker_bytes(isa, geometry, &blocks)
+        let blocks = Blocks::largest::<I, V>(geometry);
+        parallel::threads().min(WORKERS) * Self::worker_bytes(isa, geometry, &blocks)
     }
 
     /// The epilogue's bias is that of raw sums; the centre of each channel joins it here.
@@ -185,107 +176,95 @@ impl<V: Variant> Winograd<V> {
         if !COMPILED {
             unreachable!("there is none in this build");
         }
-        let plan = Self::plan(isa, geometry);
-        let images = plan.images_per_pass;
-        let largest = Blocks::largest(&plan, images, Self::POSITIONS);
-        let image = scratch.take::<u8>(images * plan.border.len());
+        let blocks = Blocks::new::<I, V>(geometry);
+        let input = Input::new(geometry, blocks.grid, blocks.pixel, input, zero_point);
         // As many as were planned for, though the pool may be another now.
-        let fit = scratch.left() / Self::worker_bytes(isa, geometry, &largest);
-        let pass = largest.tiles * Self::POSITIONS * geometry.in_channels * geometry.out_channels;
-        let workers = parallel::threads().min(WORKERS).min(fit).min(pass / WORK).max(1);
-        let filter_len = Filters::transformed_len::<I, V>(isa, geometry.in_channels);
-        let transformed = scratch.take::<i16>(workers * largest.len);
-        let task_bytes = Self::task_bytes(isa, geometry, &largest);
-        let memory = scratch.take::<u8>(workers * task_bytes);
-        let in_len = geometry.in_size[0] * geometry.in_size[1] * geometry.in_channels;
-        for first in (0..geometry.batch).step_by(images) {
-            let images = images.min(geometry.batch - first);
-            let blocks = Blocks::new(&plan, images, Self::POSITIONS);
-            let image = &mut image[..images * plan.border.len()];
-            let input = &input[first * in_len..(first + images) * in_len];
-            plan.border.write(isa, |code, _| code, input, zero_point, image);
-            for wave in (0..blocks.count).step_by(workers) {
-                let wave = wave..blocks.count.min(wave + workers);
-                let tiles = (wave.clone(), workers);
-                Self::transform(isa, &plan, &blocks, tiles, image, transformed);
-                let tasks = wave.len() * self.filters.panels();
-                let next = AtomicUsize::new(0);
-                parallel::for_each_chunk(memory, task_bytes, |_, memory| {
-                    let mut memory = Scratch::new(memory);
-                    let filters = memory.take::<i16>(filter_len);
-                    let sums = memory.take::<i32>(Self::block_sums::<I>(&largest));
-                    loop {
-                        let task = next.fetch_add(1, Ordering::Relaxed);
-                        if task >= tasks {
-                            break;
-                        }
-                        let panels = self.filters.panels();
-                        let (index, panel) = (task / panels, task % panels);
-                        let tiles = blocks.range(wave.start + index);
-                        let words = &transformed[index * blocks.len..][..blocks.len];
-                        self.products(isa, &blocks, words, tiles.len(), panel, filters, sums);
-                        // SAFETY: tasks differ in tiles or in channels, waves and passes follow each
-                        // other; the rest is the caller's promise.
-                        unsafe {
-                            self.outputs(isa, geometry, &plan, first, tiles, panel, sums, epilogue);
-                        }
+        let bytes = Self::worker_bytes(isa, geometry, &Blocks::largest::<I, V>(geometry));
+        let products =
+            blocks.tiles * Self::POSITIONS * geometry.in_channels * geometry.out_channels;
+        let work = products / (I::LANES * I::Words::GROUP);
+        let fit = (scratch.left() / bytes).min(WORKERS);
+        let workers = parallel::threads().min(fit).min(work / WORK).max(1);
+        let panels = self.filters.panels();
+        let whole = blocks.count - blocks.count % workers;
+        let tasks = whole + (blocks.count - whole) * panels;
+        let next = AtomicUsize::new(0);
+        parallel::for_each_chunk(scratch.take::<u8>(workers * bytes), bytes, |_, memory| {
+            let mut memory = Scratch::new(memory);
+            let words = memory.take::<i16>(blocks.len);
+            let filter_len = Filters::transformed_len::<I, V>(isa, geometry.in_channels);
+            let filters = memory.take::<i16>(filter_len);
+            let sums = memory.take::<i32>(Self::block_sums::<I>(&blocks));
+            let patch = memory.take::<u8>(Input::patch_len::<V>(blocks.pixel));
+            let mut transformed = None;
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    break;
+                }
+                let (block, panels) = match task.checked_sub(whole) {
+                    None => (task, 0..panels),
+                    Some(rest) => (whole + rest / panels, rest % panels..rest % panels + 1),
+                };
+                let tiles = blocks.range(block);
+                if transformed != Some(block) {
+                    Self::transform(isa, &input, &blocks, tiles.clone(), patch, words);
+                    transformed = Some(block);
+                }
+                for panel in panels {
+                    self.products(isa, &blocks, words, tiles.len(), panel, filters, sums);
+                    // SAFETY: tasks differ in tiles or in channels; the rest is the caller's promise.
+                    unsafe {
+                        self.outputs(isa, geometry, &blocks, tiles.clone(), panel, sums, epilogue);
                     }
-                });
-            }
-        }
-    }
-
-    /// `V` of the blocks of a wave, for so many threads.
-    fn transform<I: Int8>(
-        isa: I,
-        plan: &Plan,
-        blocks: &Blocks,
-        (wave, workers): (Range<usize>, usize),
-        image: &[u8],
-        transformed: &mut [i16],
-    ) {
-        let [tiles_y, tiles_x] = plan.tiles;
-        let strides = [plan.border.row, plan.border.pixel];
-        let first = wave.start * blocks.size;
-        let tiles = blocks.range(wave.end - 1).end - first;
-        let out = Shared::new(transformed);
-        // Too little work to share is one task.
-        let share = if workers == 1 { tiles } else { TRANSFORM };
-        parallel::for_each(tiles.div_ceil(share), |task| {
-            for i in task * share..tiles.min((task + 1) * share) {
-                let tile = first + i;
-                let (n, y, x) =
-                    (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
-                let start =
-                    n * plan.border.len() + y * V::OUT * strides[0] + x * V::OUT * strides[1];
-                let last = (V::TILE - 1) * (strides[0] + strides[1]) + strides[1];
-                let codes = &image[start..start + last];
-                let at = i / blocks.size * blocks.len + i % blocks.size * blocks.pixel;
-                isa.enter(
-                    #[inline(always)]
-                    || {
-                        for c in (0..blocks.pixel).step_by(2 * I::LANES) {
-                            input_tile::<I, V>(
-                                isa,
-                                // SAFETY: c + 2·LANES ≤ pixel, whole vectors, and the tile's last pixel
-                                // ends at `last`.
-                                #[inline(always)]
-                                |y, x| unsafe {
-                                    let at = y * strides[0] + x * strides[1] + c;
-                                    isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
-                                },
-                                // SAFETY: a tile's channels of a position are written by its task alone.
-                                #[inline(always)]
-                                |t, value| unsafe {
-                                    let at = at + t * blocks.position + c;
-                                    isa.store_half(value, out.slice(at, 2 * I::LANES));
-                                },
-                            );
-                        }
-                    },
-                );
+                }
             }
         });
+    }
+
+    /// `V` of a block of tiles.
+    fn transform<I: Int8>(
+        isa: I,
+        input: &Input,
+        blocks: &Blocks,
+        tiles: Range<usize>,
+        patch: &mut [u8],
+        words: &mut [i16],
+    ) {
+        let words = &mut words[..blocks.len];
+        assert!(tiles.len() <= blocks.size);
+        for (i, tile) in tiles.enumerate() {
+            let (codes, [row, pixel]) = input.tile::<V>(tile, patch);
+            assert!((V::TILE - 1) * (row + pixel) + blocks.pixel <= codes.len());
+            isa.enter(
+                #[inline(always)]
+                || {
+                    // A copy that stays in registers: for all the compiler knows, stores change what it is of.
+                    let position = blocks.position;
+                    for c in (0..blocks.pixel).step_by(2 * I::LANES) {
+                        input_tile::<I, V>(
+                            isa,
+                            // SAFETY: c + 2·LANES ≤ pixel, whole vectors; the last pixel has as many codes
+                            // by the assertion.
+                            #[inline(always)]
+                            |y, x| unsafe {
+                                let at = y * row + x * pixel + c;
+                                isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
+                            },
+                            // SAFETY: a position holds `size` tiles, and i is below it.
+                            #[inline(always)]
+                            |t, value| unsafe {
+                                let at = t * position + i * blocks.pixel + c;
+                                isa.store_half(
+                                    value,
+                                    words.get_unchecked_mut(at..at + 2 * I::LANES),
+                                );
+                            },
+                        );
+                    }
+                },
+            );
+        }
     }
 
     /// `M[tile][t][width]` of a block of tiles.
@@ -336,9 +315,8 @@ impl<V: Variant> Winograd<V> {
         &self,
         isa: I,
         geometry: &ConvGeometry,
-        plan: &Plan,
-        first: usize,
-        block: Range<usize>,
+        blocks: &Blocks,
+        tiles: Range<usize>,
         panel: usize,
         sums: &[i32],
         epilogue: &Epilogue,
@@ -346,13 +324,13 @@ impl<V: Variant> Winograd<V> {
         let outputs = self.filters.outputs(panel);
         let width = outputs.len().next_multiple_of(I::LANES);
         let [out_h, out_w] = geometry.out_size;
-        let [tiles_y, tiles_x] = plan.tiles;
-        for (tile, sums) in block.zip(sums.chunks_exact(Self::POSITIONS * width)) {
+        let [tiles_y, tiles_x] = blocks.grid;
+        for (tile, sums) in tiles.zip(sums.chunks_exact(Self::POSITIONS * width)) {
             let (n, y, x) = (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
             let (y, x) = (y * V::OUT, x * V::OUT);
             let rows = V::OUT.min(out_h - y);
             let pixels = V::OUT.min(out_w - x);
-            let pixel = ((first + n) * out_h + y) * out_w + x;
+            let pixel = (n * out_h + y) * out_w + x;
             isa.enter(
                 #[inline(always)]
                 || {
