@@ -23,9 +23,9 @@ impl<'a> Scratch<'a> {
         bytemuck::cast_slice_mut(&mut taken[skip..])
     }
 
-    /// Bytes that are left.
-    pub(crate) fn left(&self) -> usize {
-        self.0.len()
+    /// Elements of `T` that there is room for, wherever they will begin.
+    pub(crate) fn room<T>(&self) -> usize {
+        self.0.len().saturating_sub(ALIGN) / size_of::<T>()
     }
 
     /// Bytes that [`take`](Self::take) may need for `len` elements of `T`.

@@ -157,7 +157,8 @@ impl<V: Variant> Winograd<V> {
 
     pub(crate) fn scratch_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
         let blocks = Blocks::largest::<I, V>(geometry);
-        parallel::threads().min(WORKERS) * Self::worker_bytes(isa, geometry, &blocks)
+        let workers = parallel::threads().min(WORKERS);
+        Scratch::bytes::<u8>(workers * Self::worker_bytes(isa, geometry, &blocks))
     }
 
     /// The epilogue's bias is that of raw sums; the centre of each channel joins it here.
@@ -183,7 +184,7 @@ impl<V: Variant> Winograd<V> {
         let products =
             blocks.tiles * Self::POSITIONS * geometry.in_channels * geometry.out_channels;
         let work = products / (I::LANES * I::Words::GROUP);
-        let fit = (scratch.left() / bytes).min(WORKERS);
+        let fit = (scratch.room::<u8>() / bytes).min(WORKERS);
         let workers = parallel::threads().min(fit).min(work / WORK).max(1);
         let panels = self.filters.panels();
         let whole = blocks.count - blocks.count % workers;
