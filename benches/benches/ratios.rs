@@ -88,7 +88,7 @@ fn law(channels: usize) -> Requantize {
     }
 }
 
-/// Every weight there is, small ones more often, as training leaves them.
+/// Weights of up to ±127, small ones more often, as training leaves them.
 fn weights(len: usize) -> Vec<i8> {
     (0..len as i32).map(|i| ((i * 31 % 255 - 127).pow(3) / 127 / 127) as i8).collect()
 }

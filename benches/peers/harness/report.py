@@ -25,7 +25,7 @@ TITLES = {
     "chain": ("One layer", "Milliseconds a layer: eight 3×3 convolutions with ReLU in a row, divided by eight; quantizing the input "
               "and dequantizing the output is included."),
     "gemm": ("Matrix products", "GOP/s (2·m·n·k ÷ time), m×n×k; weights packed beforehand where the engine can. int8 is u8×s8 with the sums as "
-             "they are, codes the same requantized to u8. ⚠: fewer than 99 % of its integers are right; sums that saturate take fewer instructions."),
+             "they are, codes the same requantized to u8. ⚠: fewer than 99 % of its integers are right."),
     "training": ("Training steps", "Milliseconds a step: forward, cross-entropy, backward, SGD with momentum; resnet18 at 224×224, the others at 32×32."),
 }
 QUIET = 0.9  # share of its time that a thread has a core

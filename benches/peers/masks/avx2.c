@@ -1,8 +1,8 @@
 /* Makes a process see a CPU that has AVX2 and nothing newer.
  *
  * Preloaded, it asks Linux to trap CPUID (`arch_prctl(ARCH_SET_CPUID, 0)`; the CPU or its hypervisor must
- * offer `cpuid_fault`) and answers the trap with the CPU's own words less the bits of AVX-512, AMX and
- * AVX-VNNI. Whatever an engine asks, itself or through a library, it then takes the path it would take on
+ * offer `cpuid_fault`) and answers the trap with the CPU's own words less the bits of AVX-512, AMX,
+ * AVX-VNNI and what came with them. Whatever an engine asks, itself or through a library, it then takes the path it would take on
  * a CPU without them. Time is spent only where CPUID is executed, which engines do while they start.
  * Threads inherit the trap; a program that is executed starts without it and preloads this again.
  */

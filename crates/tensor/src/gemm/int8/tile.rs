@@ -140,11 +140,11 @@ impl<P: Product> Strip<'_, P> {
         product.isa().enter(
             #[inline(always)]
             || {
-                let bias = finish.bias(product.isa(), place.column);
                 for copy in 0..count {
                     let image = &self.image[copy * next_image..];
                     let panel = &self.panel[copy * next_panel..];
                     let column = place.column + copy * self.width;
+                    let bias = finish.bias(product.isa(), column);
                     for row in rows.clone().step_by(MR) {
                         // The next tile's rows begin anywhere: nothing else foretells it.
                         for next in self.rows[row + MR..].iter().take(MR) {

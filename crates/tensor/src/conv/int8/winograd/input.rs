@@ -11,8 +11,6 @@ pub(crate) struct Input<'a> {
     channels: usize,
     /// Rows above the first one, columns before it.
     padding: [usize; 2],
-    /// Rows and columns of tiles of an image.
-    tiles: [usize; 2],
     /// Channels, and what is read behind them.
     reach: usize,
 }
@@ -23,7 +21,6 @@ pub(crate) type Tile<'a> = (&'a [u8], [usize; 2]);
 impl<'a> Input<'a> {
     pub(crate) fn new(
         geometry: &ConvGeometry,
-        tiles: [usize; 2],
         reach: usize,
         codes: &'a [u8],
         zero_point: u8,
@@ -35,7 +32,6 @@ impl<'a> Input<'a> {
             size: geometry.in_size,
             channels: geometry.in_channels,
             padding: [top, left],
-            tiles,
             reach,
         }
     }
@@ -45,11 +41,14 @@ impl<'a> Input<'a> {
         V::TILE * V::TILE * reach
     }
 
-    /// Tile `index`, each of whose pixels has `reach` codes to read. Those behind its channels are any.
-    pub(crate) fn tile<'t, V: Variant>(&'t self, index: usize, patch: &'t mut [u8]) -> Tile<'t> {
+    /// The tile in row `y` and column `x` of image `n`, each of whose pixels has `reach` codes to read. Those behind
+    /// its channels are any.
+    pub(crate) fn tile<'t, V: Variant>(
+        &'t self,
+        [n, y, x]: [usize; 3],
+        patch: &'t mut [u8],
+    ) -> Tile<'t> {
         let [height, width] = self.size;
-        let [tiles_y, tiles_x] = self.tiles;
-        let (n, y, x) = (index / tiles_x / tiles_y, index / tiles_x % tiles_y, index % tiles_x);
         let [row, pixel] = [width * self.channels, self.channels];
         let last = (V::TILE - 1) * (row + pixel) + self.reach;
         let inside = |at: usize, before: usize, size: usize| {

@@ -43,7 +43,7 @@ const BLOCK: usize = 48; // a multiple of every ROW_STEP
 const LEAST_BLOCK: usize = 24;
 /// Bytes of transformed input that a block should stay below: half of a usual L2 cache.
 const BLOCK_BYTES: usize = 240 << 10;
-/// Instructions' worth of products that a further thread is worth: some 5 µs.
+/// Instructions of products that a further thread is worth: some 5 µs.
 const WORK: usize = 1 << 14;
 /// Threads that compute at a time, at most: each needs memory of its own.
 const WORKERS: usize = 64;
@@ -112,6 +112,12 @@ impl Blocks {
         }
     }
 
+    /// The image of a tile, and its row and column there.
+    fn place(&self, tile: usize) -> [usize; 3] {
+        let [rows, columns] = self.grid;
+        [tile / columns / rows, tile / columns % rows, tile % columns]
+    }
+
     /// The tiles of block `index`.
     fn range(&self, index: usize) -> Range<usize> {
         index * self.size..((index + 1) * self.size).min(self.tiles)
@@ -178,7 +184,7 @@ impl<V: Variant> Winograd<V> {
             unreachable!("there is none in this build");
         }
         let blocks = Blocks::new::<I, V>(geometry);
-        let input = Input::new(geometry, blocks.grid, blocks.pixel, input, zero_point);
+        let input = Input::new(geometry, blocks.pixel, input, zero_point);
         // As many as were planned for, though the pool may be another now.
         let bytes = Self::worker_bytes(isa, geometry, &Blocks::largest::<I, V>(geometry));
         let products =
@@ -235,7 +241,7 @@ impl<V: Variant> Winograd<V> {
         let words = &mut words[..blocks.len];
         assert!(tiles.len() <= blocks.size);
         for (i, tile) in tiles.enumerate() {
-            let (codes, [row, pixel]) = input.tile::<V>(tile, patch);
+            let (codes, [row, pixel]) = input.tile::<V>(blocks.place(tile), patch);
             assert!((V::TILE - 1) * (row + pixel) + blocks.pixel <= codes.len());
             isa.enter(
                 #[inline(always)]
@@ -325,9 +331,8 @@ impl<V: Variant> Winograd<V> {
         let outputs = self.filters.outputs(panel);
         let width = outputs.len().next_multiple_of(I::LANES);
         let [out_h, out_w] = geometry.out_size;
-        let [tiles_y, tiles_x] = blocks.grid;
         for (tile, sums) in tiles.zip(sums.chunks_exact(Self::POSITIONS * width)) {
-            let (n, y, x) = (tile / tiles_x / tiles_y, tile / tiles_x % tiles_y, tile % tiles_x);
+            let [n, y, x] = blocks.place(tile);
             let (y, x) = (y * V::OUT, x * V::OUT);
             let rows = V::OUT.min(out_h - y);
             let pixels = V::OUT.min(out_w - x);
