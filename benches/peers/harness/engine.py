@@ -1,5 +1,6 @@
 """An engine's process, as the driver sees it."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -17,6 +18,21 @@ LABELS = {"ottava": "**Ottava**", "onnxruntime": "ONNX Runtime", "openvino": "Op
           "burn": "burn", "gemm": "gemm", "matrixmultiply": "matrixmultiply"}
 DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai-edge-litert",
                  "ncnn": "ncnn"}
+
+
+@contextlib.contextmanager
+def same_cpus(count):
+    """Processes started meanwhile stay on the first `count` CPUs: one CPU may be slower for minutes, by its
+    neighbours on the host, and each process would stick to one or the other."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 class Gone(Exception):
@@ -43,9 +59,10 @@ class Engine:
         environment.pop("OPENBLAS_CORETYPE", None)
         if args.mask:
             environment["LD_PRELOAD"] = str(args.mask)
-        self.process = subprocess.Popen(
-            [*command, str(cache / "models"), count, *([name] if name in SHARED else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-            text=True, env=environment, start_new_session=True)
+        with same_cpus(threads):
+            self.process = subprocess.Popen(
+                [*command, str(cache / "models"), count, *([name] if name in SHARED else [])], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=log, text=True, env=environment, start_new_session=True)
         self.pause()
 
     def resume(self):
