@@ -140,11 +140,12 @@ pub trait Product: Copy + Send + Sync + 'static {
     /// `encode(zero, zero)` as a number: what the sum holds too much of, once for each weight.
     fn excess(zero: u8) -> i32;
 
-    /// `acc[i][v] += Σ x[i][offset + g] · w[v][g]` over a group, `w` being
-    /// `[NV][LANES][GROUP]` in memory.
+    /// `acc[i][v] += Σ x[i][offset + g] · w[v][g]` over a group, `w` being one of the steps of
+    /// `[NV][STEPS][LANES][GROUP]` in memory.
     ///
     /// # Safety
-    /// `GROUP` elements are readable at each `x[i] + offset`, `NV · LANES · GROUP` at `w`.
+    /// `GROUP` elements are readable at each `x[i] + offset`, `LANES · GROUP` at `w` and at each of the other
+    /// vectors.
     unsafe fn step<const MR: usize, const NV: usize>(
         self,
         acc: &mut [[<Self::Isa as Int8>::Acc; NV]; MR],
@@ -153,7 +154,7 @@ pub trait Product: Copy + Send + Sync + 'static {
         w: *const Self::W,
     );
 
-    /// `steps` steps in a row, from `offset` and `w` on.
+    /// `steps` steps in a row, a multiple of [`STEPS`](Self::STEPS), from `offset` and `w` on.
     ///
     /// # Safety
     /// As [`step`](Self::step), for each of them.
@@ -166,13 +167,17 @@ pub trait Product: Copy + Send + Sync + 'static {
         w: *const Self::W,
         steps: usize,
     ) {
+        let vector = <Self::Isa as Int8>::LANES * Self::GROUP;
         let mut w = w;
-        for step in 0..steps {
-            // SAFETY: the caller's promise.
-            unsafe {
-                self.step(acc, x, offset + step * Self::GROUP, w);
-                w = w.add(NV * <Self::Isa as Int8>::LANES * Self::GROUP);
+        for first in (0..steps).step_by(Self::STEPS) {
+            for step in 0..Self::STEPS {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    self.step(acc, x, offset + (first + step) * Self::GROUP, w.add(step * vector));
+                }
             }
+            // SAFETY: as above: behind the vectors of these steps.
+            w = unsafe { w.add(NV * Self::STEPS * vector) };
         }
     }
 

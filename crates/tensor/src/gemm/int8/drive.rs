@@ -171,8 +171,8 @@ impl<P: Product> Job<'_, P> {
     }
 }
 
-/// Bytes of the panels that tiles of rows meet one after the other: a quarter of an L2 cache.
-const GROUP: usize = 1 << 19;
+/// Bytes of the panels that tiles of rows meet one after the other: half of an L2 cache, where more than one meet.
+const GROUP: usize = 1 << 20;
 /// Rows whose places are worked out at a time: a multiple of every tile's height.
 const STRIP: usize = 48;
 /// No product has a larger `ROW_STEP`.

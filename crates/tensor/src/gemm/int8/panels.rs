@@ -1,7 +1,8 @@
 //! Packed weights.
 //!
 //! A panel holds a tile's width of output columns: `[run][step][column][GROUP]`, read once from
-//! front to back while a tile of rows is multiplied. A run is a stretch of `k` that lies contiguous
+//! front to back while a tile of rows is multiplied; where several steps are multiplied together,
+//! `[run][STEPS steps][vector][step][lane][GROUP]`. A run is a stretch of `k` that lies contiguous
 //! in the image (the whole of `k` for a GEMM, a kernel row for a convolution), padded with zero
 //! weights to whole groups, and to as many of them as are multiplied together. All panels have
 //! `VECTORS · LANES` columns, the last as few vectors as hold what is left.
@@ -76,10 +77,10 @@ impl<W: Pod> Panels<W> {
                 }
                 let values: &[u8] = bytemuck::cast_slice(&values);
                 match P::GROUP * size_of::<W>() {
-                    1 => transpose::<[u8; 1]>(values, panels.steps, out, width),
-                    2 => transpose::<[u8; 2]>(values, panels.steps, out, width),
-                    4 => transpose::<[u8; 4]>(values, panels.steps, out, width),
-                    8 => transpose::<[u8; 8]>(values, panels.steps, out, width),
+                    1 => transpose::<P, [u8; 1]>(values, panels.steps, out, width),
+                    2 => transpose::<P, [u8; 2]>(values, panels.steps, out, width),
+                    4 => transpose::<P, [u8; 4]>(values, panels.steps, out, width),
+                    8 => transpose::<P, [u8; 8]>(values, panels.steps, out, width),
                     bytes => unreachable!("a group of {bytes} bytes"),
                 }
             }
@@ -117,13 +118,21 @@ impl<W: Pod> Panels<W> {
 }
 
 /// `out[step][column] = values[column][step]` for rows of `width` columns, of which those that exist are
-/// written.
-fn transpose<T: Pod>(values: &[u8], steps: usize, out: &mut [u8], width: usize) {
+/// written; of [`Product::STEPS`] steps one vector after the other.
+#[inline(always)]
+fn transpose<P: Product, T: Pod>(values: &[u8], steps: usize, out: &mut [u8], width: usize) {
     let (values, out): (&[T], &mut [T]) =
         (bytemuck::cast_slice(values), bytemuck::cast_slice_mut(out));
+    let lanes = <P::Isa as Int8>::LANES;
+    // Of steps that stand alone a row is all vectors.
+    let (row, steps_of_row) = if P::STEPS == 1 { (width, steps) } else { (lanes, P::STEPS) };
     for (column, values) in values.chunks_exact(steps).enumerate() {
-        for (out, &value) in out[column..].iter_mut().step_by(width).zip(values) {
-            *out = value;
+        let (vector, lane) = (column / row, column % row);
+        for (block, values) in values.chunks_exact(steps_of_row).enumerate() {
+            let start = (block * width + vector * row) * steps_of_row + lane;
+            for (out, &value) in out[start..].iter_mut().step_by(row).zip(values) {
+                *out = value;
+            }
         }
     }
 }

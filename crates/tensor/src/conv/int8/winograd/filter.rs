@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Transformed weights take 72 bytes for each pair of channels (F(4×4)) against 9: reading those from
-//! memory costs more than making them anew out of bytes, once for each block of tiles.
+//! memory costs more than making them anew out of bytes, once for each block of tiles. A thread keeps those of
+//! small layers, which stay in its cache, from one block to the next.
 
 use std::ops::Range;
 
@@ -19,6 +20,9 @@ use crate::storage::Storage;
 /// Channels that are transformed at a time: 36 positions of them, for a panel of 16 outputs, are 295 KB. Half as
 /// many stay in smaller caches, but where few tiles use them the products of a stretch are too short.
 const STRETCH: usize = 256;
+
+/// Bytes of a layer's transformed filters that stay in an L2 cache beside a block of tiles.
+const KEPT: usize = 320 << 10;
 
 const TAPS: usize = 9;
 
@@ -56,6 +60,25 @@ pub(crate) struct Stretch {
     /// Words from a position to the next: a cache line more, so that positions do not fall on the same
     /// cache sets.
     pub(crate) position: usize,
+}
+
+/// A thread's transformed filters.
+pub(crate) struct Transformed<'a> {
+    words: &'a mut [i16],
+    /// Whether they are needed again.
+    keep: bool,
+    /// A bit for each place that holds its panel's.
+    ready: u64,
+}
+
+impl<'a> Transformed<'a> {
+    /// Panels at most.
+    const MOST: usize = u64::BITS as usize;
+
+    /// Memory of [`Filters::transformed_len`] words, which holds nothing yet.
+    pub(crate) fn new(words: &'a mut [i16], keep: bool) -> Self {
+        Self { words, keep, ready: 0 }
+    }
 }
 
 impl Filters {
@@ -126,18 +149,55 @@ impl Filters {
     }
 
     /// Words of the largest stretch, transformed.
-    pub(crate) fn transformed_len<I: Int8, V: Variant>(_isa: I, channels: usize) -> usize {
+    fn stretch_len<I: Int8, V: Variant>(channels: usize) -> usize {
         let steps = channels.min(STRETCH).div_ceil(I::Words::GROUP);
         let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
         V::TILE * V::TILE * (plane.next_multiple_of(2 * I::LANES) + GAP)
+    }
+
+    /// Panels whose transformed filters a thread has memory for: all of them if they are kept, else one.
+    fn places<I: Int8, V: Variant>(outputs: usize, channels: usize) -> usize {
+        let panels = outputs.div_ceil(I::Words::VECTORS * I::LANES).max(1);
+        let bytes = panels * Self::stretch_len::<I, V>(channels) * size_of::<i16>();
+        let kept = panels <= Transformed::MOST && channels <= STRETCH && bytes <= KEPT;
+        if kept { panels } else { 1 }
+    }
+
+    /// Words of a thread's transformed filters.
+    pub(crate) fn transformed_len<I: Int8, V: Variant>(
+        _isa: I,
+        outputs: usize,
+        channels: usize,
+    ) -> usize {
+        Self::places::<I, V>(outputs, channels) * Self::stretch_len::<I, V>(channels)
+    }
+
+    /// `U` of a stretch: what `memory` keeps, or made now.
+    pub(crate) fn transformed<'m, I: Int8, V: Variant>(
+        &self,
+        isa: I,
+        panel: usize,
+        stretch: Stretch,
+        memory: &'m mut Transformed<'_>,
+    ) -> &'m [i16] {
+        let places = Self::places::<I, V>(self.outputs, self.channels);
+        let kept = memory.keep && places == self.panels() && self.stretches() == 1;
+        let len = Self::stretch_len::<I, V>(self.channels);
+        let place = if kept { panel } else { 0 };
+        let words = &mut memory.words[place * len..][..len];
+        if !(kept && memory.ready >> place & 1 == 1) {
+            self.transform::<I, V>(isa, panel, stretch, words);
+            memory.ready |= 1 << place;
+        }
+        words
     }
 
     fn start(&self, panel: usize, stretch: Stretch) -> usize {
         self.starts[panel * self.stretches() + stretch.channel / STRETCH]
     }
 
-    /// `U` of a stretch.
-    pub(crate) fn transform<I: Int8, V: Variant>(
+    /// Makes `U` of a stretch.
+    fn transform<I: Int8, V: Variant>(
         &self,
         isa: I,
         panel: usize,

@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::filter::Filters;
+use self::filter::{Filters, Transformed};
 use self::input::Input;
 use self::transform::{input_tile, output_tile};
 pub(crate) use self::variant::Variant;
@@ -153,10 +153,15 @@ impl<V: Variant> Winograd<V> {
         blocks.size * Self::POSITIONS * I::Words::VECTORS * I::LANES
     }
 
+    /// Words of transformed filters for each thread.
+    fn filters_len<I: Int8>(isa: I, geometry: &ConvGeometry) -> usize {
+        Filters::transformed_len::<I, V>(isa, geometry.out_channels, geometry.in_channels)
+    }
+
     /// Bytes for each thread: a block of transformed tiles, transformed filters, sums, a patch.
     fn worker_bytes<I: Int8>(isa: I, geometry: &ConvGeometry, blocks: &Blocks) -> usize {
         Scratch::bytes::<i16>(blocks.len)
-            + Scratch::bytes::<i16>(Filters::transformed_len::<I, V>(isa, geometry.in_channels))
+            + Scratch::bytes::<i16>(Self::filters_len(isa, geometry))
             + Scratch::bytes::<i32>(Self::block_sums::<I>(blocks))
             + Scratch::bytes::<u8>(Input::patch_len::<V>(blocks.pixel))
     }
@@ -199,8 +204,8 @@ impl<V: Variant> Winograd<V> {
         parallel::for_each_chunk(scratch.take::<u8>(workers * bytes), bytes, |_, memory| {
             let mut memory = Scratch::new(memory);
             let words = memory.take::<i16>(blocks.len);
-            let filter_len = Filters::transformed_len::<I, V>(isa, geometry.in_channels);
-            let filters = memory.take::<i16>(filter_len);
+            let filters = memory.take(Self::filters_len(isa, geometry));
+            let mut filters = Transformed::new(filters, blocks.count > workers);
             let sums = memory.take::<i32>(Self::block_sums::<I>(&blocks));
             let patch = memory.take::<u8>(Input::patch_len::<V>(blocks.pixel));
             let mut transformed = None;
@@ -219,7 +224,7 @@ impl<V: Variant> Winograd<V> {
                     transformed = Some(block);
                 }
                 for panel in panels {
-                    self.products(isa, &blocks, words, tiles.len(), panel, filters, sums);
+                    self.products(isa, &blocks, words, tiles.len(), panel, &mut filters, sums);
                     // SAFETY: tasks differ in tiles or in channels; the rest is the caller's promise.
                     unsafe {
                         self.outputs(isa, geometry, &blocks, tiles.clone(), panel, sums, epilogue);
@@ -282,20 +287,19 @@ impl<V: Variant> Winograd<V> {
         transformed: &[i16],
         tiles: usize,
         panel: usize,
-        filters: &mut [i16],
+        filters: &mut Transformed,
         sums: &mut [i32],
     ) {
         let rows: [usize; BLOCK] = std::array::from_fn(|i| i.min(tiles - 1) * blocks.pixel);
         for index in 0..self.filters.stretches() {
             let stretch = self.filters.stretch(panel, index);
-            self.filters.transform::<I, V>(isa, panel, stretch, filters);
             let strip = Strip::<I::Words> {
                 image: transformed,
                 rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
                 runs: &[stretch.channel],
                 last: (tiles - 1) * blocks.pixel + stretch.channel,
                 steps: stretch.steps,
-                panel: filters,
+                panel: self.filters.transformed::<I, V>(isa, panel, stretch, filters),
                 width: stretch.width,
                 copies: Copies {
                     count: Self::POSITIONS,

@@ -3,7 +3,8 @@
 //! A tile of codes is read from the image where it lies: its rows are pixels at one distance from
 //! each other. That holds along an image row, and, where the border makes the distance between image
 //! rows a multiple of it, along a whole image, if the few pixels between the rows are multiplied too
-//! and dropped: see [`Lines`]. The panels are those of [`Quads`], whose memory order is a tile's.
+//! and dropped: see [`Lines`]. The panels are those of [`Quads`], sixteen steps of a vector after the other:
+//! tiles of weights, each without gaps.
 //!
 //! Sums leave the tiles through memory, some rows at a time, into the epilogue of every other product, while
 //! the next tiles are multiplied; those that stay `i32` are written where they belong.
@@ -12,11 +13,10 @@ mod lines;
 mod multiply;
 
 use std::arch::asm;
-use std::array::from_fn;
 use std::ops::Range;
 
 use self::lines::{FINISHED, Lines, Tile, Unfinished};
-use self::multiply::{Configured, HEIGHT, LANES, LINE, multiply};
+use self::multiply::{Configured, HEIGHT, LANES, LINE, TILE, multiply};
 use super::avx512::Quads;
 use crate::gemm::int8::{Epilogue, Finish, Job, Place, Sink};
 use crate::simd::Isa;
@@ -26,7 +26,7 @@ use crate::simd::x86::Amx;
 /// Fewer rows than this are multiplied by vectors: tiles would have to be set up for little work.
 const FEWEST: usize = 4;
 /// Panels that a tile of rows meets before the next one.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 32;
 
 /// `tdpbusd` on raw codes.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl Product for Tiles {
         w: *const i8,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { self.0.step(acc, x, offset, w) }
+        unsafe { self.0.step_of(acc, x, offset, w, TILE) }
     }
 
     unsafe fn multiply(
@@ -165,17 +165,20 @@ impl Block<'_> {
         let Self { job, lines, .. } = self;
         let ((line, mut place), (last_line, last)) =
             (lines.place(rows.start), lines.place(rows.end - 1));
-        // Of one panel the compiler knows that it is always the same.
-        let count = if MOST == 1 { 1 } else { panels.len() };
-        let parts: [_; MOST] = from_fn(
-            #[inline(always)]
-            |i| self.part(panels.start + i.min(count - 1)),
-        );
-        let parts = &parts[..count];
+        let mut parts = [const { None }; MOST];
+        if MOST == 1 {
+            // Written so that the compiler knows that it is always the same.
+            parts[0] = Some(self.part(panels.start));
+        } else {
+            for (part, panel) in parts.iter_mut().zip(panels) {
+                *part = Some(self.part(panel));
+            }
+        }
+        let first = parts[0].as_ref().expect("a panel");
         // Sums are multiplied into one of them while those of the other are finished.
         let mut sums = [Sums::ZERO; 2];
         let [mut here, mut there] = sums.each_mut();
-        let (mut unfinished, mut earlier) = (Unfinished::NOTHING, &parts[0]);
+        let (mut unfinished, mut earlier) = (Unfinished::NOTHING, first);
         let mut waiting = None;
         for line in line..=last_line {
             let end = if line == last_line { last + 1 } else { lines.len };
@@ -190,7 +193,7 @@ impl Block<'_> {
                     None => Some(tile),
                     Some(before) => {
                         let tiles = Tiled::new([before, tile], self);
-                        for part in parts {
+                        for part in parts.iter().flatten() {
                             // SAFETY: the caller's promise.
                             unfinished = unsafe {
                                 self.tiles::<2, NV>(&tiles, part, here, unfinished, earlier, there)
@@ -205,7 +208,7 @@ impl Block<'_> {
         }
         if let Some(tile) = waiting {
             let tiles = Tiled::new([tile], self);
-            for part in parts {
+            for part in parts.iter().flatten() {
                 // SAFETY: the caller's promise.
                 unfinished =
                     unsafe { self.tiles::<1, NV>(&tiles, part, here, unfinished, earlier, there) };

@@ -289,6 +289,36 @@ macro_rules! product {
             pub(super) fn new(isa: I) -> Self {
                 Self(isa)
             }
+
+            /// [`Product::step`] for vectors of weights that lie `apart`.
+            ///
+            /// # Safety
+            /// As there.
+            #[inline(always)]
+            pub(super) unsafe fn step_of<const MR: usize, const NV: usize>(
+                self,
+                acc: &mut [[__m512i; NV]; MR],
+                x: &[*const $x; MR],
+                offset: usize,
+                w: *const $w,
+                apart: usize,
+            ) {
+                // SAFETY: the token proves what the instructions need; the caller promises
+                // LANES·GROUP weights for each vector and, in each row, a group, which is four bytes.
+                unsafe {
+                    let mut weights = [_mm512_setzero_si512(); NV];
+                    for (v, weight) in weights.iter_mut().enumerate() {
+                        *weight = $load!(w.add(apart * v));
+                    }
+                    for i in 0..MR {
+                        let group =
+                            _mm512_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
+                        for v in 0..NV {
+                            acc[i][v] = $dot!(acc[i][v], group, weights[v]);
+                        }
+                    }
+                }
+            }
         }
 
         impl<I: $bound> Product for $name<I> {
@@ -326,21 +356,8 @@ macro_rules! product {
                 offset: usize,
                 w: *const $w,
             ) {
-                // SAFETY: the token proves what the instructions need; the caller promises
-                // NV·LANES·GROUP weights and, in each row, a group, which is four bytes.
-                unsafe {
-                    let mut weights = [_mm512_setzero_si512(); NV];
-                    for (v, weight) in weights.iter_mut().enumerate() {
-                        *weight = $load!(w.add(LANES * $group * v));
-                    }
-                    for i in 0..MR {
-                        let group =
-                            _mm512_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
-                        for v in 0..NV {
-                            acc[i][v] = $dot!(acc[i][v], group, weights[v]);
-                        }
-                    }
-                }
+                // SAFETY: the caller's promise.
+                unsafe { self.step_of(acc, x, offset, w, LANES * $group) }
             }
         }
     };

@@ -9,6 +9,8 @@ use crate::simd::x86::Amx;
 pub(super) const HEIGHT: usize = 16;
 /// Bytes of a row of a tile: codes, weights of sixteen columns, or sums.
 pub(super) const LINE: usize = 64;
+/// Bytes of a tile of weights.
+pub(super) const TILE: usize = LANES * LINE;
 /// Codes that are multiplied and added to one sum together.
 const GROUP: usize = 4;
 /// Columns of a tile.
@@ -117,7 +119,7 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
                     let (mut a, mut b) = (x[0].add(run), x[R - 1].add(run));
                     for _ in 0..units {
                         if ahead {
-                            for line in 0..NV * LANES {
+                            for line in 0..NV * TILE / LINE {
                                 _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + line * LINE));
                             }
                         }
@@ -129,12 +131,12 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
                             pixel = in(reg) pixel,
                             w = in(reg) w,
                             // From a row of weights to the next.
-                            line = in(reg) NV * LINE,
+                            line = in(reg) LINE,
                             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                             options(nostack, readonly, preserves_flags)
                         );
-                        (a, b, w) = (a.add(LINE), b.add(LINE), w.add(NV * LANES * LINE));
+                        (a, b, w) = (a.add(LINE), b.add(LINE), w.add(NV * TILE));
                         between();
                     }
                 }
@@ -157,7 +159,7 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm3, [{bias} + {zero} + 64]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
-             "tileloadd tmm7, [{w} + {line} + 64]"
+             "tileloadd tmm7, [{w} + {line} + 1024]"
              "tileloadd tmm5, [{b} + {pixel}]"
              "tdpbusd tmm0, tmm4, tmm6"
              "tdpbusd tmm1, tmm4, tmm7"
@@ -184,7 +186,7 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
              "tileloadd tmm1, [{bias} + {zero} + 64]"]
             ["tileloadd tmm6, [{w} + {line}]"
              "tileloadd tmm4, [{a} + {pixel}]"
-             "tileloadd tmm7, [{w} + {line} + 64]"
+             "tileloadd tmm7, [{w} + {line} + 1024]"
              "tdpbusd tmm0, tmm4, tmm6"
              "tdpbusd tmm1, tmm4, tmm7"]
             ["tilestored [{a} + {stride}], tmm0"
