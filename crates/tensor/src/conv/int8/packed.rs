@@ -393,6 +393,21 @@ mod tests {
             }
         }
 
+        /// Images of several blocks of tiles for each thread, and channels so few that their transformed filters
+        /// stay from one block to the next.
+        #[test]
+        fn small_layers_of_many_tiles_equal_the_reference(
+            (channels, outputs) in (1..5usize, 1..=70usize),
+            (height, width) in (36..48usize, 36..48usize),
+            zero in zeros(), extreme in 0..6u8, seed in any::<u64>(),
+        ) {
+            let input = [1, channels, height, width];
+            let shape = [outputs, channels, 3, 3];
+            let geometry = ConvGeometry::new(input, shape, ConvAttrs::new(1, 1)).unwrap();
+            prop_assume!(geometry.macs() <= MOST / 3);
+            prop_assert_eq!(check(&geometry, zero, extreme, seed), Ok(()));
+        }
+
         /// The first layer of a network: few channels, windows that move far, rows side by side.
         #[test]
         fn few_channels_equal_the_reference(
