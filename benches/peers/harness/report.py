@@ -93,7 +93,8 @@ def write(results, path):
     out += [f"- left out (`--only`, `--training`): {', '.join(missing)}"] * bool(missing)
     out += ["", "## How it is measured", "",
             "Every engine is a process of its own that answers `load`, `run`, `outputs`; the driver stops all but the one whose turn it is "
-            "(`SIGSTOP`), so that no engine's waiting threads disturb another; all run on the same CPUs, as many as threads (Linux), since one CPU may be slower than the next. After a warm-up each runs for the same time, round after round, "
+            "(`SIGSTOP`), so that no engine's waiting threads disturb another; all run on the same CPUs, as many as threads (Linux), since "
+            "one CPU may be slower than the next. After a warm-up each runs for the same time, round after round, "
             "in alternating order. A network's weights are seeded random numbers with BatchNorm statistics taken from the calibration images and a "
             "classifier that tells the check images apart; the reference is a float network in numpy, which is not one of the engines. "
             "All int8 networks are quantized from the same weights with the same 16 calibration images.", ""]
