@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 PYTHON = ["onnxruntime", "openvino", "torch", "litert", "ncnn", "openblas"]
 RUST = ["ottava", "rten", "tract", "candle", "burn", "gemm", "matrixmultiply"]
@@ -20,6 +22,15 @@ DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": 
                  "ncnn": "ncnn"}
 
 
+def of_cores(cpus):
+    """CPUs in the order to take them: one of each core before any that shares its core."""
+    def place(cpu):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        first = re.match(r"\d+", siblings.read_text()) if siblings.exists() else None
+        return first is not None and int(first[0]) != cpu, cpu
+    return sorted(cpus, key=place)
+
+
 @contextlib.contextmanager
 def same_cpus(count):
     """Processes started meanwhile stay on the first `count` CPUs: one CPU may be slower for minutes, by its
@@ -28,7 +39,7 @@ def same_cpus(count):
         yield
         return
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:count])
+    os.sched_setaffinity(0, of_cores(allowed)[:count])
     try:
         yield
     finally:

@@ -83,6 +83,8 @@ pub(super) unsafe fn multiply<const R: usize, const NV: usize>(
     stride: usize,
     mut between: impl FnMut(),
 ) {
+    // What the instructions below say as a number.
+    const { assert!(TILE == 1024) };
     // The processor itself foresees too little of what the sixteen loads of a tile will read, unless the
     // panel has stayed in the cache since the last rows.
     let ahead = w.len() > FEW_WEIGHTS;
