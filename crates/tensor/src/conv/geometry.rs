@@ -77,6 +77,20 @@ impl ConvGeometry {
                 attrs.padding
             ));
         };
+        // Kernels count elements of a bordered image, up to a stride or a dilation further: no such sum may wrap.
+        let reach = |size: usize, before: usize, after: usize, axis: usize| {
+            (size + before + after).max(stride[axis]).max(dilation[axis])
+        };
+        let bordered = [reach(height, top, bottom, 0), reach(width, left, right, 1)];
+        if !countable([batch, in_channels], bordered)
+            || !countable([batch, out_channels], [rows, columns])
+            || !countable([out_channels, group_channels], [kernel_h, kernel_w])
+        {
+            return refuse(format!(
+                "an input of shape {input:?} with padding {:?}, stride {stride:?} and dilation {dilation:?}, or its output, has more elements than can be counted",
+                attrs.padding
+            ));
+        }
         Ok(Self {
             batch,
             in_channels,
@@ -86,6 +100,13 @@ impl ConvGeometry {
             kernel: [kernel_h, kernel_w],
             attrs,
         })
+    }
+
+    /// Whether [`new`](Self::new) would make the same of these shapes: fields may be anything.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.attrs.groups > 0
+            && Self::new(self.input_shape(), self.weight_shape(), self.attrs)
+                .is_ok_and(|geometry| geometry == *self)
     }
 
     /// `[n, c, h, w]` of the input.
@@ -178,6 +199,12 @@ impl PoolGeometry {
     }
 }
 
+/// Whether so many elements can be counted, and a few times as many bytes.
+fn countable(channels: [usize; 2], size: [usize; 2]) -> bool {
+    let count = channels.iter().chain(&size).try_fold(1usize, |n, &x| n.checked_mul(x.max(1)));
+    count.is_some_and(|count| count <= isize::MAX as usize / 16)
+}
+
 /// How many windows fit along one axis; `None` if there is none, or the numbers overflow.
 fn windows(
     size: usize,
@@ -191,7 +218,7 @@ fn windows(
     }
     let padded = size.checked_add(padding[0])?.checked_add(padding[1])?;
     let reach = (kernel - 1).checked_mul(dilation)?.checked_add(1)?;
-    // A size beyond i32 would not be an image; refusing it keeps products of sizes addressable.
+    // A size beyond i32 would not be an image.
     (padded <= i32::MAX as usize).then_some(())?;
     Some(padded.checked_sub(reach)? / stride + 1)
 }
@@ -212,12 +239,36 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_do_not_belong_together_are_noticed() {
+        let g = ConvGeometry::new(
+            [2, 4, 8, 8],
+            [6, 2, 3, 3],
+            ConvAttrs { groups: 2, ..ConvAttrs::new(1, 1) },
+        );
+        let g = g.unwrap();
+        assert!(g.is_sound() && ConvGeometry { batch: 5, ..g }.is_sound());
+        assert!(!ConvGeometry { out_size: [8, 9], ..g }.is_sound());
+        assert!(!ConvGeometry { in_channels: 5, ..g }.is_sound());
+        assert!(!ConvGeometry { attrs: ConvAttrs { groups: 0, ..g.attrs }, ..g }.is_sound());
+    }
+
+    #[test]
     fn shapes_that_do_not_fit_are_refused_with_their_numbers() {
         let wrong =
             ConvGeometry::new([1, 4, 8, 8], [8, 3, 3, 3], ConvAttrs::default()).unwrap_err();
         assert!(wrong.to_string().contains("4 channels"), "{wrong}");
         assert!(ConvGeometry::new([1, 3, 2, 2], [8, 3, 3, 3], ConvAttrs::default()).is_err());
         assert!(ConvGeometry::new([1, 3, 8, 8], [8, 3, 3, 3], ConvAttrs::new(0, 0)).is_err());
+        let far = ConvAttrs {
+            stride: [(1 << 19) - 1, 1 << 30],
+            padding: [0, 0, (1 << 20) - 1, (1 << 30) - 1],
+            groups: 8192,
+            ..ConvAttrs::default()
+        };
+        let many = ConvGeometry::new([1, 32768, 1, 1], [8192, 4, 2, 1], far).unwrap_err();
+        assert!(many.to_string().contains("more elements"), "{many}");
+        let apart = ConvAttrs { stride: [1, usize::MAX], ..ConvAttrs::default() };
+        assert!(ConvGeometry::new([1, 4, 1, 1], [1, 4, 1, 1], apart).is_err());
         assert!(PoolGeometry::new([1, 3, 8, 8], [2, 2], [2, 2], [2; 4]).is_err());
     }
 }

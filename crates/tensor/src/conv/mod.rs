@@ -1,4 +1,5 @@
-//! 2-D convolution. [`ConvGeometry::new`] checks the shapes once; no kernel below can fail.
+//! 2-D convolution. [`ConvGeometry::new`] checks once that shapes fit together; kernels panic if tensors do not have
+//! them.
 
 pub mod f32;
 mod geometry;

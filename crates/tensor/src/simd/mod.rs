@@ -30,8 +30,8 @@ use std::sync::OnceLock;
 
 use crate::{Error, Result};
 
-/// An instruction set. A value of the implementing type is the proof that this CPU has it, so that
-/// kernels contain no `unsafe` of their own.
+/// An instruction set. A value of the implementing type is the proof that this CPU has it, so that kernels need no
+/// `unsafe` for its instructions.
 pub trait Isa: Copy + Send + Sync + 'static {
     /// The token, if this CPU has the instruction set.
     fn detect() -> Option<Self>;

@@ -12,9 +12,12 @@ use crate::{Level, Tensor, parallel};
 ///
 /// `x` is best channels-last and is copied into that layout otherwise; the result is channels-last.
 ///
+/// Some shapes are computed tile by tile (Winograd): there a value that is not finite makes every result of its
+/// tiles NaN, also those whose window does not see it.
+///
 /// # Shapes
 /// `x`: `g.input_shape()`; `weight`: `g.weight_shape()`, OIHW; `bias`: `[o]`; result:
-/// `g.output_shape()`. Checked by [`ConvGeometry::new`], which is why nothing can fail here.
+/// `g.output_shape()`. [`ConvGeometry::new`] has checked that they fit together.
 pub fn forward(
     x: &Tensor<f32>,
     weight: &Tensor<f32>,
@@ -55,8 +58,8 @@ pub(super) fn forward_with(
     g: &ConvGeometry,
     keep: bool,
 ) -> Tensor<f32> {
-    debug_assert_eq!(x.shape(), g.input_shape());
-    debug_assert_eq!(weight.shape(), g.weight_shape());
+    assert_eq!(x.shape(), g.input_shape());
+    assert_eq!(weight.shape(), g.weight_shape());
     let mut y = Tensor::recycled_channels_last(&g.output_shape());
     if y.is_empty() {
         return y;
@@ -68,9 +71,8 @@ pub(super) fn forward_with(
     let groups = g.attrs.groups;
     let key = |what| keep.then(|| key(what, level, g));
     if let Some(tiling) = Tiling::forward(g) {
-        let panels = weight.derived(key("conv2d, Winograd"), |weight| {
-            winograd::forward_panels(level, weight, &tiling)
-        });
+        let panels = weight
+            .derived(key(tiling.name()), |weight| winograd::forward_panels(level, weight, &tiling));
         winograd::convolve(level, images, &tiling, &panels, bias.as_deref(), y.data_mut());
         return y;
     }

@@ -25,8 +25,8 @@ pub fn grad_input_on(
     weight: &Tensor<f32>,
     g: &ConvGeometry,
 ) -> Tensor<f32> {
-    debug_assert_eq!(grad.shape(), g.output_shape());
-    debug_assert_eq!(weight.shape(), g.weight_shape());
+    assert_eq!(grad.shape(), g.output_shape());
+    assert_eq!(weight.shape(), g.weight_shape());
     if grad.is_empty() {
         return Tensor::zeros_channels_last(&g.input_shape());
     }

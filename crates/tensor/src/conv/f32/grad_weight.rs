@@ -37,8 +37,8 @@ pub fn grad_weight_on(
     x: &Tensor<f32>,
     g: &ConvGeometry,
 ) -> Tensor<f32> {
-    debug_assert_eq!(grad.shape(), g.output_shape());
-    debug_assert_eq!(x.shape(), g.input_shape());
+    assert_eq!(grad.shape(), g.output_shape());
+    assert_eq!(x.shape(), g.input_shape());
     if grad.is_empty() {
         return Tensor::zeros(&g.weight_shape());
     }

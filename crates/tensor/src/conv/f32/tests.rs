@@ -234,6 +234,20 @@ fn an_empty_batch_is_ordinary() {
     }
 }
 
+/// The same weights at one image size and another, which take tiles of different sizes.
+#[test]
+fn kept_weights_are_those_of_this_size() {
+    let weight = uneven(&[16, 16, 3, 3], 2);
+    for size in [8, 8, 8, 6, 6, 6, 10, 8, 6, 10, 10, 8] {
+        let g = ConvGeometry::new([1, 16, size, size], [16, 16, 3, 3], ConvAttrs::new(1, 1))
+            .expect("it fits");
+        let x = uneven(&g.input_shape(), 1);
+        let expected = reference::forward(&wide(&x), &wide(&weight), None, &g);
+        let actual = infer(&x, &weight, None, &g);
+        assert_close(&format!("{size}×{size}"), Level::current(), &actual, &expected, 16 * 9 + 1);
+    }
+}
+
 /// Packed weights are kept between runs: never those of other values, of another layout, or of a slice.
 #[test]
 fn kept_weights_are_those_of_now() {

@@ -323,7 +323,9 @@ impl Direct {
         mut scratch: Scratch,
     ) {
         let (len, all) = (blocks.len::<P>(border), batch * blocks.count);
-        let buffers = if parallel::threads() == 1 { 1 } else { blocks.buffers(batch) };
+        // None are planned for no images.
+        let threads = parallel::threads();
+        let buffers = blocks.buffers(batch).min(if threads == 1 { 1 } else { usize::MAX });
         parallel::for_each_chunk(scratch.take::<P::X>(buffers * len), len, |buffer, image| {
             for block in all * buffer / buffers..all * (buffer + 1) / buffers {
                 let (n, first) = (block / blocks.count, block % blocks.count * blocks.rows);

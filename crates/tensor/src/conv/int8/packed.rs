@@ -141,8 +141,8 @@ impl Int8Conv {
     /// Runs on NHWC codes, in parallel on the current pool.
     ///
     /// # Panics
-    /// If the geometry is not that of the packed weights, or a slice has not the length that the
-    /// geometry, or [`scratch_len`](Self::scratch_len), says.
+    /// If the geometry is not that of the packed weights, or none that [`ConvGeometry::new`] makes, or a slice has
+    /// not the length that the geometry, or [`scratch_len`](Self::scratch_len), says.
     pub fn run(
         &self,
         geometry: &ConvGeometry,
@@ -151,6 +151,8 @@ impl Int8Conv {
         output: Output<'_>,
         scratch: &mut [u8],
     ) {
+        // Kernels read without further checks what the geometry says.
+        assert!(geometry.is_sound(), "not a geometry: {geometry:?}");
         assert_eq!((geometry.weight_shape(), geometry.attrs), (self.shape, self.attrs));
         assert_eq!(input.len(), geometry.input_shape().iter().product());
         dispatch!(self.level, isa => self.run_on(isa, geometry, input, zero_point, output, scratch));
@@ -479,6 +481,42 @@ mod tests {
                 assert!(lens.is_sorted(), "{level:?} {algorithm:?} {channels} of {height}×{width}");
             }
         }
+    }
+
+    #[test]
+    fn no_images_are_nothing_to_do() {
+        let shape = [8, 8, 3, 3];
+        let geometry = ConvGeometry::new([0, 8, 32, 32], shape, ConvAttrs::new(1, 1)).unwrap();
+        for threads in [Threads::One, Threads::Current] {
+            for algorithm in Algorithm::ALL {
+                let weights = vec![1; 8 * 8 * 9];
+                let conv = Int8Conv::new(Level::best(), &weights, shape, geometry.attrs, algorithm)
+                    .unwrap();
+                let mut scratch = vec![0; conv.scratch_len(&geometry)];
+                threads.run(|| {
+                    conv.run(&geometry, &[], 3, Output::Accumulate(&mut []), &mut scratch);
+                });
+            }
+        }
+    }
+
+    /// Without the panic, four bytes before the input would be read.
+    #[test]
+    #[should_panic(expected = "not a geometry")]
+    fn a_geometry_that_says_too_much_is_refused() {
+        let attrs = ConvAttrs { stride: [1, (1 << 62) - 1], ..ConvAttrs::default() };
+        let conv =
+            Int8Conv::new(Level::best(), &[1; 4], [1, 4, 1, 1], attrs, Algorithm::Direct).unwrap();
+        let geometry = ConvGeometry {
+            batch: 1,
+            in_channels: 4,
+            in_size: [1, 1],
+            out_channels: 1,
+            out_size: [1, 2],
+            kernel: [1, 1],
+            attrs,
+        };
+        conv.run(&geometry, &[1, 2, 3, 4], 0, Output::Accumulate(&mut [0; 2]), &mut [0; 4096]);
     }
 
     #[test]

@@ -303,7 +303,8 @@ pub(crate) struct Shared<'a, T> {
     borrows: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `slice` is the only access, and its callers promise that no two tasks overlap.
+// SAFETY: elements are reached through `slice` and `pointer` alone; whoever writes there promises that no two tasks
+// overlap.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}

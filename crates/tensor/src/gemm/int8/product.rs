@@ -63,7 +63,8 @@ impl Int8Gemm {
     /// If `a` is not `m · k`, `c` not `m · n`, or `scratch` shorter than
     /// [`scratch_len`](Self::scratch_len).
     pub fn run(&self, m: usize, a: &[u8], zero_point: u8, c: &mut [i32], scratch: &mut [u8]) {
-        assert_eq!((a.len(), c.len()), (m * self.k, m * self.n));
+        let lens = [m.checked_mul(self.k), m.checked_mul(self.n)];
+        assert_eq!([Some(a.len()), Some(c.len())], lens, "the lengths of {m} rows");
         dispatch!(self.level, isa => match isa.narrow() {
             Some(product) if self.narrow => self.run_on(product, m, a, zero_point, c, scratch),
             _ => self.run_on(isa.bytes(), m, a, zero_point, c, scratch),
@@ -231,6 +232,16 @@ mod tests {
         let refused = Int8Gemm::new(Level::best(), k, 1, &vec![0; k]).err();
         assert_eq!(refused, Some(Error::Terms { terms: k, limit: MAX_TERMS }));
         assert!(Int8Gemm::new(Level::best(), 2, 2, &[0; 3]).is_err());
+    }
+
+    /// `m · k` wraps to what the slices have.
+    #[test]
+    #[should_panic(expected = "the lengths of")]
+    fn more_rows_than_can_be_counted_are_refused() {
+        let gemm = Int8Gemm::new(Level::best(), 4, 4, &[1; 16]).unwrap();
+        let m = (1 << (usize::BITS - 2)) + 100;
+        let (mut c, mut scratch) = (vec![0; 400], vec![0; 1 << 16]);
+        gemm.run(m, &[1; 400], 0, &mut c, &mut scratch);
     }
 
     #[test]

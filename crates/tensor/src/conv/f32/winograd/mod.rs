@@ -134,6 +134,14 @@ impl Tiling {
         })
     }
 
+    /// What the weights are transformed for.
+    pub(super) fn name(&self) -> &'static str {
+        match self.tile {
+            Size::F2x2 => "conv2d, Winograd F(2×2)",
+            Size::F4x4 => "conv2d, Winograd F(4×4)",
+        }
+    }
+
     /// Rows and columns of results of a tile.
     pub(super) fn step(&self) -> usize {
         with_variant!(self.tile, W => W::STEP)

@@ -114,7 +114,7 @@ impl Variant for F2x2 {
 }
 
 /// F(4×4): points 0, ±1, ±2, ∞; `s = 24`, so `q = 9`, `v = 3`. |V| ≤ 17 340, |U| ≤ 18 432. Exact for
-/// `Σ|w| ≤ 263 172`, which trained weights are far below.
+/// `Σ|w| < 263 172`, which trained weights are far below.
 #[derive(Clone, Copy)]
 pub(crate) struct F4x4;
 
