@@ -15,6 +15,9 @@ use crate::output::{note, result, round, table};
 
 /// `ottava bench`.
 pub fn run(args: &args::Bench) -> Result<()> {
+    if args.batch == 0 || args.runs == 0 {
+        bail!("--batch {} --runs {}: both must be at least 1", args.batch, args.runs);
+    }
     let mut rows = Vec::new();
     let mut json = json!({
         "threads": parallel::threads(),
@@ -44,6 +47,9 @@ pub fn run(args: &args::Bench) -> Result<()> {
     result(&args.global, json, &text)
 }
 
+/// Values of a batch at the most: a gigabyte.
+const MAX_VALUES: usize = 1 << 28;
+
 fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<String>)> {
     let mut model = load(file, args.model.as_deref())?;
     let options = match args.plan {
@@ -61,10 +67,18 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
         program.save(file)?;
     }
     let shape: Vec<usize> = match &model {
-        Model::Float(model) => model.input_shape(args.size).to_vec(),
+        Model::Float(model) => model.sized(args.size)?.to_vec(),
         Model::Integer(program) => program.input_shape().to_vec(),
     };
-    let shape: Vec<usize> = std::iter::once(args.batch.max(1)).chain(shape).collect();
+    let shape: Vec<usize> = std::iter::once(args.batch).chain(shape).collect();
+    let values = shape.iter().try_fold(1usize, |values, &size| values.checked_mul(size));
+    if values.is_none_or(|values| values > MAX_VALUES) {
+        bail!(
+            "--batch {}: images of shape {:?} are more than {MAX_VALUES} values",
+            args.batch,
+            &shape[1..]
+        );
+    }
     // Values as a normalised image has them; their pattern costs the same as any other's.
     let values: Vec<f32> =
         (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0).collect();

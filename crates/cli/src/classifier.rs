@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ottava::autograd::Mode;
 use ottava::data::Loader;
 use ottava::nn::{self, Metrics, Network};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::output::{bar, round};
+use crate::setup::check_interrupt;
 
 /// What turns images into logits.
 pub trait Classifier {
@@ -94,6 +95,7 @@ pub fn judge(
     let (mut metrics, mut logits, mut predictions) = (Metrics::default(), Vec::new(), Vec::new());
     let mut classes = 0;
     for batch in loader.epoch(0) {
+        check_interrupt("while images were classified")?;
         let batch = batch?;
         let rows = classifier.logits(batch.images)?;
         // A loader of images may hold classes that the network does not know: refused by name.
@@ -104,6 +106,11 @@ pub fn judge(
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if predictions.is_empty() {
+        bail!(
+            "no picture of the test split is left: --bad-images refuse names what is wrong with them"
+        );
+    }
     let logits = Tensor::new(&[predictions.len(), classes], logits)?;
     Ok(Judged { metrics, predictions, logits })
 }

@@ -48,7 +48,8 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let test = task.test(100)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();
-    let mut run = RunDir::create(&args.out, &json!({"command": "demo", "seed": seed}), false)?;
+    let mut run =
+        RunDir::create(&args.out, &json!({"command": "demo", "seed": seed}), false, global)?;
 
     note(global, "1. a float network");
     let config = ModelConfig {

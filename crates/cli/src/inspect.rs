@@ -131,7 +131,7 @@ fn integer(program: &Program) -> Vec<Layer> {
 
 /// The operators of a float network, traced.
 fn float(model: &FloatModel, size: Option<usize>) -> Result<Vec<Layer>> {
-    let shape = model.input_shape(size);
+    let shape = model.sized(size)?;
     let graph = model.trace(shape)?;
     let tape = Tape::no_grad(Mode::EVAL);
     let mut shapes = std::collections::HashMap::new();

@@ -12,6 +12,9 @@ use ottava::nn::{self, Module, Network};
 use ottava::quant::{Container, Program};
 use ottava::tensor::Tensor;
 
+/// Pixels along a side of an image that a network is tried with.
+const MAX_SIZE: usize = 4096;
+
 /// A network from a file.
 pub enum Model {
     Float(FloatModel),
@@ -89,6 +92,14 @@ impl FloatModel {
                 [*c, *h, *w]
             }
         }
+    }
+
+    /// [`input_shape`](Self::input_shape) for a size that somebody wrote.
+    pub fn sized(&self, size: Option<usize>) -> Result<[usize; 3]> {
+        if let Some(size) = size.filter(|size| !(1..=MAX_SIZE).contains(size)) {
+            bail!("--size {size}: use 1 to {MAX_SIZE} pixels");
+        }
+        Ok(self.input_shape(size))
     }
 
     /// The network as a graph for images of a shape.
@@ -199,6 +210,10 @@ pub fn put(container: &mut Container, state: Vec<(String, Tensor<f32>)>) -> Resu
 pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
     let path = in_run(path, &["int8.ottava", "best.ottava"])?;
     let shown = path.display().to_string();
+    let kind = std::fs::metadata(&path).with_context(|| format!("cannot read {shown}"))?;
+    if !kind.is_file() {
+        bail!("{shown} is no file; name a model file or a run directory");
+    }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("ottava") => {
             let container = Container::load(&path).with_context(|| shown.clone())?;

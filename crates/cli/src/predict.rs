@@ -32,15 +32,31 @@ pub fn run(args: &args::Predict) -> Result<()> {
         Model::Float(model) => Box::new(Evaluating(&model.network)),
         Model::Integer(program) => Box::new(Integer::new(program)?),
     };
+    // Integers take one shape; a float network may take others than it was made for.
+    let (takes, made_for) = match &model {
+        Model::Float(model) => (None, Some(model.input_shape(None))),
+        Model::Integer(program) => {
+            let shape = <[usize; 3]>::try_from(program.input_shape()).ok();
+            (shape, shape)
+        }
+    };
     let (mut images, mut text) = (Vec::new(), String::new());
     for path in &args.images {
         let shown = path.display().to_string();
-        let ([c, h, w], pixels) = read_image(path)
-            .and_then(|image| preprocess.apply(image))
-            .with_context(|| shown.clone())?;
+        let picture = read_image(path)?;
+        let shape = preprocess.output_shape(picture.shape()).with_context(|| shown.clone())?;
+        if takes.is_some_and(|takes| takes != shape) {
+            bail!("{shown} becomes an image of shape {shape:?}, but {}", advice(takes));
+        }
+        let ([c, h, w], pixels) = preprocess.apply(picture).with_context(|| shown.clone())?;
         // `apply` gives height, width, channels.
         let image = Tensor::from_nhwc([1, c, h, w], pixels)?;
-        let logits = classifier.logits(image).with_context(|| shown.clone())?.to_vec();
+        let logits = classifier
+            .logits(image)
+            .with_context(|| {
+                format!("{shown}: an image of shape {:?}; {}", [c, h, w], advice(made_for))
+            })?
+            .to_vec();
         let mut top: Vec<(usize, f64)> = softmax(&logits).into_iter().enumerate().collect();
         top.sort_by(|a, b| b.1.total_cmp(&a.1));
         top.truncate(args.top.max(1));
@@ -57,6 +73,14 @@ pub fn run(args: &args::Predict) -> Result<()> {
         images.push(json!({"path": shown, "top": top}));
     }
     result(&args.global, json!({"images": images}), &text)
+}
+
+/// What to do about an image of another shape.
+fn advice(shape: Option<[usize; 3]>) -> String {
+    let [c, h, w] = shape.unwrap_or([3, 32, 32]);
+    format!(
+        "the network is for [{c}, {h}, {w}]; --preprocess makes images of that size, as in --preprocess cifar10,resize={h}x{w}"
+    )
 }
 
 fn softmax(logits: &[f32]) -> Vec<f64> {

@@ -13,7 +13,9 @@ use crate::classifier::{Evaluating, Integer, judge};
 use crate::helpers;
 use crate::model::{FloatModel, load_float};
 use crate::output::{bytes, result, table};
-use crate::qat::{adopt, calibrate, convert_to, float_nodes, prepare_graph, size, write_program};
+use crate::qat::{
+    adopt, calibrate, convert_to, float_nodes, prepare_graph, same_file, size, write_program,
+};
 use crate::task::{Task, name_skipped};
 use crate::widths::{self, Chosen};
 
@@ -35,6 +37,10 @@ pub fn run(args: &args::Ptq) -> Result<()> {
         true => args.model_file.join("int8.ottava"),
         false => args.model_file.with_file_name("int8.ottava"),
     });
+    if same_file(&file, &args.model_file) || same_file(&file, &args.model_file.join("best.ottava"))
+    {
+        bail!("--out {}: that is the float network itself; name another file", file.display());
+    }
     let (program, chosen) = match args.dynamic {
         true => {
             let program = convert_dynamic(&float_graph, args.scheme.dynamic())?;

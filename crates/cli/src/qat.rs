@@ -19,7 +19,7 @@ use crate::model::{FloatModel, load_float, put};
 use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
 use crate::scheme::Scheme;
-use crate::setup::catch_interrupts;
+use crate::setup::{catch_interrupts, check_interrupt};
 use crate::task::{Task, input_shape, name_skipped};
 use crate::train::{Defaults, Job, Options, Recipe};
 use crate::widths;
@@ -118,6 +118,7 @@ pub fn calibrate(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> 
 pub fn observe(graph: &Graph, loader: &Loader, global: &Global) -> Result<()> {
     let bar = bar(global, "calibrate", loader.batches());
     for batch in loader.epoch(0) {
+        check_interrupt("while observers looked at images")?;
         let tape = Tape::no_grad(Mode::CALIBRATE);
         graph.run(tape.input(batch?.images))?;
         bar.inc(1);
@@ -189,6 +190,11 @@ pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
 /// A file's size.
 pub fn size(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len())
+}
+
+/// Whether both paths name one file or directory that exists.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// What of a program computes in floats, and why: for reports.
@@ -298,7 +304,13 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let input = model.input_shape(None);
 
     let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/qat").to_owned());
-    let mut run = RunDir::create(&out, args, args.training.resume)?;
+    if same_file(&out, file) || same_file(&out.join("best.ottava"), file) {
+        bail!(
+            "--out {}: there is the network that this starts from; name another directory",
+            out.display()
+        );
+    }
+    let mut run = RunDir::create(&out, args, args.training.resume, global)?;
     model.save(&run.file("best.ottava"))?;
     let mut rows = vec![float_row(&model, &run.file("best.ottava"), &test, global)?];
 

@@ -4,26 +4,67 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ottava::nn::{Checkpoint, Position};
 use ottava::quant::{Container, write_atomic};
 use ottava::tensor::Tensor;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::args::Global;
+use crate::output::note;
+
 /// The directory of a run that is being made.
 pub struct RunDir {
     pub path: PathBuf,
+    config: String,
     metrics: File,
 }
 
+/// What commands make of a run's networks: of no use beside other ones.
+const DERIVED: [&str; 10] = [
+    "int8.ottava",
+    "ptq.ottava",
+    "qat.ottava",
+    "w4a4.ottava",
+    "ptq-w4a4.ottava",
+    "qat-w4a4.ottava",
+    "result.json",
+    "analysis.json",
+    "trace.json",
+    "report.html",
+];
+
+/// Settings that may change when a run is gone on with.
+const FREE: [&str; 6] = ["resume", "out", "epochs", "checkpoint_steps", "profile", "workers"];
+
 impl RunDir {
-    /// Makes the directory and writes the command's configuration into it.
-    pub fn create(path: &Path, config: &impl Serialize, resume: bool) -> Result<Self> {
+    /// Makes the directory and writes the command's configuration into it, unless it is to be gone on with: then
+    /// [`go_on`](Self::go_on) does.
+    pub fn create(
+        path: &Path,
+        config: &impl Serialize,
+        resume: bool,
+        global: &Global,
+    ) -> Result<Self> {
         let shown = path.display();
+        if resume && !path.join("checkpoint.ottava").is_file() {
+            bail!(
+                "nothing to resume in {shown}: it has no checkpoint.ottava; start without --resume"
+            );
+        }
         fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
-        let text = toml::to_string(config).context("cannot write the configuration")?;
-        write_atomic(path.join("config.toml"), text.as_bytes())?;
+        let config = toml::to_string(config).context("cannot write the configuration")?;
+        if !resume {
+            write_atomic(path.join("config.toml"), config.as_bytes())?;
+            for stale in DERIVED.map(|name| path.join(name)) {
+                if stale.is_file() {
+                    let shown = stale.display();
+                    note(global, format!("{shown} is of an earlier run, and removed"));
+                    fs::remove_file(&stale).with_context(|| format!("cannot remove {shown}"))?;
+                }
+            }
+        }
         let metrics = path.join("metrics.jsonl");
         let metrics = OpenOptions::new()
             .create(true)
@@ -32,7 +73,7 @@ impl RunDir {
             .truncate(!resume)
             .open(&metrics)
             .with_context(|| format!("cannot write {}", metrics.display()))?;
-        Ok(Self { path: path.to_owned(), metrics })
+        Ok(Self { path: path.to_owned(), config, metrics })
     }
 
     /// The path of a file of the run.
@@ -100,9 +141,21 @@ impl RunDir {
         Ok((Checkpoint { position, network, optimizer }, best))
     }
 
-    /// Drops from `metrics.jsonl` what came after `position`: a run that was killed had gone further
-    /// than its checkpoint, and will go there again.
-    pub fn rewind(&mut self, position: Position) -> Result<()> {
+    /// Takes over from the run as it was left at `position`: drops from `metrics.jsonl` what came later, since a run
+    /// that was killed had gone further than its checkpoint, and will go there again.
+    pub fn go_on(&mut self, position: Position, global: &Global) -> Result<()> {
+        let before = fs::read_to_string(self.file("config.toml")).unwrap_or_default();
+        let changed = changed(&before, &self.config);
+        if !changed.is_empty() {
+            note(
+                global,
+                format!(
+                    "going on with other settings than the run began with: {}",
+                    changed.join(", ")
+                ),
+            );
+        }
+        write_atomic(self.file("config.toml"), self.config.as_bytes())?;
         let path = self.file("metrics.jsonl");
         let text = fs::read_to_string(&path).unwrap_or_default();
         let before = |line: &&str| {
@@ -122,4 +175,14 @@ impl RunDir {
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(())
     }
+}
+
+/// The settings in which two configurations differ, of those that make a difference.
+fn changed(before: &str, now: &str) -> Vec<String> {
+    let [Ok(before), Ok(now)] = [before, now].map(str::parse::<toml::Table>) else {
+        return vec![];
+    };
+    let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
+    let differ = |key: &&String| before.get(*key) != now.get(*key) && !FREE.contains(&key.as_str());
+    keys.into_iter().filter(differ).map(|key| format!("--{}", key.replace('_', "-"))).collect()
 }

@@ -48,6 +48,14 @@ pub fn catch_interrupts() -> Result<()> {
     .context("cannot catch Ctrl-C")
 }
 
+/// Ends what has no checkpoint of its own, if the user asked to stop.
+pub fn check_interrupt(when: &str) -> Result<()> {
+    match interrupted() {
+        true => Err(Interrupted(format!("interrupted {when}")).into()),
+        false => Ok(()),
+    }
+}
+
 /// Whether the user asked to stop.
 pub fn interrupted() -> bool {
     STOP.load(Ordering::SeqCst)

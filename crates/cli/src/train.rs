@@ -78,6 +78,9 @@ impl Recipe {
         if !(defaults.lr.is_finite() && defaults.lr > 0.0) {
             bail!("--lr {}: the learning rate must be above zero", defaults.lr);
         }
+        if !(defaults.warmup.is_finite() && defaults.warmup >= 0.0) {
+            bail!("--warmup {}: epochs are a number, not below zero", defaults.warmup);
+        }
         if !(0.0..=1.0).contains(&args.label_smoothing) {
             bail!("--label-smoothing {}: must lie in 0..=1", args.label_smoothing);
         }
@@ -149,8 +152,9 @@ impl<N: Network + ?Sized> Job<'_, N> {
         let mut top = None;
         if options.resume {
             let (checkpoint, best) = run.load_checkpoint()?;
-            run.rewind(checkpoint.position)?;
+            let position = checkpoint.position;
             trainer.resume(checkpoint)?;
+            run.go_on(position, global)?;
             top = best;
             note(global, format!("going on with epoch {}", trainer.position().epoch + 1));
         }
@@ -180,6 +184,12 @@ impl<N: Network + ?Sized> Job<'_, N> {
                         }
                         Event::EpochEnd { epoch, train, evaluation } => {
                             let test = evaluation.unwrap_or_default();
+                            if !test.loss().is_finite() {
+                                bail!(
+                                    "the loss on test images is {} after epoch {}: no picture is left, or the training has diverged and needs a lower learning rate than --lr {}",
+                                    test.loss(), epoch + 1, recipe.defaults.lr
+                                );
+                            }
                             run.log(&json!({
                                 "epoch": epoch,
                                 "train": {"top1": round(100.0 * train.top1(), 4), "loss": round(train.loss(), 6)},
@@ -252,7 +262,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         start_from(&model, path, &args.model, &args.global)?;
     }
     let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
-    let mut run = RunDir::create(&out, args, args.training.resume)?;
+    let mut run = RunDir::create(&out, args, args.training.resume, &args.global)?;
     let best = run.file("best.ottava");
     // The graph forgets each value once nobody reads it any more; a module cannot know.
     let graph = model.trace(input)?;

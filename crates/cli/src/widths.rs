@@ -30,6 +30,9 @@ pub fn choose(
     images: &Loader,
     global: &Global,
 ) -> Result<Option<Chosen>> {
+    if let Some(points) = budget.accuracy_budget.filter(|points| !points.is_finite()) {
+        bail!("--accuracy-budget {points}: write percentage points, as in 0.5");
+    }
     if budget.size_budget.is_none() && budget.accuracy_budget.is_none() {
         return Ok(None);
     }

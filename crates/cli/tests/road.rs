@@ -124,6 +124,55 @@ fn a_stopped_training_goes_on_to_the_same_weights() {
     assert_eq!(checkpoint("whole"), checkpoint("parts"));
 }
 
+/// What a run directory holds is of one run, and a command that fails changes nothing in it.
+#[test]
+fn a_run_is_neither_mixed_nor_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let train = format!("train --model resnet8 {DATA} --epochs 1 --out run");
+    json(dir, &train);
+    json(dir, &format!("ptq run {DATA} --calibration 40"));
+    let float = std::fs::read(dir.join("run/best.ottava")).unwrap();
+    for (args, words) in [
+        (format!("ptq run {DATA} --out run/best.ottava"), "the float network itself"),
+        (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the float network itself"),
+        (format!("qat run {DATA} --out run"), "name another directory"),
+        (format!("train --model resnet8 {DATA} --resume --out none"), "no checkpoint.ottava"),
+    ] {
+        let line = refusal(dir, &args);
+        assert!(line.contains(words), "{args}: {line}");
+    }
+    assert!(!dir.join("none").exists());
+    assert_eq!(std::fs::read(dir.join("run/best.ottava")).unwrap(), float);
+
+    let config = || std::fs::read_to_string(dir.join("run/config.toml")).unwrap();
+    let before = config();
+    refusal(dir, &format!("train --model resnet20 {DATA} --epochs 3 --resume --out run"));
+    assert_eq!(config(), before);
+    let resumed = ottava(
+        dir,
+        &format!("train --model resnet8 {DATA} --epochs 2 --lr 0.01 --resume --out run"),
+    );
+    let said = String::from_utf8(resumed.stderr).unwrap();
+    assert!(resumed.status.success() && said.contains("other settings"), "{said}");
+    assert!(said.contains("--lr") && !said.contains("--epochs,"), "{said}");
+
+    // Integers of other weights are worse than none.
+    assert!(dir.join("run/int8.ottava").exists());
+    json(dir, &format!("{train} --seed 5"));
+    assert!(!dir.join("run/int8.ottava").exists());
+}
+
+#[test]
+fn a_profiled_run_has_a_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --profile --out run"));
+    json(dir, "report run");
+    json(dir, &format!("qat run {DATA} --epochs 1 --calibration 40 --profile --out qat"));
+    assert!(dir.join("qat/report.html").exists());
+}
+
 #[test]
 fn a_config_file_says_what_flags_say() {
     let dir = tempfile::tempdir().unwrap();
@@ -179,6 +228,15 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
     );
     assert!(!dir.join("nan/best.ottava").exists());
 
+    // Diverged in the only epoch, where no further step notices.
+    says(
+        &format!("train --model resnet8 {DATA} --epochs 1 --lr 1e30 --out nan"),
+        &["loss", "learning rate"],
+    );
+    assert!(!dir.join("nan/best.ottava").exists());
+    says(&format!("train --model resnet8 {DATA} --warmup nan --out z"), &["--warmup"]);
+    says("train --data synthetic:3x16x16:4:99999999999999 --out z", &["134217728 images"]);
+
     // A truncated data set and a wrong magic number.
     let idx = dir.join("idx");
     std::fs::create_dir(&idx).unwrap();
@@ -208,6 +266,16 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
         &["layer9.conv1", "layer1.0.conv1"],
     );
     says("verify run", &["qat.ottava"]);
+    says("inspect run --size 4294967295", &["--size 4294967295", "4096"]);
+    says("bench run --size 0", &["--size 0"]);
+    says("bench run --batch 0", &["--batch 0"]);
+    says("bench run --batch 99999999999", &["--batch 99999999999"]);
+    says(
+        &format!("ptq run {DATA} --accuracy-budget=nan --out int8.ottava"),
+        &["--accuracy-budget"],
+    );
+    #[cfg(unix)]
+    says("eval /dev/null", &["/dev/null", "no file"]);
     assert!(!dir.join("int8.ottava").exists());
 
     // A layer left in float is named, with the reason.

@@ -91,6 +91,8 @@ fn stages(path: &Path) -> Result<Vec<Stage>> {
                     stage.epochs.push((epoch + 1.0, pair("top1"), pair("loss")));
                 }
             }
+            // Where the time went: `--profile`.
+            (None, None) if value.get("profile").is_some() => {}
             (None, None) => bail!("{shown}, line {}: neither a step nor an epoch", number + 1),
         }
     }
