@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ottava::data::Preprocess;
 use ottava::interop::{Precision, StateDict, write_safetensors};
 use serde_json::json;
@@ -11,7 +11,8 @@ use crate::args;
 use crate::classifier::{Classifier, Evaluating, Integer, judge};
 use crate::model::{Model, load};
 use crate::output::{result, round};
-use crate::task::{Task, name_skipped};
+use crate::qat::same_channels;
+use crate::task::{Task, input_shape, name_skipped};
 
 /// `ottava eval`.
 pub fn run(args: &args::Eval) -> Result<()> {
@@ -22,6 +23,20 @@ pub fn run(args: &args::Eval) -> Result<()> {
     };
     let task = Task::new(&args.data, preprocess)?;
     let test = task.test(args.batch)?;
+    let images = input_shape(&test)?;
+    match &model {
+        Model::Float(model) => same_channels(images, model.in_channels)?,
+        Model::Integer(program) if program.input_shape() != images => {
+            if let &[channels, _, _] = program.input_shape() {
+                same_channels(images, channels)?;
+            }
+            bail!(
+                "the images are of shape {images:?}, but the network takes {:?}; choose other --data, or a --preprocess that makes them of that size",
+                program.input_shape()
+            );
+        }
+        Model::Integer(_) => {}
+    }
     let start = Instant::now();
     let mut classifier: Box<dyn Classifier + '_> = match &model {
         Model::Float(model) => Box::new(Evaluating(&model.network)),

@@ -375,16 +375,21 @@ pub fn run(args: &args::Qat) -> Result<()> {
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }
 
+/// Refuses images that a network cannot take.
+pub fn same_channels(images: [usize; 3], channels: usize) -> Result<()> {
+    if images[0] != channels {
+        bail!(
+            "the images have {} channels, but the network takes {channels}; choose other --data",
+            images[0]
+        );
+    }
+    Ok(())
+}
+
 /// Lets a model take over what its data set says: shape, classes, preprocessing.
 pub fn adopt(model: &mut FloatModel, loader: &Loader) -> Result<()> {
     let input = input_shape(loader)?;
-    if input[0] != model.in_channels {
-        bail!(
-            "the images have {} channels, but the network takes {}; choose other --data",
-            input[0],
-            model.in_channels
-        );
-    }
+    same_channels(input, model.in_channels)?;
     let classes = loader.data().classes();
     if classes.len() != model.class_count {
         bail!(

@@ -265,6 +265,7 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
         &format!("ptq run {DATA} --skip layer9.conv1 --out int8.ottava"),
         &["layer9.conv1", "layer1.0.conv1"],
     );
+    says("eval run --data synthetic:1x16x16:4:40", &["1 channels", "takes 3"]);
     says("verify run", &["qat.ottava"]);
     says("inspect run --size 4294967295", &["--size 4294967295", "4096"]);
     says("bench run --size 0", &["--size 0"]);
@@ -280,6 +281,7 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
 
     // A layer left in float is named, with the reason.
     let report = json(dir, &format!("ptq run {DATA} --skip fc --out int8.ottava"));
+    says("eval int8.ottava --data synthetic:3x17x17:4:40", &["[3, 17, 17]", "[3, 16, 16]"]);
     assert_eq!(report["float_nodes"][0]["name"], "fc");
     let layers = json(dir, "inspect int8.ottava");
     let layers = layers["layers"].as_array().unwrap();
