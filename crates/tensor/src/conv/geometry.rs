@@ -87,7 +87,7 @@ impl ConvGeometry {
             || !countable([out_channels, group_channels], [kernel_h, kernel_w])
         {
             return refuse(format!(
-                "an input of shape {input:?} with padding {:?}, stride {stride:?} and dilation {dilation:?}, or its output, has more elements than can be counted",
+                "an input of shape {input:?} with padding {:?}, stride {stride:?} and dilation {dilation:?}, or its output, is larger than can be counted",
                 attrs.padding
             ));
         }
@@ -266,7 +266,7 @@ mod tests {
             ..ConvAttrs::default()
         };
         let many = ConvGeometry::new([1, 32768, 1, 1], [8192, 4, 2, 1], far).unwrap_err();
-        assert!(many.to_string().contains("more elements"), "{many}");
+        assert!(many.to_string().contains("larger than can be counted"), "{many}");
         let apart = ConvAttrs { stride: [1, usize::MAX], ..ConvAttrs::default() };
         assert!(ConvGeometry::new([1, 4, 1, 1], [1, 4, 1, 1], apart).is_err());
         assert!(PoolGeometry::new([1, 3, 8, 8], [2, 2], [2, 2], [2; 4]).is_err());
