@@ -118,7 +118,7 @@ impl RunDir {
     pub fn load_checkpoint(&self) -> Result<(Checkpoint, Option<f64>)> {
         let path = self.file("checkpoint.ottava");
         let container = Container::load(&path)
-            .with_context(|| format!("nothing to resume in {}", self.path.display()))?;
+            .with_context(|| format!("--resume cannot go on from {}", path.display()))?;
         let number = |key: &str| -> Result<usize> {
             let text = container.metadata().get(key);
             text.and_then(|text| text.parse().ok())

@@ -13,7 +13,14 @@ use crate::task::Task;
 
 /// `ottava verify`.
 pub fn run(args: &args::Verify) -> Result<()> {
-    let (graph, model) = load_graph(&args.run.join("qat.ottava"))?;
+    let graph = args.run.join("qat.ottava");
+    if !graph.is_file() {
+        bail!(
+            "{} holds no qat.ottava: verify takes the directory that `ottava qat` wrote",
+            args.run.display()
+        );
+    }
+    let (graph, model) = load_graph(&graph)?;
     let file = args.run.join("int8.ottava");
     let program = Container::load(&file).and_then(|container| Program::from_container(&container));
     let program = program.with_context(|| format!("{}", file.display()))?;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::{Error, Result};
 
 /// Writes a file so that whoever looks, even after a crash, finds either all of it or what was there
-/// before: into a new file beside it, synced, then renamed over it. A link is followed; what is no
-/// regular file (`/dev/stdout`) is written to directly.
+/// before: into a new file beside it, synced, then renamed over it, with the permissions of what was there. A link is
+/// followed; what is no regular file (`/dev/stdout`) is written to directly.
 ///
 /// # Errors
 /// [`Error::Io`] with the path and what the system said. The file beside it is gone then.
@@ -34,7 +34,12 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         .create(true)
         .truncate(true)
         .open(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| {
+            if let Ok(there) = fs::metadata(&target) {
+                file.set_permissions(there.permissions())?;
+            }
+            file.write_all(bytes).and_then(|()| file.sync_all())
+        })
         .and_then(|()| fs::rename(&beside, &target));
     written.map_err(|error| {
         // Best effort: the error that matters is the one above.
@@ -53,6 +58,13 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("model.ottava");
         write_atomic(&path, b"first").unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            write_atomic(&path, b"first").unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
         write_atomic(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
