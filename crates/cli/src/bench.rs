@@ -56,16 +56,6 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
         args::Plan::Fast => Options::fast(),
         args::Plan::Small => Options::small(),
     };
-    if args.tune
-        && let Model::Integer(program) = &mut model
-    {
-        if file.extension().is_none_or(|extension| extension != "ottava") {
-            bail!("{}: --tune writes into the file, which must be .ottava", file.display());
-        }
-        note(&args.global, "timing every algorithm of every convolution");
-        Tuning::measure(program, &options, args.batch)?.store(program);
-        program.save(file)?;
-    }
     let shape: Vec<usize> = match &model {
         Model::Float(model) => model.sized(args.size)?.to_vec(),
         Model::Integer(program) => program.input_shape().to_vec(),
@@ -78,6 +68,16 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
             args.batch,
             &shape[1..]
         );
+    }
+    if args.tune
+        && let Model::Integer(program) = &mut model
+    {
+        if file.extension().is_none_or(|extension| extension != "ottava") {
+            bail!("{}: --tune writes into the file, which must be .ottava", file.display());
+        }
+        note(&args.global, "timing every algorithm of every convolution");
+        Tuning::measure(program, &options, args.batch)?.store(program);
+        program.save(file)?;
     }
     // Values as a normalised image has them; their pattern costs the same as any other's.
     let values: Vec<f32> =

@@ -33,30 +33,28 @@ pub fn run(args: &args::Predict) -> Result<()> {
         Model::Integer(program) => Box::new(Integer::new(program)?),
     };
     // Integers take one shape; a float network may take others than it was made for.
-    let (takes, made_for) = match &model {
-        Model::Float(model) => (None, Some(model.input_shape(None))),
-        Model::Integer(program) => {
-            let shape = <[usize; 3]>::try_from(program.input_shape()).ok();
-            (shape, shape)
-        }
+    let (made_for, only) = match &model {
+        Model::Float(model) => (Some(model.input_shape(None)), false),
+        Model::Integer(program) => (program.input_shape().try_into().ok(), true),
     };
     let (mut images, mut text) = (Vec::new(), String::new());
     for path in &args.images {
         let shown = path.display().to_string();
         let picture = read_image(path)?;
         let shape = preprocess.output_shape(picture.shape()).with_context(|| shown.clone())?;
-        if takes.is_some_and(|takes| takes != shape) {
-            bail!("{shown} becomes an image of shape {shape:?}, but {}", advice(takes));
+        let problem = match made_for {
+            Some(other) if other != shape => {
+                format!("{shown} becomes an image of shape {shape:?}, but {}", advice(other))
+            }
+            _ => shown.clone(),
+        };
+        if only && made_for.is_some_and(|other| other != shape) {
+            bail!("{problem}");
         }
         let ([c, h, w], pixels) = preprocess.apply(picture).with_context(|| shown.clone())?;
         // `apply` gives height, width, channels.
         let image = Tensor::from_nhwc([1, c, h, w], pixels)?;
-        let logits = classifier
-            .logits(image)
-            .with_context(|| {
-                format!("{shown}: an image of shape {:?}; {}", [c, h, w], advice(made_for))
-            })?
-            .to_vec();
+        let logits = classifier.logits(image).context(problem)?.to_vec();
         let mut top: Vec<(usize, f64)> = softmax(&logits).into_iter().enumerate().collect();
         top.sort_by(|a, b| b.1.total_cmp(&a.1));
         top.truncate(args.top.max(1));
@@ -76,8 +74,7 @@ pub fn run(args: &args::Predict) -> Result<()> {
 }
 
 /// What to do about an image of another shape.
-fn advice(shape: Option<[usize; 3]>) -> String {
-    let [c, h, w] = shape.unwrap_or([3, 32, 32]);
+fn advice([c, h, w]: [usize; 3]) -> String {
     format!(
         "the network is for [{c}, {h}, {w}]; --preprocess makes images of that size, as in --preprocess cifar10,resize={h}x{w}"
     )

@@ -36,7 +36,17 @@ const DERIVED: [&str; 10] = [
 ];
 
 /// Settings that may change when a run is gone on with.
-const FREE: [&str; 6] = ["resume", "out", "epochs", "checkpoint_steps", "profile", "workers"];
+const FREE: [&str; 9] = [
+    "resume",
+    "out",
+    "epochs",
+    "checkpoint_steps",
+    "profile",
+    "workers",
+    "threads",
+    "json",
+    "quiet",
+];
 
 impl RunDir {
     /// Makes the directory and writes the command's configuration into it, unless it is to be gone on with: then
@@ -55,17 +65,17 @@ impl RunDir {
         }
         fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
         let config = toml::to_string(config).context("cannot write the configuration")?;
-        if !resume {
-            write_atomic(path.join("config.toml"), config.as_bytes())?;
-            for stale in DERIVED.map(|name| path.join(name)) {
-                if stale.is_file() {
-                    let shown = stale.display();
-                    note(global, format!("{shown} is of an earlier run, and removed"));
-                    fs::remove_file(&stale).with_context(|| format!("cannot remove {shown}"))?;
-                }
-            }
-        }
         let metrics = path.join("metrics.jsonl");
+        if !resume {
+            // What else lies in a directory that holds no run is somebody's own.
+            let stale = if metrics.is_file() { &DERIVED[..] } else { &[] };
+            for file in stale.iter().map(|name| path.join(name)).filter(|file| file.is_file()) {
+                let shown = file.display();
+                note(global, format!("{shown} is of an earlier run, and removed"));
+                fs::remove_file(&file).with_context(|| format!("cannot remove {shown}"))?;
+            }
+            write_atomic(path.join("config.toml"), config.as_bytes())?;
+        }
         let metrics = OpenOptions::new()
             .create(true)
             .append(resume)

@@ -155,12 +155,17 @@ fn a_run_is_neither_mixed_nor_lost() {
     );
     let said = String::from_utf8(resumed.stderr).unwrap();
     assert!(resumed.status.success() && said.contains("other settings"), "{said}");
-    assert!(said.contains("--lr") && !said.contains("--epochs,"), "{said}");
+    assert!(said.lines().any(|line| line.ends_with("began with: --lr")), "{said}");
 
     // Integers of other weights are worse than none.
     assert!(dir.join("run/int8.ottava").exists());
     json(dir, &format!("{train} --seed 5"));
     assert!(!dir.join("run/int8.ottava").exists());
+    // What lies beside, in a directory that is no run, stays.
+    std::fs::create_dir(dir.join("own")).unwrap();
+    std::fs::write(dir.join("own/result.json"), "{}").unwrap();
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out own"));
+    assert!(dir.join("own/result.json").exists());
 }
 
 #[test]
@@ -271,6 +276,7 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
     says("bench run --size 0", &["--size 0"]);
     says("bench run --batch 0", &["--batch 0"]);
     says("bench run --batch 99999999999", &["--batch 99999999999"]);
+    says("bench run --tune --batch 99999999999", &["--batch 99999999999"]);
     says(
         &format!("ptq run {DATA} --accuracy-budget=nan --out int8.ottava"),
         &["--accuracy-budget"],
