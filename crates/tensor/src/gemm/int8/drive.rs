@@ -176,7 +176,7 @@ const GROUP: usize = 1 << 20;
 /// Rows whose places are worked out at a time: a multiple of every tile's height.
 const STRIP: usize = 48;
 /// No product has a larger `ROW_STEP`.
-const MAX_ROW_STEP: usize = 8;
+pub(crate) const MAX_ROW_STEP: usize = 8;
 
 /// Part `index` of `0..len` in `parts` parts that differ by one at most.
 fn part(len: usize, parts: usize, index: usize) -> Range<usize> {

@@ -11,7 +11,7 @@ mod reference;
 mod scratch;
 mod tile;
 
-pub(crate) use drive::{Job, RowMap};
+pub(crate) use drive::{Job, MAX_ROW_STEP, RowMap};
 pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Shared, Sink};
 pub(crate) use panels::Panels;
 pub use product::Int8Gemm;

@@ -16,7 +16,7 @@ pub(crate) struct Input<'a> {
 }
 
 /// A tile's codes from its first pixel on, and the distances of its rows and of its pixels.
-pub(crate) type Tile<'a> = (&'a [u8], [usize; 2]);
+pub(crate) type Codes<'a> = (&'a [u8], [usize; 2]);
 
 impl<'a> Input<'a> {
     pub(crate) fn new(
@@ -47,7 +47,7 @@ impl<'a> Input<'a> {
         &'t self,
         [n, y, x]: [usize; 3],
         patch: &'t mut [u8],
-    ) -> Tile<'t> {
+    ) -> Codes<'t> {
         let [height, width] = self.size;
         let [row, pixel] = [width * self.channels, self.channels];
         let last = (V::TILE - 1) * (row + pixel) + self.reach;

@@ -13,8 +13,10 @@
 //! Threads take whole blocks, and share the panels of those that do not divide among them: each then makes
 //! `V` for itself, which costs less than waiting for another thread to have made it.
 //!
-//! Lavin and Gray 2016 (arXiv:1509.09308), in integers that may wrap: see [`variant`].
+//! Lavin and Gray 2016 (arXiv:1509.09308), in integers that may wrap: see [`variant`]. Tiles over the edge of the
+//! output have fewer positions: see [`blocks`].
 
+mod blocks;
 mod filter;
 mod input;
 mod transform;
@@ -24,25 +26,22 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use self::blocks::{BLOCK, Block, Blocks, Tile};
 use self::filter::{Filters, Transformed};
 use self::input::Input;
 use self::transform::{input_tile, output_tile};
 pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use crate::conv::ConvGeometry;
-use crate::gemm::int8::{Copies, Epilogue, Finish, Keep, MAX_LANES, Place, Scratch, Shared, Strip};
+use crate::gemm::int8::{
+    Copies, Epilogue, Finish, Keep, MAX_LANES, MAX_ROW_STEP, Place, Scratch, Shared, Strip,
+};
 use crate::simd::dispatch;
 use crate::simd::int8::{Int8, Product};
 use crate::{Level, parallel};
 
 /// Whether this build has the kernels.
 pub(crate) const COMPILED: bool = cfg!(feature = "winograd");
-/// Most tiles of a block. Filters are transformed once for each block: the more tiles the better.
-const BLOCK: usize = 48; // a multiple of every ROW_STEP
-/// Fewest tiles that many tiles are cut into blocks of.
-const LEAST_BLOCK: usize = 24;
-/// Bytes of transformed input that a block should stay below: half of a usual L2 cache.
-const BLOCK_BYTES: usize = 240 << 10;
 /// Instructions of products that a further thread is worth: some 5 µs.
 const WORK: usize = 1 << 14;
 /// Threads that compute at a time, at most: each needs memory of its own.
@@ -54,74 +53,6 @@ pub(crate) struct Winograd<V> {
     /// The middle of what each output channel can reach, with a vector of zeros behind.
     centres: Vec<i32>,
     variant: PhantomData<V>,
-}
-
-/// How the tiles of a batch are cut into blocks, each of which lies in memory as
-/// `[position][tile][channel]`.
-#[derive(Clone, Copy)]
-struct Blocks {
-    /// Rows and columns of tiles in an image.
-    grid: [usize; 2],
-    /// All tiles.
-    tiles: usize,
-    /// Tiles of a block; the last may have fewer.
-    size: usize,
-    count: usize,
-    /// Words of a tile: channels, padded to whole vectors.
-    pixel: usize,
-    /// Words of a position: a cache line more than its tiles, so that positions do not fall on the
-    /// same cache sets.
-    position: usize,
-    /// Words of a block.
-    len: usize,
-}
-
-impl Blocks {
-    /// Even blocks.
-    fn new<I: Int8, V: Variant>(geometry: &ConvGeometry) -> Self {
-        let largest = Self::largest::<I, V>(geometry);
-        Self::of::<I, V>(geometry, largest.tiles.div_ceil(largest.count.max(1)))
-    }
-
-    /// Blocks as large as those of any number of images up to this one: what memory is planned for.
-    /// Even blocks of fewer tiles may be larger ones: 49 tiles are 2 of 25, 48 are 1 of 48.
-    fn largest<I: Int8, V: Variant>(geometry: &ConvGeometry) -> Self {
-        let pixel = Self::pixel::<I>(geometry);
-        let fit = BLOCK_BYTES / (V::TILE * V::TILE * pixel * size_of::<i16>()).max(1);
-        Self::of::<I, V>(geometry, fit.clamp(LEAST_BLOCK, BLOCK))
-    }
-
-    fn pixel<I: Int8>(geometry: &ConvGeometry) -> usize {
-        geometry.in_channels.next_multiple_of(2 * I::LANES)
-    }
-
-    fn of<I: Int8, V: Variant>(geometry: &ConvGeometry, size: usize) -> Self {
-        let grid = geometry.out_size.map(|size| size.div_ceil(V::OUT));
-        let tiles = geometry.batch * grid[0] * grid[1];
-        let size = size.min(tiles);
-        let pixel = Self::pixel::<I>(geometry);
-        let position = size * pixel + 64 / size_of::<i16>();
-        Self {
-            grid,
-            tiles,
-            size,
-            count: tiles.div_ceil(size.max(1)),
-            pixel,
-            position,
-            len: position * V::TILE * V::TILE,
-        }
-    }
-
-    /// The image of a tile, and its row and column there.
-    fn place(&self, tile: usize) -> [usize; 3] {
-        let [rows, columns] = self.grid;
-        [tile / columns / rows, tile / columns % rows, tile % columns]
-    }
-
-    /// The tiles of block `index`.
-    fn range(&self, index: usize) -> Range<usize> {
-        index * self.size..((index + 1) * self.size).min(self.tiles)
-    }
 }
 
 impl<V: Variant> Winograd<V> {
@@ -208,27 +139,28 @@ impl<V: Variant> Winograd<V> {
             let mut filters = Transformed::new(filters, blocks.count > workers);
             let sums = memory.take::<i32>(Self::block_sums::<I>(&blocks));
             let patch = memory.take::<u8>(Input::patch_len::<V>(blocks.pixel));
-            let mut transformed = None;
+            let mut transformed: Option<(usize, Block)> = None;
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
                 if task >= tasks {
                     break;
                 }
-                let (block, panels) = match task.checked_sub(whole) {
+                let (index, panels) = match task.checked_sub(whole) {
                     None => (task, 0..panels),
                     Some(rest) => (whole + rest / panels, rest % panels..rest % panels + 1),
                 };
-                let tiles = blocks.range(block);
-                if transformed != Some(block) {
-                    Self::transform(isa, &input, &blocks, tiles.clone(), patch, words);
-                    transformed = Some(block);
-                }
-                for panel in panels {
-                    self.products(isa, &blocks, words, tiles.len(), panel, &mut filters, sums);
-                    // SAFETY: tasks differ in tiles or in channels; the rest is the caller's promise.
-                    unsafe {
-                        self.outputs(isa, geometry, &blocks, tiles.clone(), panel, sums, epilogue);
+                let block = match &mut transformed {
+                    Some((of, block)) if *of == index => block,
+                    other => {
+                        let (_, block) = other.insert((index, blocks.block(index)));
+                        Self::transform(isa, &input, &blocks, block, patch, words);
+                        block
                     }
+                };
+                for panel in panels {
+                    self.products(isa, &blocks, block, words, panel, &mut filters, sums);
+                    // SAFETY: tasks differ in tiles or in channels; the rest is the caller's promise.
+                    unsafe { self.outputs(isa, geometry, block, panel, sums, epilogue) };
                 }
             }
         });
@@ -239,44 +171,60 @@ impl<V: Variant> Winograd<V> {
         isa: I,
         input: &Input,
         blocks: &Blocks,
-        tiles: Range<usize>,
+        block: &Block,
         patch: &mut [u8],
         words: &mut [i16],
     ) {
         let words = &mut words[..blocks.len];
-        assert!(tiles.len() <= blocks.size);
-        for (i, tile) in tiles.enumerate() {
-            let (codes, [row, pixel]) = input.tile::<V>(blocks.place(tile), patch);
-            assert!((V::TILE - 1) * (row + pixel) + blocks.pixel <= codes.len());
-            isa.enter(
-                #[inline(always)]
-                || {
-                    // A copy that stays in registers: for all the compiler knows, stores change what it is of.
-                    let position = blocks.position;
-                    for c in (0..blocks.pixel).step_by(2 * I::LANES) {
-                        input_tile::<I, V>(
-                            isa,
-                            // SAFETY: c + 2·LANES ≤ pixel, whole vectors; the last pixel has as many codes
-                            // by the assertion.
-                            #[inline(always)]
-                            |y, x| unsafe {
-                                let at = y * row + x * pixel + c;
-                                isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
-                            },
-                            // SAFETY: a position holds `size` tiles, and i is below it.
-                            #[inline(always)]
-                            |t, value| unsafe {
-                                let at = t * position + i * blocks.pixel + c;
-                                isa.store_half(
-                                    value,
-                                    words.get_unchecked_mut(at..at + 2 * I::LANES),
-                                );
-                            },
-                        );
-                    }
-                },
-            );
+        assert!(block.tiles().len() <= blocks.size);
+        for (i, tile) in block.tiles().iter().enumerate() {
+            let codes = input.tile::<V>(tile.place, patch);
+            if tile.is_whole::<V>() {
+                Self::transform_tile::<I, true>(isa, tile, codes, blocks, i, words);
+            } else {
+                Self::transform_tile::<I, false>(isa, tile, codes, blocks, i, words);
+            }
         }
+    }
+
+    /// Place `i` of a block. Whole tiles have code of their own, where the number of points is known.
+    #[inline(always)]
+    fn transform_tile<I: Int8, const WHOLE: bool>(
+        isa: I,
+        tile: &Tile,
+        (codes, [row, pixel]): input::Codes,
+        blocks: &Blocks,
+        i: usize,
+        words: &mut [i16],
+    ) {
+        assert!((V::TILE - 1) * (row + pixel) + blocks.pixel <= codes.len());
+        isa.enter(
+            #[inline(always)]
+            || {
+                // A copy that stays in registers: for all the compiler knows, stores change what it is of.
+                let position = blocks.position;
+                let points = if WHOLE { [V::TILE; 2] } else { tile.points };
+                for c in (0..blocks.pixel).step_by(2 * I::LANES) {
+                    input_tile::<I, V>(
+                        isa,
+                        points,
+                        // SAFETY: c + 2·LANES ≤ pixel, whole vectors; the last pixel has as many codes
+                        // by the assertion.
+                        #[inline(always)]
+                        |y, x| unsafe {
+                            let at = y * row + x * pixel + c;
+                            isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
+                        },
+                        // SAFETY: a position holds `size` tiles, and the caller's i is below it.
+                        #[inline(always)]
+                        |t, value| unsafe {
+                            let at = t * position + i * blocks.pixel + c;
+                            isa.store_half(value, words.get_unchecked_mut(at..at + 2 * I::LANES));
+                        },
+                    );
+                }
+            },
+        );
     }
 
     /// `M[tile][t][width]` of a block of tiles.
@@ -284,37 +232,48 @@ impl<V: Variant> Winograd<V> {
         &self,
         isa: I,
         blocks: &Blocks,
+        block: &Block,
         transformed: &[i16],
-        tiles: usize,
         panel: usize,
         filters: &mut Transformed,
         sums: &mut [i32],
     ) {
-        let rows: [usize; BLOCK] = std::array::from_fn(|i| i.min(tiles - 1) * blocks.pixel);
+        let last = block.tiles().len() - 1;
+        let rows: [usize; BLOCK + MAX_ROW_STEP] =
+            std::array::from_fn(|tile| tile.min(last) * blocks.pixel);
         for index in 0..self.filters.stretches() {
             let stretch = self.filters.stretch(panel, index);
-            let strip = Strip::<I::Words> {
-                image: transformed,
-                rows: &rows[..tiles.next_multiple_of(I::Words::ROW_STEP)],
-                runs: &[stretch.channel],
-                last: (tiles - 1) * blocks.pixel + stretch.channel,
-                steps: stretch.steps,
-                panel: self.filters.transformed::<I, V>(isa, panel, stretch, filters),
-                width: stretch.width,
-                copies: Copies {
-                    count: Self::POSITIONS,
-                    image: blocks.position,
-                    panel: stretch.position,
-                },
-            };
+            let filters = self.filters.transformed::<I, V>(isa, panel, stretch, filters);
             let keep = Keep {
                 sums: Shared::new(sums),
                 stride: Self::POSITIONS * stretch.width,
                 add: stretch.channel > 0,
             };
-            let place = Place { row: 0, rows: tiles, column: 0, columns: stretch.width };
-            // SAFETY: `sums` is this call's alone.
-            unsafe { strip.multiply(isa.words(), &keep, place) };
+            for span in block.spans() {
+                let (tiles, first) = (&span.tiles, span.positions.start);
+                let strip = Strip::<I::Words> {
+                    image: &transformed[first * blocks.position..],
+                    rows: &rows[tiles.start..][..tiles.len().next_multiple_of(I::Words::ROW_STEP)],
+                    runs: &[stretch.channel],
+                    last: last * blocks.pixel + stretch.channel,
+                    steps: stretch.steps,
+                    panel: &filters[first * stretch.position..],
+                    width: stretch.width,
+                    copies: Copies {
+                        count: span.positions.len(),
+                        image: blocks.position,
+                        panel: stretch.position,
+                    },
+                };
+                let place = Place {
+                    row: tiles.start,
+                    rows: tiles.len(),
+                    column: first * stretch.width,
+                    columns: stretch.width,
+                };
+                // SAFETY: `sums` is this call's alone.
+                unsafe { strip.multiply(isa.words(), &keep, place) };
+            }
         }
     }
 
@@ -326,61 +285,87 @@ impl<V: Variant> Winograd<V> {
         &self,
         isa: I,
         geometry: &ConvGeometry,
-        blocks: &Blocks,
-        tiles: Range<usize>,
+        block: &Block,
         panel: usize,
         sums: &[i32],
         epilogue: &Epilogue,
     ) {
         let outputs = self.filters.outputs(panel);
         let width = outputs.len().next_multiple_of(I::LANES);
+        for (tile, sums) in block.tiles().iter().zip(sums.chunks_exact(Self::POSITIONS * width)) {
+            let outputs = outputs.clone();
+            // SAFETY: the caller's promise.
+            unsafe {
+                if tile.is_whole::<V>() {
+                    self.output_pixels::<I, true>(isa, geometry, tile, outputs, sums, epilogue);
+                } else {
+                    self.output_pixels::<I, false>(isa, geometry, tile, outputs, sums, epilogue);
+                }
+            }
+        }
+    }
+
+    /// A tile's. Whole ones have code of their own, where the number of points is known.
+    ///
+    /// # Safety
+    /// As [`Winograd::outputs`], for this tile.
+    #[inline(always)]
+    unsafe fn output_pixels<I: Int8, const WHOLE: bool>(
+        &self,
+        isa: I,
+        geometry: &ConvGeometry,
+        tile: &Tile,
+        outputs: Range<usize>,
+        sums: &[i32],
+        epilogue: &Epilogue,
+    ) {
+        let width = sums.len() / Self::POSITIONS;
         let [out_h, out_w] = geometry.out_size;
-        for (tile, sums) in tiles.zip(sums.chunks_exact(Self::POSITIONS * width)) {
-            let [n, y, x] = blocks.place(tile);
-            let (y, x) = (y * V::OUT, x * V::OUT);
-            let rows = V::OUT.min(out_h - y);
-            let pixels = V::OUT.min(out_w - x);
-            let pixel = (n * out_h + y) * out_w + x;
-            isa.enter(
-                #[inline(always)]
-                || {
-                    for v in (0..width).step_by(I::LANES) {
-                        let column = outputs.start + v;
-                        let columns = (outputs.end - column).min(I::LANES);
-                        let centre = isa.load(&self.centres[column..]);
-                        let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
-                        let centre = isa.scale(centre, 1 << V::SHIFT);
-                        let y = output_tile::<I, V>(
-                            isa,
-                            // SAFETY: the chunk holds `width` sums, whole vectors, of each position.
-                            #[inline(always)]
-                            |t| unsafe {
-                                let at = t * width + v;
-                                isa.load(sums.get_unchecked(at..at + I::LANES))
-                            },
-                            centre,
-                            bias,
-                        );
-                        for (i, row) in y.iter().enumerate().take(rows) {
-                            let [a, b, c, d] = row.map(|sums| [sums]);
-                            let place =
-                                Place { row: pixel + i * out_w, rows: pixels, column, columns };
-                            // SAFETY: the caller's promise.
-                            unsafe {
-                                match pixels {
-                                    _ if columns < I::LANES => {
-                                        epilogue.ragged(isa, &[a, b, c, d], place);
-                                    }
-                                    4 => epilogue.whole(isa, &[a, b, c, d], place),
-                                    3 => epilogue.whole(isa, &[a, b, c], place),
-                                    2 => epilogue.whole(isa, &[a, b], place),
-                                    _ => epilogue.whole(isa, &[a], place),
+        let [n, y, x] = tile.place;
+        let (y, x) = (y * V::OUT, x * V::OUT);
+        let rows = V::OUT.min(out_h - y);
+        let pixels = V::OUT.min(out_w - x);
+        let pixel = (n * out_h + y) * out_w + x;
+        isa.enter(
+            #[inline(always)]
+            || {
+                let points = if WHOLE { [V::TILE; 2] } else { tile.points };
+                for v in (0..width).step_by(I::LANES) {
+                    let column = outputs.start + v;
+                    let columns = (outputs.end - column).min(I::LANES);
+                    let centre = isa.load(&self.centres[column..]);
+                    let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
+                    let centre = isa.scale(centre, 1 << V::SHIFT);
+                    let y = output_tile::<I, V>(
+                        isa,
+                        points,
+                        // SAFETY: there are `width` sums, whole vectors, of each position.
+                        #[inline(always)]
+                        |t| unsafe {
+                            let at = t * width + v;
+                            isa.load(sums.get_unchecked(at..at + I::LANES))
+                        },
+                        centre,
+                        bias,
+                    );
+                    for (i, row) in y.iter().enumerate().take(rows) {
+                        let [a, b, c, d] = row.map(|sums| [sums]);
+                        let place = Place { row: pixel + i * out_w, rows: pixels, column, columns };
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            match pixels {
+                                _ if columns < I::LANES => {
+                                    epilogue.ragged(isa, &[a, b, c, d], place);
                                 }
+                                4 => epilogue.whole(isa, &[a, b, c, d], place),
+                                3 => epilogue.whole(isa, &[a, b, c], place),
+                                2 => epilogue.whole(isa, &[a, b], place),
+                                _ => epilogue.whole(isa, &[a], place),
                             }
                         }
                     }
-                },
-            );
-        }
+                }
+            },
+        );
     }
 }

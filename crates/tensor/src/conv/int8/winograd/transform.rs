@@ -21,16 +21,37 @@ fn unrolled<V: Variant>(mut f: impl FnMut(usize)) {
     }
 }
 
-/// `V = Bᵀ d B` for `2 · LANES` channels of one tile: `load(y, x)` is a pixel, `store(t, v)` takes a
-/// position.
+/// `body` with a constant for a number of points: each is code of its own.
+macro_rules! with_points {
+    ($variant:ty, $number:expr, $points:ident => $body:expr) => {
+        match $number {
+            5 if <$variant>::TILE > 4 => {
+                const $points: usize = 5;
+                $body
+            }
+            6 if <$variant>::TILE > 4 => {
+                const $points: usize = 6;
+                $body
+            }
+            _ => {
+                const $points: usize = 4;
+                $body
+            }
+        }
+    };
+}
+
+/// `V = Bᵀ d B` for `2 · LANES` channels of one tile, whose rows and columns have so many points:
+/// `load(y, x)` is a pixel, `store(t, v)` takes a position. Positions that the tile lacks are zero.
 #[inline(always)]
 pub(crate) fn input_tile<I: Int8, V: Variant>(
     isa: I,
+    points: [usize; 2],
     load: impl Fn(usize, usize) -> I::Half,
     mut store: impl FnMut(usize, I::Half),
 ) {
     let mut rows = [[load(0, 0); 6]; 6];
-    unrolled::<V>(
+    with_points!(V, points[0], POINTS => unrolled::<V>(
         #[inline(always)]
         |x| {
             let mut d = [load(0, x); 6];
@@ -38,23 +59,23 @@ pub(crate) fn input_tile<I: Int8, V: Variant>(
                 #[inline(always)]
                 |y| d[y] = load(y, x),
             );
-            let column = V::input(isa, d);
+            let column = V::input::<I, POINTS>(isa, d);
             unrolled::<V>(
                 #[inline(always)]
                 |y| rows[y][x] = column[y],
             );
         },
-    );
-    unrolled::<V>(
+    ));
+    with_points!(V, points[1], POINTS => unrolled::<V>(
         #[inline(always)]
         |y| {
-            let row = V::input(isa, rows[y]);
+            let row = V::input::<I, POINTS>(isa, rows[y]);
             unrolled::<V>(
                 #[inline(always)]
                 |x| store(y * V::TILE + x, row[x]),
             );
         },
-    );
+    ));
 }
 
 /// `U = G g Gᵀ` for `2 · LANES` pairs of channels: `load(tap)` is a weight, `store(t, u)` takes a position.
@@ -81,17 +102,18 @@ pub(crate) fn filter_tile<I: Int8, V: Variant>(
     );
 }
 
-/// `((Aᵀ M A) · q⁻¹ − centre) >> 2v, + bias` for `LANES` channels of one tile: `load(t)` is a position,
-/// `centre` is 2^{2v} times what `bias` adds back.
+/// `((Aᵀ M A) · q⁻¹ − centre) >> 2v, + bias` for `LANES` channels of one tile, whose rows and columns
+/// have so many points: `load(t)` is a position, `centre` is 2^{2v} times what `bias` adds back.
 #[inline(always)]
 pub(crate) fn output_tile<I: Int8, V: Variant>(
     isa: I,
+    points: [usize; 2],
     load: impl Fn(usize) -> I::Acc,
     centre: I::Acc,
     bias: I::Acc,
 ) -> [[I::Acc; 4]; 4] {
     let mut rows = [[isa.zero(); 6]; 4];
-    unrolled::<V>(
+    with_points!(V, points[0], POINTS => unrolled::<V>(
         #[inline(always)]
         |x| {
             let mut m = [isa.zero(); 6];
@@ -99,20 +121,20 @@ pub(crate) fn output_tile<I: Int8, V: Variant>(
                 #[inline(always)]
                 |y| m[y] = load(y * V::TILE + x),
             );
-            let column = V::output(isa, m);
+            let column = V::output::<I, POINTS>(isa, m);
             for y in 0..V::OUT {
                 rows[y][x] = column[y];
             }
         },
-    );
+    ));
     let mut out = [[isa.zero(); 4]; 4];
-    for y in 0..V::OUT {
-        let row = V::output(isa, rows[y]);
+    with_points!(V, points[1], POINTS => for y in 0..V::OUT {
+        let row = V::output::<I, POINTS>(isa, rows[y]);
         for x in 0..V::OUT {
             let scaled = if V::INVERSE == 1 { row[x] } else { isa.scale(row[x], V::INVERSE) };
             let sum = isa.shift_right(isa.sub(scaled, centre), V::SHIFT);
             out[y][x] = isa.add(sum, bias);
         }
-    }
+    });
     out
 }

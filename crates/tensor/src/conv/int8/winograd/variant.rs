@@ -6,8 +6,22 @@
 //! word product must fit `i16`: `|V| ≤ max(P, M) · 255` for the sums `P`, `M` of positive and negative
 //! coefficients of two rows of `Bᵀ`, and `|U| ≤ 128 · ‖gᵢ‖₁ ‖gⱼ‖₁`. `d` are raw codes: the zero-point is
 //! taken out of the sums, by the bias.
+//!
+//! A tile of fewer outputs needs fewer points: with `n` outputs, any `n + 2` of them. The factors of `G` are those of
+//! all points, so that filters are transformed once, and the same `s` stands before `Y`: what a point's weight
+//! `s / Π(p − q)` over the other points `q` has more then, `Aᵀ` brings. So points are ordered 0, 1, −1, ∞ and then what
+//! more outputs need.
 
 use crate::simd::int8::Int8;
+
+/// Points of the smallest tile, of two outputs.
+pub(crate) const FEWEST: usize = 4;
+
+/// The matrices that transform the input, for 4, 5 and 6 points.
+type Inputs = [[[i16; 6]; 6]; 3];
+
+/// The matrices that transform the products, for 4, 5 and 6 points.
+type Outputs = [[[i32; 6]; 4]; 3];
 
 /// One set of points. Matrices are padded with zeros to six rows and columns.
 pub(crate) trait Variant: Copy + Send + Sync + 'static {
@@ -16,11 +30,11 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
     /// Rows and columns of an input tile.
     const TILE: usize;
     /// Transforms the input.
-    const BT: [[i16; 6]; 6];
+    const BT: Inputs;
     /// Transforms the weights.
     const G: [[i16; 3]; 6];
     /// Transforms the products.
-    const AT: [[i32; 6]; 4];
+    const AT: Outputs;
     /// `q⁻¹` modulo 2³².
     const INVERSE: i32;
     /// `2v`.
@@ -34,26 +48,14 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
 
     /// `Bᵀ d` of a column or a row of an input tile.
     #[inline(always)]
-    fn input<I: Int8>(isa: I, d: [I::Half; 6]) -> [I::Half; 6] {
-        half_product(isa, &Self::BT, &d)
+    fn input<I: Int8, const POINTS: usize>(isa: I, d: [I::Half; 6]) -> [I::Half; 6] {
+        half_product(isa, const { &Self::BT[POINTS - FEWEST] }, &d)
     }
 
     /// `Aᵀ m` of a column or a row of products.
     #[inline(always)]
-    fn output<I: Int8>(isa: I, m: [I::Acc; 6]) -> [I::Acc; 4] {
-        let mut out = [isa.zero(); 4];
-        for (sum, row) in out.iter_mut().zip(&Self::AT) {
-            for (&k, &m) in row.iter().zip(&m) {
-                *sum = match k {
-                    0 => *sum,
-                    1 => isa.add(*sum, m),
-                    -1 => isa.sub(*sum, m),
-                    k if k < 0 => isa.sub(*sum, isa.scale(m, -k)),
-                    k => isa.add(*sum, isa.scale(m, k)),
-                };
-            }
-        }
-        out
+    fn output<I: Int8, const POINTS: usize>(isa: I, m: [I::Acc; 6]) -> [I::Acc; 4] {
+        product(isa, const { &Self::AT[POINTS - FEWEST] }, &m)
     }
 
     /// Whether the outputs of these OIHW weights, each centred in the interval that 8-bit codes let it
@@ -92,6 +94,44 @@ fn half_product<I: Int8, const N: usize>(
     out
 }
 
+/// As [`half_product`], of sums.
+#[inline(always)]
+fn product<I: Int8>(isa: I, matrix: &[[i32; 6]; 4], x: &[I::Acc; 6]) -> [I::Acc; 4] {
+    let mut out = [isa.zero(); 4];
+    for (sum, row) in out.iter_mut().zip(matrix) {
+        for (&k, &x) in row.iter().zip(x) {
+            *sum = match k {
+                0 => *sum,
+                1 => isa.add(*sum, x),
+                -1 => isa.sub(*sum, x),
+                k if k < 0 => isa.sub(*sum, isa.scale(x, -k)),
+                k => isa.add(*sum, isa.scale(x, k)),
+            };
+        }
+    }
+    out
+}
+
+/// `Bᵀ` of the points 0, ±1, ∞.
+const BT4: [[i16; 6]; 6] = [
+    [1, 0, -1, 0, 0, 0],
+    [0, 1, 1, 0, 0, 0],
+    [0, -1, 1, 0, 0, 0],
+    [0, -1, 0, 1, 0, 0],
+    [0; 6],
+    [0; 6],
+];
+
+/// `Bᵀ` of the points 0, ±1, ∞, 2.
+const BT5: [[i16; 6]; 6] = [
+    [2, -1, -2, 1, 0, 0],
+    [0, 2, 1, -1, 0, 0],
+    [0, -2, 3, -1, 0, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, -1, 0, 1, 0, 0],
+    [0; 6],
+];
+
 /// F(2×2): points 0, ±1, ∞; `s = 2`, so `q = 1`, `v = 1`. |V| ≤ 1 020, |U| ≤ 1 152.
 #[derive(Clone, Copy)]
 pub(crate) struct F2x2;
@@ -99,21 +139,15 @@ pub(crate) struct F2x2;
 impl Variant for F2x2 {
     const OUT: usize = 2;
     const TILE: usize = 4;
-    const BT: [[i16; 6]; 6] = [
-        [1, 0, -1, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-        [0, -1, 1, 0, 0, 0],
-        [0, 1, 0, -1, 0, 0],
-        [0; 6],
-        [0; 6],
-    ];
+    const BT: Inputs = [BT4, [[0; 6]; 6], [[0; 6]; 6]];
     const G: [[i16; 3]; 6] = [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2], [0; 3], [0; 3]];
-    const AT: [[i32; 6]; 4] = [[1, 1, 1, 0, 0, 0], [0, 1, -1, -1, 0, 0], [0; 6], [0; 6]];
+    const AT: Outputs =
+        [[[1, 1, 1, 0, 0, 0], [0, 1, -1, 1, 0, 0], [0; 6], [0; 6]], [[0; 6]; 4], [[0; 6]; 4]];
     const INVERSE: i32 = inverse(1);
     const SHIFT: u32 = 2;
 }
 
-/// F(4×4): points 0, ±1, ±2, ∞; `s = 24`, so `q = 9`, `v = 3`. |V| ≤ 17 340, |U| ≤ 18 432. Exact for
+/// F(4×4): points 0, ±1, ∞, ±2; `s = 24`, so `q = 9`, `v = 3`. |V| ≤ 17 340, |U| ≤ 18 432. Exact for
 /// `Σ|w| < 263 172`, which trained weights are far below.
 #[derive(Clone, Copy)]
 pub(crate) struct F4x4;
@@ -121,17 +155,24 @@ pub(crate) struct F4x4;
 impl Variant for F4x4 {
     const OUT: usize = 4;
     const TILE: usize = 6;
-    const BT: [[i16; 6]; 6] = [
-        [4, 0, -5, 0, 1, 0],
-        [0, 4, 4, -1, -1, 0],
-        [0, -4, 4, 1, -1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
+    const BT: Inputs = [
+        BT4,
+        BT5,
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, 4, 4, -1, -1, 0],
+            [0, -4, 4, 1, -1, 0],
+            [0, 4, 0, -5, 0, 1],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+        ],
     ];
-    const G: [[i16; 3]; 6] = [[6, 0, 0], [4, 4, 4], [4, -4, 4], [1, 2, 4], [1, -2, 4], [0, 0, 12]];
-    const AT: [[i32; 6]; 4] =
-        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 2]];
+    const G: [[i16; 3]; 6] = [[6, 0, 0], [4, 4, 4], [4, -4, 4], [0, 0, 12], [1, 2, 4], [1, -2, 4]];
+    const AT: Outputs = [
+        [[4, 3, 3, 0, 0, 0], [0, 3, -3, 2, 0, 0], [0; 6], [0; 6]],
+        [[2, 3, 1, 0, 4, 0], [0, 3, -1, 0, 8, 0], [0, 3, 1, 2, 16, 0], [0; 6]],
+        [[1, 1, 1, 0, 1, 1], [0, 1, -1, 0, 2, -2], [0, 1, 1, 0, 4, 4], [0, 1, -1, 2, 8, -8]],
+    ];
     const INVERSE: i32 = inverse(9);
     const SHIFT: u32 = 6;
 
@@ -147,14 +188,18 @@ impl Variant for F4x4 {
             isa.scale_half(g0, 6),
             isa.scale_half(isa.add_half(even, g1), 4),
             isa.scale_half(isa.sub_half(even, g1), 4),
+            isa.scale_half(g2, 12),
             isa.add_half(even2, odd2),
             isa.sub_half(even2, odd2),
-            isa.scale_half(g2, 12),
         ]
     }
 
     #[inline(always)]
-    fn input<I: Int8>(isa: I, [d0, d1, d2, d3, d4, d5]: [I::Half; 6]) -> [I::Half; 6] {
+    fn input<I: Int8, const POINTS: usize>(isa: I, d: [I::Half; 6]) -> [I::Half; 6] {
+        if POINTS < Self::TILE {
+            return half_product(isa, const { &Self::BT[POINTS - FEWEST] }, &d);
+        }
+        let [d0, d1, d2, d3, d4, d5] = d;
         let even = isa.sub_half(isa.scale_half(d2, 4), d4);
         let odd = isa.sub_half(isa.scale_half(d1, 4), d3);
         let even2 = isa.sub_half(d4, d2);
@@ -163,26 +208,30 @@ impl Variant for F4x4 {
             isa.add_half(isa.scale_half(isa.sub_half(d0, d2), 4), even2),
             isa.add_half(even, odd),
             isa.sub_half(even, odd),
+            isa.sub_half(isa.sub_half(d5, d3), isa.scale_half(odd2, 2)),
             isa.add_half(even2, odd2),
             isa.sub_half(even2, odd2),
-            isa.sub_half(isa.sub_half(d5, d3), isa.scale_half(odd2, 2)),
         ]
     }
 
     #[inline(always)]
-    fn output<I: Int8>(isa: I, [m0, m1, m2, m3, m4, m5]: [I::Acc; 6]) -> [I::Acc; 4] {
+    fn output<I: Int8, const POINTS: usize>(isa: I, m: [I::Acc; 6]) -> [I::Acc; 4] {
+        if POINTS < Self::TILE {
+            return product(isa, const { &Self::AT[POINTS - FEWEST] }, &m);
+        }
+        let [m0, m1, m2, far, m3, m4] = m;
         let (even, odd) = (isa.add(m1, m2), isa.sub(m1, m2));
         let (even2, odd2) = (isa.add(m3, m4), isa.sub(m3, m4));
         [
             isa.add(isa.add(m0, even), even2),
             isa.add(odd, isa.scale(odd2, 2)),
             isa.add(even, isa.scale(even2, 4)),
-            isa.add(isa.add(odd, isa.scale(m5, 2)), isa.scale(odd2, 8)),
+            isa.add(isa.add(odd, isa.scale(far, 2)), isa.scale(odd2, 8)),
         ]
     }
 }
 
-/// F(4×4): points 0, ±1, 2, −½, ∞, no three of which agree modulo 2; `s = 30`, so `q = 225`, `v = 1`.
+/// F(4×4): points 0, ±1, ∞, 2, −½, no three of which agree modulo 2; `s = 30`, so `q = 225`, `v = 1`.
 /// |V| ≤ 24 990, |U| ≤ 28 800.
 #[derive(Clone, Copy)]
 pub(crate) struct F4x4Wide;
@@ -190,17 +239,24 @@ pub(crate) struct F4x4Wide;
 impl Variant for F4x4Wide {
     const OUT: usize = 4;
     const TILE: usize = 6;
-    const BT: [[i16; 6]; 6] = [
-        [2, 3, -4, -3, 2, 0],
-        [0, 2, 5, 1, -2, 0],
-        [0, 2, 1, -5, 2, 0],
-        [0, -1, -2, 1, 2, 0],
-        [0, -2, 1, 2, -1, 0],
-        [0, 2, 3, -4, -3, 2],
+    const BT: Inputs = [
+        BT4,
+        BT5,
+        [
+            [2, 3, -4, -3, 2, 0],
+            [0, 2, 5, 1, -2, 0],
+            [0, 2, 1, -5, 2, 0],
+            [0, 2, 3, -4, -3, 2],
+            [0, -1, -2, 1, 2, 0],
+            [0, -2, 1, 2, -1, 0],
+        ],
     ];
-    const G: [[i16; 3]; 6] = [[15, 0, 0], [5, 5, 5], [5, -5, 5], [1, 2, 4], [4, -2, 1], [0, 0, 15]];
-    const AT: [[i32; 6]; 4] =
-        [[1, 1, 1, 1, 8, 0], [0, 1, -1, 2, -4, 0], [0, 1, 1, 4, 2, 0], [0, 1, -1, 8, -1, 1]];
+    const G: [[i16; 3]; 6] = [[15, 0, 0], [5, 5, 5], [5, -5, 5], [0, 0, 15], [1, 2, 4], [4, -2, 1]];
+    const AT: Outputs = [
+        [[2, 3, 3, 0, 0, 0], [0, 3, -3, 2, 0, 0], [0; 6], [0; 6]],
+        [[1, 3, 1, 0, 5, 0], [0, 3, -1, 0, 10, 0], [0, 3, 1, 2, 20, 0], [0; 6]],
+        [[1, 1, 1, 0, 1, 8], [0, 1, -1, 0, 2, -4], [0, 1, 1, 0, 4, 2], [0, 1, -1, 1, 8, -1]],
+    ];
     const INVERSE: i32 = inverse(225);
     const SHIFT: u32 = 2;
 }
@@ -232,11 +288,14 @@ mod tests {
             let x: [i16; 6] = std::array::from_fn(|j| ((i * 37 + j * 91) % 256) as i16 - 128);
             let g = [x[0], x[1], x[2]];
             let first = |v: [[i16; 2 * LANES]; 6]| v.map(|v| v[0]);
-            assert_eq!(first(F4x4::input(isa, x.map(|x| [x; 2 * LANES]))), row(&F4x4::BT, &x));
+            assert_eq!(
+                first(F4x4::input::<_, 6>(isa, x.map(|x| [x; 2 * LANES]))),
+                row(&F4x4::BT[2], &x)
+            );
             assert_eq!(first(F4x4::filter(isa, g.map(|x| [x; 2 * LANES]))), row(&F4x4::G, &g));
             let m = x.map(|x| i32::from(x) * 70_001);
-            let y = F4x4::output(isa, m.map(|x| [x; LANES])).map(|y| y[0]);
-            let expected = F4x4::AT.map(|row| {
+            let y = F4x4::output::<_, 6>(isa, m.map(|x| [x; LANES])).map(|y| y[0]);
+            let expected = F4x4::AT[2].map(|row| {
                 row.iter().zip(&m).fold(0i32, |sum, (a, b)| sum.wrapping_add(a.wrapping_mul(*b)))
             });
             assert_eq!(y, expected);

@@ -1,0 +1,188 @@
+//! Tiles of a batch in blocks, and which tiles of a block have which position.
+//!
+//! A tile at the lower or the right edge of an image has fewer outputs than others if the output is not whole
+//! tiles, and fewer positions then: those of the first points ([`Variant`]). 14 rows are four tiles of 6, 6, 6
+//! and 4 points. So that the tiles of each position are neighbours, the tiles of a block are ordered
+//!
+//! ```text
+//! short of rows | whole | short of columns | short of both
+//! ```
+
+use std::ops::Range;
+
+use super::variant::{FEWEST, Variant};
+use crate::conv::ConvGeometry;
+use crate::simd::int8::Int8;
+
+/// Most tiles of a block. Filters are transformed once for each block: the more tiles the better.
+pub(crate) const BLOCK: usize = 48;
+/// Fewest tiles that many tiles are cut into blocks of.
+const LEAST_BLOCK: usize = 24;
+/// Bytes of transformed input that a block should stay below: half of a usual L2 cache.
+const BLOCK_BYTES: usize = 240 << 10;
+
+/// How the tiles of a batch are cut into blocks, each of which lies in memory as
+/// `[position][tile][channel]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    /// Rows and columns of tiles in an image.
+    grid: [usize; 2],
+    /// Points of a tile, rows and columns.
+    points: [usize; 2],
+    /// Points of a tile in the last row, and in the last column.
+    last: [usize; 2],
+    /// All tiles.
+    pub(crate) tiles: usize,
+    /// Tiles of a block; the last may have fewer.
+    pub(crate) size: usize,
+    pub(crate) count: usize,
+    /// Words of a tile: channels, padded to whole vectors.
+    pub(crate) pixel: usize,
+    /// Words of a position: a cache line more than its tiles, so that positions do not fall on the
+    /// same cache sets.
+    pub(crate) position: usize,
+    /// Words of a block.
+    pub(crate) len: usize,
+}
+
+impl Blocks {
+    /// Even blocks.
+    pub(crate) fn new<I: Int8, V: Variant>(geometry: &ConvGeometry) -> Self {
+        let largest = Self::largest::<I, V>(geometry);
+        Self::of::<I, V>(geometry, largest.tiles.div_ceil(largest.count.max(1)))
+    }
+
+    /// Blocks as large as those of any number of images up to this one: what memory is planned for.
+    /// Even blocks of fewer tiles may be larger ones: 49 tiles are 2 of 25, 48 are 1 of 48.
+    pub(crate) fn largest<I: Int8, V: Variant>(geometry: &ConvGeometry) -> Self {
+        let pixel = Self::pixel::<I>(geometry);
+        let fit = BLOCK_BYTES / (V::TILE * V::TILE * pixel * size_of::<i16>()).max(1);
+        Self::of::<I, V>(geometry, fit.clamp(LEAST_BLOCK, BLOCK))
+    }
+
+    fn pixel<I: Int8>(geometry: &ConvGeometry) -> usize {
+        geometry.in_channels.next_multiple_of(2 * I::LANES)
+    }
+
+    fn of<I: Int8, V: Variant>(geometry: &ConvGeometry, size: usize) -> Self {
+        let grid = geometry.out_size.map(|size| size.div_ceil(V::OUT));
+        let tiles = geometry.batch * grid[0] * grid[1];
+        let size = size.min(tiles);
+        let pixel = Self::pixel::<I>(geometry);
+        let position = size * pixel + 64 / size_of::<i16>();
+        Self {
+            grid,
+            points: [V::TILE; 2],
+            // As many points as pixels that the outputs see.
+            last: geometry.out_size.map(|size| match size % V::OUT {
+                0 => V::TILE,
+                outputs => (outputs + 2).max(FEWEST),
+            }),
+            tiles,
+            size,
+            count: tiles.div_ceil(size.max(1)),
+            pixel,
+            position,
+            len: position * V::TILE * V::TILE,
+        }
+    }
+
+    /// Block `index`.
+    pub(crate) fn block(&self, index: usize) -> Block {
+        let start = index * self.size;
+        let len = self.size.min(self.tiles - start);
+        let mut block = Block { tiles: [Tile::default(); BLOCK], len, spans: Default::default() };
+        for (i, tile) in block.tiles[..len].iter_mut().enumerate() {
+            *tile = self.tile(start + i);
+        }
+        let short = |tile: &Tile| [0, 1].map(|axis| tile.points[axis] < self.points[axis]);
+        if self.last != self.points {
+            // Stable, and without memory.
+            block.tiles[..len].sort_unstable_by_key(|tile| {
+                let part = match short(tile) {
+                    [true, false] => 0,
+                    [false, false] => 1,
+                    [false, true] => 2,
+                    [true, true] => 3,
+                };
+                (part, tile.place)
+            });
+        }
+        let tiles = &block.tiles[..len];
+        let before = tiles.partition_point(|tile| short(tile) == [true, false]);
+        let behind = tiles.partition_point(|tile| !short(tile)[1]);
+        let both = tiles.partition_point(|tile| short(tile) != [true, true]);
+        let mut spans = block.spans.iter_mut();
+        let mut last: Option<&mut Span> = None;
+        for position in 0..self.points[0] * self.points[1] {
+            let at = [position / self.points[1], position % self.points[1]];
+            let tiles = match [0, 1].map(|axis| at[axis] < self.last[axis]) {
+                [true, true] => 0..len,
+                [true, false] => 0..behind,
+                [false, true] => before..both,
+                [false, false] => before..behind,
+            };
+            match &mut last {
+                Some(span) if span.tiles == tiles => span.positions.end = position + 1,
+                _ => {
+                    let span = spans.next().expect("a row has two spans");
+                    *span = Span { positions: position..position + 1, tiles };
+                    last = Some(span);
+                }
+            }
+        }
+        block
+    }
+
+    /// A tile of the batch.
+    fn tile(&self, index: usize) -> Tile {
+        let [rows, columns] = self.grid;
+        let [y, x] = [index / columns % rows, index % columns];
+        let points = |axis: usize, at: usize| {
+            if at + 1 == self.grid[axis] { self.last[axis] } else { self.points[axis] }
+        };
+        Tile { place: [index / columns / rows, y, x], points: [points(0, y), points(1, x)] }
+    }
+}
+
+/// A tile of a batch.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tile {
+    /// Its image, and its row and column there.
+    pub(crate) place: [usize; 3],
+    /// The points of its rows and of its columns.
+    pub(crate) points: [usize; 2],
+}
+
+impl Tile {
+    /// Whether it has all points.
+    pub(crate) fn is_whole<V: Variant>(&self) -> bool {
+        self.points == [V::TILE; 2]
+    }
+}
+
+/// Positions, and the tiles of a block that have them.
+#[derive(Clone, Default)]
+pub(crate) struct Span {
+    pub(crate) positions: Range<usize>,
+    pub(crate) tiles: Range<usize>,
+}
+
+/// The tiles of a block, in order.
+pub(crate) struct Block {
+    tiles: [Tile; BLOCK],
+    len: usize,
+    /// Two a row of positions, at most: those that all tiles of the row have, and those that few have.
+    spans: [Span; 12],
+}
+
+impl Block {
+    pub(crate) fn tiles(&self) -> &[Tile] {
+        &self.tiles[..self.len]
+    }
+
+    /// What there is to multiply: each position once.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = &Span> {
+        self.spans.iter().filter(|span| !span.tiles.is_empty() && !span.positions.is_empty())
+    }
+}
