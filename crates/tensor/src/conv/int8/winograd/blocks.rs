@@ -92,23 +92,43 @@ impl Blocks {
         let start = index * self.size;
         let len = self.size.min(self.tiles - start);
         let mut block = Block { tiles: [Tile::default(); BLOCK], len, spans: Default::default() };
-        for (i, tile) in block.tiles[..len].iter_mut().enumerate() {
-            *tile = self.tile(start + i);
-        }
-        let short = |tile: &Tile| [0, 1].map(|axis| tile.points[axis] < self.points[axis]);
-        if self.last != self.points {
-            // Stable, and without memory.
-            block.tiles[..len].sort_unstable_by_key(|tile| {
-                let part = match short(tile) {
-                    [true, false] => 0,
-                    [false, false] => 1,
-                    [false, true] => 2,
-                    [true, true] => 3,
-                };
-                (part, tile.place)
+        let [rows, columns] = self.grid;
+        let mut place = [start / columns / rows, start / columns % rows, start % columns];
+        for tile in &mut block.tiles[..len] {
+            let points = [0, 1].map(|axis| {
+                let last = place[1 + axis] + 1 == self.grid[axis];
+                if last { self.last[axis] } else { self.points[axis] }
             });
+            *tile = Tile { place, points };
+            let [n, y, x] = place;
+            place = match (y + 1 < rows, x + 1 < columns) {
+                (_, true) => [n, y, x + 1],
+                (true, false) => [n, y + 1, 0],
+                (false, false) => [n + 1, 0, 0],
+            };
         }
-        let tiles = &block.tiles[..len];
+        if self.last == self.points {
+            block.spans[0] = Span { positions: 0..self.points[0] * self.points[1], tiles: 0..len };
+        } else {
+            self.order(&mut block);
+        }
+        block
+    }
+
+    /// Orders the tiles of a block, and says which have which position.
+    fn order(&self, block: &mut Block) {
+        let short = |tile: &Tile| [0, 1].map(|axis| tile.points[axis] < self.points[axis]);
+        let tiles = &mut block.tiles[..block.len];
+        // Unstable, for want of memory, but no two tiles have one place.
+        tiles.sort_unstable_by_key(|tile| {
+            let part = match short(tile) {
+                [true, false] => 0,
+                [false, false] => 1,
+                [false, true] => 2,
+                [true, true] => 3,
+            };
+            (part, tile.place)
+        });
         let before = tiles.partition_point(|tile| short(tile) == [true, false]);
         let behind = tiles.partition_point(|tile| !short(tile)[1]);
         let both = tiles.partition_point(|tile| short(tile) != [true, true]);
@@ -117,7 +137,7 @@ impl Blocks {
         for position in 0..self.points[0] * self.points[1] {
             let at = [position / self.points[1], position % self.points[1]];
             let tiles = match [0, 1].map(|axis| at[axis] < self.last[axis]) {
-                [true, true] => 0..len,
+                [true, true] => 0..block.len,
                 [true, false] => 0..behind,
                 [false, true] => before..both,
                 [false, false] => before..behind,
@@ -131,17 +151,6 @@ impl Blocks {
                 }
             }
         }
-        block
-    }
-
-    /// A tile of the batch.
-    fn tile(&self, index: usize) -> Tile {
-        let [rows, columns] = self.grid;
-        let [y, x] = [index / columns % rows, index % columns];
-        let points = |axis: usize, at: usize| {
-            if at + 1 == self.grid[axis] { self.last[axis] } else { self.points[axis] }
-        };
-        Tile { place: [index / columns / rows, y, x], points: [points(0, y), points(1, x)] }
     }
 }
 

@@ -277,6 +277,43 @@ mod tests {
     use super::*;
     use crate::simd::{Isa, Scalar};
 
+    /// `s · y = Aᵀ[(G g) ⊙ (Bᵀ d)]` for any number of points, whatever lies behind their pixels; and no transformed
+    /// tile leaves `i16`.
+    fn check_identity<V: Variant>(s: i64) {
+        for points in FEWEST..=V::TILE {
+            let (bt, at) = (V::BT[points - FEWEST], V::AT[points - FEWEST]);
+            for i in 0..100 {
+                let d: [i64; 6] = std::array::from_fn(|j| (i * 37 + j as i64 * 91) % 256);
+                let g: [i64; 3] = std::array::from_fn(|j| (i * 53 + j as i64 * 17) % 256 - 128);
+                let m: [i64; 6] = std::array::from_fn(|p| {
+                    let u: i64 = V::G[p].iter().zip(g).map(|(&k, g)| i64::from(k) * g).sum();
+                    u * bt[p].iter().zip(d).map(|(&k, d)| i64::from(k) * d).sum::<i64>()
+                });
+                for (y, row) in at.iter().enumerate().take(points - 2) {
+                    let scaled: i64 = row.iter().zip(m).map(|(&k, m)| i64::from(k) * m).sum();
+                    let sum: i64 = g.iter().zip(&d[y..]).map(|(g, d)| g * d).sum();
+                    assert_eq!(scaled, s * sum, "output {y} of {points} points");
+                }
+            }
+            let part = |row: [i16; 6], sign: i64| -> i64 {
+                row.iter().map(|&k| (sign * i64::from(k)).max(0)).sum()
+            };
+            for (a, b) in bt.iter().flat_map(|&a| bt.map(|b| (a, b))) {
+                for sign in [1, -1] {
+                    let sum = part(a, 1) * part(b, sign) + part(a, -1) * part(b, -sign);
+                    assert!(255 * sum <= i16::MAX.into(), "{points} points: {sum}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_of_points_is_exact() {
+        check_identity::<F2x2>(2);
+        check_identity::<F4x4>(24);
+        check_identity::<F4x4Wide>(30);
+    }
+
     #[test]
     fn factored_transforms_equal_their_matrices() {
         const LANES: usize = <Scalar as Int8>::LANES;
