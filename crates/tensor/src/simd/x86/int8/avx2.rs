@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::RangeInclusive;
 
+use super::image;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::{Avx2, AvxVnni};
@@ -191,70 +192,130 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Nibbles, Pairs<Avx2>, Winograd for 16..=1024);
-vectors_of_eight!(AvxVnni, Quads, Quads, Pairs<AvxVnni>, Winograd for 64..=128);
+vectors_of_eight!(Avx2, WidenedBytes, Nibbles, Pairs, Winograd for 16..=1024);
+vectors_of_eight!(AvxVnni, Quads, Quads, DotPairs, Winograd for 64..=256);
 
-/// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
-/// memory. No pair sum leaves i32: that takes four times −32 768.
-#[derive(Clone, Copy, Debug)]
-pub struct WidenedBytes(Avx2);
-
-impl WidenedBytes {
-    #[inline(always)]
-    fn new(isa: Avx2) -> Self {
-        Self(isa)
-    }
+macro_rules! load {
+    ($pointer:expr) => {
+        _mm256_loadu_si256($pointer.cast())
+    };
+}
+macro_rules! load_widened {
+    ($pointer:expr) => {
+        _mm256_cvtepi8_epi16(_mm_loadu_si128($pointer.cast()))
+    };
+}
+macro_rules! multiply_then_add {
+    ($acc:expr, $x:expr, $w:expr) => {
+        _mm256_add_epi32($acc, _mm256_madd_epi16($x, $w))
+    };
+}
+macro_rules! dot_pairs {
+    ($acc:expr, $x:expr, $w:expr) => {
+        _mm256_dpwssd_avx_epi32($acc, $x, $w)
+    };
+}
+macro_rules! dot_quads {
+    ($acc:expr, $x:expr, $w:expr) => {
+        _mm256_dpbusd_avx_epi32($acc, $x, $w)
+    };
 }
 
-impl Product for WidenedBytes {
-    type Isa = Avx2;
-    type X = i16;
-    type W = i8;
-    const GROUP: usize = 2;
-    const RAW: bool = false;
-    // 12 sums, 2 weight vectors, 1 broadcast, 1 product: 16 registers.
-    const ROWS: usize = 6;
-    const VECTORS: usize = 2;
+/// Declares a product: its memory forms, and the instructions of one step.
+macro_rules! product {
+    (
+        $(#[$doc:meta])*
+        $name:ident($token:ident): $x:ident by $w:ident, groups of $group:literal, $load:ident, $dot:ident
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name($token);
 
-    #[inline(always)]
-    fn isa(self) -> Avx2 {
-        self.0
-    }
-    #[inline(always)]
-    fn encode(x: u8, zero: u8) -> i16 {
-        i16::from(x) - i16::from(zero)
-    }
-    #[inline(always)]
-    fn excess(_zero: u8) -> i32 {
-        0
-    }
-    #[inline(always)]
-    fn spin(self, acc: __m256i) -> __m256i {
-        // SAFETY: the token proves the instructions.
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(acc, acc)) }
-    }
-    #[inline(always)]
-    unsafe fn step<const MR: usize, const NV: usize>(
-        self,
-        acc: &mut [[__m256i; NV]; MR],
-        x: &[*const i16; MR],
-        offset: usize,
-        w: *const i8,
-    ) {
-        // SAFETY: the token proves AVX2; the caller promises NV·16 weights and, in each row, two
-        // values, which make the four bytes of one i32.
-        unsafe {
-            let mut weights = [_mm256_setzero_si256(); NV];
-            for (v, weight) in weights.iter_mut().enumerate() {
-                *weight = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(16 * v).cast()));
+        impl $name {
+            #[inline(always)]
+            fn new(isa: $token) -> Self {
+                Self(isa)
             }
-            for i in 0..MR {
-                let pair = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
-                for v in 0..NV {
-                    acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(pair, weights[v]));
+        }
+
+        impl Product for $name {
+            type Isa = $token;
+            type X = $x;
+            type W = $w;
+            const GROUP: usize = $group;
+            const RAW: bool = size_of::<$x>() == 1;
+            // 12 sums, 2 weight vectors, 1 broadcast, 1 product: 16 registers.
+            const ROWS: usize = 6;
+            const VECTORS: usize = 2;
+
+            #[inline(always)]
+            fn isa(self) -> $token {
+                self.0
+            }
+            #[inline(always)]
+            fn encode(x: u8, zero: u8) -> $x {
+                image::$x(x, zero)
+            }
+            #[inline(always)]
+            fn excess(zero: u8) -> i32 {
+                image::$x(zero, zero).into()
+            }
+            #[inline(always)]
+            fn spin(self, acc: __m256i) -> __m256i {
+                // SAFETY: the token proves the instructions.
+                unsafe { $dot!(acc, acc, acc) }
+            }
+            #[inline(always)]
+            unsafe fn step<const MR: usize, const NV: usize>(
+                self,
+                acc: &mut [[__m256i; NV]; MR],
+                x: &[*const $x; MR],
+                offset: usize,
+                w: *const $w,
+            ) {
+                // SAFETY: the token proves what the instructions need; the caller promises LANES·GROUP
+                // weights for each vector and, in each row, a group, which is four bytes.
+                unsafe {
+                    let mut weights = [_mm256_setzero_si256(); NV];
+                    for (v, weight) in weights.iter_mut().enumerate() {
+                        *weight = $load!(w.add(LANES * $group * v));
+                    }
+                    for i in 0..MR {
+                        let group =
+                            _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
+                        for v in 0..NV {
+                            acc[i][v] = $dot!(acc[i][v], group, weights[v]);
+                        }
+                    }
                 }
             }
         }
+    };
+}
+
+product! {
+    /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
+    /// memory. No pair sum leaves i32: that takes four times −32 768.
+    WidenedBytes(Avx2): i16 by i8, groups of 2, load_widened, multiply_then_add
+}
+product! {
+    /// `vpmaddwd` + `vpaddd` on i16 panels.
+    Pairs(Avx2): i16 by i16, groups of 2, load, multiply_then_add
+}
+product! {
+    /// `vpdpbusd` on raw codes; not the saturating `vpdpbusds`.
+    Quads(AvxVnni): u8 by i8, groups of 4, load, dot_quads
+}
+product! {
+    /// `vpdpwssd` on i16 panels.
+    DotPairs(AvxVnni): i16 by i16, groups of 2, load, dot_pairs
+}
+
+impl Quads {
+    /// Narrow weights are no faster.
+    #[inline(always)]
+    fn narrow(_isa: AvxVnni) -> Option<Self> {
+        None
     }
 }
 
@@ -348,135 +409,6 @@ impl Product for Nibbles {
                         let sums = _mm256_madd_epi16(pairs[i][v], ones);
                         acc[i][v] = _mm256_add_epi32(acc[i][v], sums);
                     }
-                }
-            }
-        }
-    }
-}
-
-/// `vpmaddwd` + `vpaddd` on i16 panels.
-#[derive(Clone, Copy, Debug)]
-pub struct Pairs<I>(I);
-
-impl<I> Pairs<I> {
-    #[inline(always)]
-    fn new(isa: I) -> Self {
-        Self(isa)
-    }
-}
-
-impl<I: Int8<Acc = __m256i>> Product for Pairs<I> {
-    type Isa = I;
-    type X = i16;
-    type W = i16;
-    const GROUP: usize = 2;
-    const RAW: bool = false;
-    const ROWS: usize = 6;
-    const VECTORS: usize = 2;
-
-    #[inline(always)]
-    fn isa(self) -> I {
-        self.0
-    }
-    #[inline(always)]
-    fn encode(x: u8, zero: u8) -> i16 {
-        i16::from(x) - i16::from(zero)
-    }
-    #[inline(always)]
-    fn excess(_zero: u8) -> i32 {
-        0
-    }
-    #[inline(always)]
-    fn spin(self, acc: __m256i) -> __m256i {
-        // SAFETY: the token proves the instructions.
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(acc, acc)) }
-    }
-    #[inline(always)]
-    unsafe fn step<const MR: usize, const NV: usize>(
-        self,
-        acc: &mut [[__m256i; NV]; MR],
-        x: &[*const i16; MR],
-        offset: usize,
-        w: *const i16,
-    ) {
-        // SAFETY: a token whose vectors are __m256i is one of this file and proves AVX2; the caller
-        // promises NV·16 weights and two values in each row.
-        unsafe {
-            let mut weights = [_mm256_setzero_si256(); NV];
-            for (v, weight) in weights.iter_mut().enumerate() {
-                *weight = _mm256_loadu_si256(w.add(16 * v).cast());
-            }
-            for i in 0..MR {
-                let pair = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
-                for v in 0..NV {
-                    acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(pair, weights[v]));
-                }
-            }
-        }
-    }
-}
-
-/// `vpdpbusd` on raw codes.
-#[derive(Clone, Copy, Debug)]
-pub struct Quads(AvxVnni);
-
-impl Quads {
-    #[inline(always)]
-    fn new(isa: AvxVnni) -> Self {
-        Self(isa)
-    }
-    /// Narrow weights are no faster.
-    #[inline(always)]
-    fn narrow(_isa: AvxVnni) -> Option<Self> {
-        None
-    }
-}
-
-impl Product for Quads {
-    type Isa = AvxVnni;
-    type X = u8;
-    type W = i8;
-    const GROUP: usize = 4;
-    const RAW: bool = true;
-    const ROWS: usize = 6;
-    const VECTORS: usize = 2;
-
-    #[inline(always)]
-    fn isa(self) -> AvxVnni {
-        self.0
-    }
-    #[inline(always)]
-    fn encode(x: u8, _zero: u8) -> u8 {
-        x
-    }
-    #[inline(always)]
-    fn excess(zero: u8) -> i32 {
-        zero.into()
-    }
-    #[inline(always)]
-    fn spin(self, acc: __m256i) -> __m256i {
-        // SAFETY: the token proves the instructions.
-        unsafe { _mm256_dpbusd_avx_epi32(acc, acc, acc) }
-    }
-    #[inline(always)]
-    unsafe fn step<const MR: usize, const NV: usize>(
-        self,
-        acc: &mut [[__m256i; NV]; MR],
-        x: &[*const u8; MR],
-        offset: usize,
-        w: *const i8,
-    ) {
-        // SAFETY: the token proves AVX-VNNI; the caller promises NV·32 weights and four codes in
-        // each row.
-        unsafe {
-            let mut weights = [_mm256_setzero_si256(); NV];
-            for (v, weight) in weights.iter_mut().enumerate() {
-                *weight = _mm256_loadu_si256(w.add(32 * v).cast());
-            }
-            for i in 0..MR {
-                let quad = _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
-                for v in 0..NV {
-                    acc[i][v] = _mm256_dpbusd_avx_epi32(acc[i][v], quad, weights[v]);
                 }
             }
         }

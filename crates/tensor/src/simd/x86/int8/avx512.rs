@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::RangeInclusive;
 
 use super::amx::Tiles;
+use super::image;
 use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::{Amx, Avx512, Avx512Vnni};
@@ -211,7 +212,7 @@ macro_rules! vectors_of_sixteen {
     };
 }
 
-vectors_of_sixteen!(Avx512, WidenedBytes<Avx512>, Pairs<Avx512>, Winograd for 32..=256);
+vectors_of_sixteen!(Avx512, WidenedBytes<Avx512>, Pairs<Avx512>, Winograd for 32..=1024);
 vectors_of_sixteen!(Avx512Vnni, Quads<Avx512Vnni>, DotPairs<Avx512Vnni>, Winograd for 64..=128);
 // Nothing beats tiles of bytes: more channels than any layer has.
 vectors_of_sixteen!(Amx, Tiles, DotPairs<Amx>, Winograd for usize::MAX..=usize::MAX);
@@ -361,18 +362,6 @@ macro_rules! product {
             }
         }
     };
-}
-
-/// How an image holds a code: raw bytes, or words without the zero point.
-mod image {
-    #[inline(always)]
-    pub(super) fn u8(x: u8, _zero: u8) -> u8 {
-        x
-    }
-    #[inline(always)]
-    pub(super) fn i16(x: u8, zero: u8) -> i16 {
-        i16::from(x) - i16::from(zero)
-    }
 }
 
 product! {
