@@ -175,8 +175,6 @@ impl<V: Variant> Winograd<V> {
         patch: &mut [u8],
         words: &mut [i16],
     ) {
-        let words = &mut words[..blocks.len];
-        assert!(block.tiles().len() <= blocks.size);
         for (i, tile) in block.tiles().iter().enumerate() {
             let codes = input.tile::<V>(tile.place, patch);
             if tile.is_whole::<V>() {
@@ -198,6 +196,7 @@ impl<V: Variant> Winograd<V> {
         words: &mut [i16],
     ) {
         assert!((V::TILE - 1) * (row + pixel) + blocks.pixel <= codes.len());
+        assert!((Self::POSITIONS - 1) * blocks.position + (i + 1) * blocks.pixel <= words.len());
         isa.enter(
             #[inline(always)]
             || {
@@ -215,7 +214,7 @@ impl<V: Variant> Winograd<V> {
                             let at = y * row + x * pixel + c;
                             isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
                         },
-                        // SAFETY: a position holds `size` tiles, and the caller's i is below it.
+                        // SAFETY: as above, of the last position.
                         #[inline(always)]
                         |t, value| unsafe {
                             let at = t * position + i * blocks.pixel + c;
