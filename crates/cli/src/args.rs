@@ -321,8 +321,17 @@ pub struct Helpers {
     #[arg(long)]
     pub adaround: bool,
     /// Steps of that choice, a layer
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "adaround", value_parser = at_least_one)]
     pub adaround_iterations: usize,
+}
+
+/// A number that is not zero.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("write at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("write a number from 1 on".into()),
+    }
 }
 
 /// A number of bytes: 60000, 60k, 1.5M.
@@ -354,7 +363,7 @@ pub struct Analyze {
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration: usize,
     /// Test images to analyze on
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub images: usize,
     /// Images per batch
     #[arg(long, value_name = "N", default_value_t = 32)]
@@ -429,7 +438,7 @@ pub struct Verify {
     /// A `qat` run directory
     pub run: PathBuf,
     /// Test images to compare on
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     pub images: usize,
     #[command(flatten)]
     pub global: Global,
@@ -543,4 +552,29 @@ pub enum Weights {
     S8,
     /// Unsigned, zero-point 128
     U8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split_whitespace()).err();
+        error.map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn numbers_without_effect_are_refused() {
+        let line = "ottava ptq model.ottava --data images --out out";
+        assert_eq!(refused(line), "");
+        assert_eq!(refused(&format!("{line} --adaround --adaround-iterations 20")), "");
+        let error = refused(&format!("{line} --adaround-iterations 20"));
+        assert!(error.contains("--adaround"), "{error}");
+        assert!(
+            refused(&format!("{line} --adaround --adaround-iterations 0")).contains("at least 1")
+        );
+        assert_eq!(refused("ottava verify run --images 1"), "");
+        assert!(refused("ottava verify run --images 0").contains("at least 1"));
+        assert!(refused("ottava verify run --images x").contains("from 1 on"));
+    }
 }

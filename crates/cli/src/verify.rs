@@ -31,7 +31,7 @@ pub fn run(args: &args::Verify) -> Result<()> {
         toml::from_str(&text).with_context(|| format!("{}", config.display()))?;
     let data = table_of_run.get("data").and_then(|value| value.as_str()).unwrap_or("fashion-mini");
     let data = args::Data::of(data);
-    let test = Task::new(&data, model.preprocess.clone())?.test(args.images.max(1))?;
+    let test = Task::new(&data, model.preprocess.clone())?.test(args.images)?;
     let batch = test.epoch(0).next().context("the test set is empty")??;
 
     let nodes = verify(&graph, &program, &batch.images)?;
