@@ -166,7 +166,7 @@ pub(crate) struct Tile {
 impl Tile {
     /// Whether it has all points.
     pub(crate) fn is_whole<V: Variant>(&self) -> bool {
-        self.points == [V::TILE; 2]
+        !V::TRIMMED || self.points == [V::TILE; 2]
     }
 }
 

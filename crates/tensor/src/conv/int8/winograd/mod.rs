@@ -322,8 +322,10 @@ impl<V: Variant> Winograd<V> {
         let [out_h, out_w] = geometry.out_size;
         let [n, y, x] = tile.place;
         let (y, x) = (y * V::OUT, x * V::OUT);
-        let rows = V::OUT.min(out_h - y);
-        let pixels = V::OUT.min(out_w - x);
+        let [rows, pixels] = match WHOLE && V::TRIMMED {
+            true => [V::OUT; 2],
+            false => [V::OUT.min(out_h - y), V::OUT.min(out_w - x)],
+        };
         let pixel = (n * out_h + y) * out_w + x;
         isa.enter(
             #[inline(always)]

@@ -29,6 +29,8 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
     const OUT: usize;
     /// Rows and columns of an input tile.
     const TILE: usize;
+    /// Whether tiles of fewer outputs have fewer points.
+    const TRIMMED: bool = Self::TILE > FEWEST;
     /// Transforms the input.
     const BT: Inputs;
     /// Transforms the weights.
