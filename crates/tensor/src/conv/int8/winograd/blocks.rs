@@ -155,7 +155,7 @@ impl Blocks {
 }
 
 /// A tile of a batch.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tile {
     /// Its image, and its row and column there.
     pub(crate) place: [usize; 3],
@@ -193,5 +193,52 @@ impl Block {
     /// What there is to multiply: each position once.
     pub(crate) fn spans(&self) -> impl Iterator<Item = &Span> {
         self.spans.iter().filter(|span| !span.tiles.is_empty() && !span.positions.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::variant::{F2x2, F4x4};
+    use super::*;
+    use crate::conv::ConvAttrs;
+    use crate::simd::Scalar;
+
+    /// Every tile meets the positions that its points have, once, and no others. The products of all.
+    fn products<V: Variant>(batch: usize, height: usize, width: usize) -> usize {
+        let (input, weights) = ([batch, 4, height, width], [4, 4, 3, 3]);
+        let geometry = ConvGeometry::new(input, weights, ConvAttrs::new(1, 1)).unwrap();
+        let blocks = Blocks::new::<Scalar, V>(&geometry);
+        let mut places = vec![];
+        let mut products = 0;
+        for block in (0..blocks.count).map(|index| blocks.block(index)) {
+            let mut met = [[0; 36]; BLOCK];
+            for span in block.spans() {
+                products += span.tiles.len() * span.positions.len();
+                for tile in span.tiles.clone() {
+                    span.positions.clone().for_each(|position| met[tile][position] += 1);
+                }
+            }
+            for (tile, met) in block.tiles().iter().zip(met) {
+                places.push(tile.place);
+                for (position, &met) in met.iter().enumerate().take(V::TILE * V::TILE) {
+                    let [y, x] = [position / V::TILE, position % V::TILE];
+                    let has = y < tile.points[0] && x < tile.points[1];
+                    assert_eq!(met, usize::from(has), "{tile:?}, position {position}");
+                }
+            }
+        }
+        places.sort();
+        places.dedup();
+        assert_eq!(places.len(), blocks.tiles);
+        products
+    }
+
+    #[test]
+    fn tiles_meet_the_positions_they_have() {
+        assert_eq!(products::<F4x4>(1, 14, 14), (6 + 6 + 6 + 4) * (6 + 6 + 6 + 4));
+        assert_eq!(products::<F4x4>(1, 7, 7), (6 + 5) * (6 + 5));
+        assert_eq!(products::<F4x4>(3, 56, 9), 3 * 14 * 6 * (6 + 6 + 4));
+        assert_eq!(products::<F4x4>(5, 3, 40), 5 * 5 * 10 * 6);
+        assert_eq!(products::<F2x2>(2, 7, 7), 2 * 16 * 16);
     }
 }

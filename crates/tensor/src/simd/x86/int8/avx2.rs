@@ -10,7 +10,11 @@ use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::{Avx2, AvxVnni};
 
+/// A vector of sums, of weights, of copies of a group.
+type Vector = __m256i;
 const LANES: usize = 8;
+/// Tiles of 12 sums, 2 weight vectors, 1 broadcast, 1 product: 16 registers.
+const TILE: [usize; 2] = [6, 2];
 
 macro_rules! vectors_of_eight {
     ($token:ty, $bytes:ty, $narrow:ty, $words:ty, Winograd for $winograd:expr) => {
@@ -192,9 +196,14 @@ macro_rules! vectors_of_eight {
     };
 }
 
-vectors_of_eight!(Avx2, WidenedBytes, Nibbles, Pairs, Winograd for 16..=1024);
-vectors_of_eight!(AvxVnni, Quads, Quads, DotPairs, Winograd for 64..=256);
+vectors_of_eight!(Avx2, WidenedBytes<Avx2>, Nibbles, Pairs<Avx2>, Winograd for 16..=1024);
+vectors_of_eight!(AvxVnni, Quads<AvxVnni>, Quads<AvxVnni>, DotPairs<AvxVnni>, Winograd for 64..=256);
 
+macro_rules! copies {
+    ($group:expr) => {
+        _mm256_set1_epi32($group)
+    };
+}
 macro_rules! load {
     ($pointer:expr) => {
         _mm256_loadu_si256($pointer.cast())
@@ -221,97 +230,33 @@ macro_rules! dot_quads {
     };
 }
 
-/// Declares a product: its memory forms, and the instructions of one step.
-macro_rules! product {
-    (
-        $(#[$doc:meta])*
-        $name:ident($token:ident): $x:ident by $w:ident, groups of $group:literal, $load:ident, $dot:ident
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug)]
-        pub struct $name($token);
-
-        impl $name {
-            #[inline(always)]
-            fn new(isa: $token) -> Self {
-                Self(isa)
-            }
-        }
-
-        impl Product for $name {
-            type Isa = $token;
-            type X = $x;
-            type W = $w;
-            const GROUP: usize = $group;
-            const RAW: bool = size_of::<$x>() == 1;
-            // 12 sums, 2 weight vectors, 1 broadcast, 1 product: 16 registers.
-            const ROWS: usize = 6;
-            const VECTORS: usize = 2;
-
-            #[inline(always)]
-            fn isa(self) -> $token {
-                self.0
-            }
-            #[inline(always)]
-            fn encode(x: u8, zero: u8) -> $x {
-                image::$x(x, zero)
-            }
-            #[inline(always)]
-            fn excess(zero: u8) -> i32 {
-                image::$x(zero, zero).into()
-            }
-            #[inline(always)]
-            fn spin(self, acc: __m256i) -> __m256i {
-                // SAFETY: the token proves the instructions.
-                unsafe { $dot!(acc, acc, acc) }
-            }
-            #[inline(always)]
-            unsafe fn step<const MR: usize, const NV: usize>(
-                self,
-                acc: &mut [[__m256i; NV]; MR],
-                x: &[*const $x; MR],
-                offset: usize,
-                w: *const $w,
-            ) {
-                // SAFETY: the token proves what the instructions need; the caller promises LANES·GROUP
-                // weights for each vector and, in each row, a group, which is four bytes.
-                unsafe {
-                    let mut weights = [_mm256_setzero_si256(); NV];
-                    for (v, weight) in weights.iter_mut().enumerate() {
-                        *weight = $load!(w.add(LANES * $group * v));
-                    }
-                    for i in 0..MR {
-                        let group =
-                            _mm256_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
-                        for v in 0..NV {
-                            acc[i][v] = $dot!(acc[i][v], group, weights[v]);
-                        }
-                    }
-                }
-            }
-        }
-    };
-}
+/// The tokens of this file: each proves AVX2.
+pub trait Wide: Int8<Acc = __m256i> {}
+impl Wide for Avx2 {}
+impl Wide for AvxVnni {}
+/// Those that prove VNNI too.
+pub trait Dot: Wide {}
+impl Dot for AvxVnni {}
 
 product! {
     /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: activations are `x − z` as i16, weights stay bytes in
     /// memory. No pair sum leaves i32: that takes four times −32 768.
-    WidenedBytes(Avx2): i16 by i8, groups of 2, load_widened, multiply_then_add
+    WidenedBytes<Wide>: i16 by i8, groups of 2, load_widened, multiply_then_add
 }
 product! {
     /// `vpmaddwd` + `vpaddd` on i16 panels.
-    Pairs(Avx2): i16 by i16, groups of 2, load, multiply_then_add
+    Pairs<Wide>: i16 by i16, groups of 2, load, multiply_then_add
 }
 product! {
     /// `vpdpbusd` on raw codes; not the saturating `vpdpbusds`.
-    Quads(AvxVnni): u8 by i8, groups of 4, load, dot_quads
+    Quads<Dot>: u8 by i8, groups of 4, load, dot_quads
 }
 product! {
     /// `vpdpwssd` on i16 panels.
-    DotPairs(AvxVnni): i16 by i16, groups of 2, load, dot_pairs
+    DotPairs<Dot>: i16 by i16, groups of 2, load, dot_pairs
 }
 
-impl Quads {
+impl Quads<AvxVnni> {
     /// Narrow weights are no faster.
     #[inline(always)]
     fn narrow(_isa: AvxVnni) -> Option<Self> {

@@ -9,7 +9,11 @@ use crate::conv::int8::{AddCodes, Grid};
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::{Amx, Avx512, Avx512Vnni};
 
+/// A vector of sums, of weights, of copies of a group.
+type Vector = __m512i;
 const LANES: usize = 16;
+/// Tiles of 24 sums, 4 weight vectors; 4 registers to spare.
+const TILE: [usize; 2] = [6, 4];
 
 macro_rules! vectors_of_sixteen {
     ($token:ty, $bytes:ty, $words:ty, Winograd for $winograd:expr) => {
@@ -249,12 +253,17 @@ pub trait Dot: Wide {}
 impl Dot for Avx512Vnni {}
 impl Dot for Amx {}
 
-macro_rules! load_wide {
+macro_rules! copies {
+    ($group:expr) => {
+        _mm512_set1_epi32($group)
+    };
+}
+macro_rules! load {
     ($pointer:expr) => {
         _mm512_loadu_si512($pointer.cast())
     };
 }
-macro_rules! load_widened {
+macro_rules! loadned {
     ($pointer:expr) => {
         _mm512_cvtepi8_epi16(_mm256_loadu_si256($pointer.cast()))
     };
@@ -275,108 +284,19 @@ macro_rules! dot_quads {
     };
 }
 
-/// Declares a product: its memory forms, and the instructions of one step.
-macro_rules! product {
-    (
-        $(#[$doc:meta])*
-        $name:ident<$bound:ident>: $x:ident by $w:ident, groups of $group:literal, $load:ident, $dot:ident
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug)]
-        pub struct $name<I>(I);
-
-        impl<I: $bound> $name<I> {
-            #[inline(always)]
-            pub(super) fn new(isa: I) -> Self {
-                Self(isa)
-            }
-
-            /// [`Product::step`] for vectors of weights that lie `apart`.
-            ///
-            /// # Safety
-            /// As there.
-            #[inline(always)]
-            pub(super) unsafe fn step_of<const MR: usize, const NV: usize>(
-                self,
-                acc: &mut [[__m512i; NV]; MR],
-                x: &[*const $x; MR],
-                offset: usize,
-                w: *const $w,
-                apart: usize,
-            ) {
-                // SAFETY: the token proves what the instructions need; the caller promises
-                // LANES·GROUP weights for each vector and, in each row, a group, which is four bytes.
-                unsafe {
-                    let mut weights = [_mm512_setzero_si512(); NV];
-                    for (v, weight) in weights.iter_mut().enumerate() {
-                        *weight = $load!(w.add(apart * v));
-                    }
-                    for i in 0..MR {
-                        let group =
-                            _mm512_set1_epi32(x[i].add(offset).cast::<i32>().read_unaligned());
-                        for v in 0..NV {
-                            acc[i][v] = $dot!(acc[i][v], group, weights[v]);
-                        }
-                    }
-                }
-            }
-        }
-
-        impl<I: $bound> Product for $name<I> {
-            type Isa = I;
-            type X = $x;
-            type W = $w;
-            const GROUP: usize = $group;
-            const RAW: bool = size_of::<$x>() == 1;
-            // 24 sums, 4 weight vectors; 4 registers to spare.
-            const ROWS: usize = 6;
-            const VECTORS: usize = 4;
-
-            #[inline(always)]
-            fn isa(self) -> I {
-                self.0
-            }
-            #[inline(always)]
-            fn encode(x: u8, zero: u8) -> $x {
-                image::$x(x, zero)
-            }
-            #[inline(always)]
-            fn excess(zero: u8) -> i32 {
-                image::$x(zero, zero).into()
-            }
-            #[inline(always)]
-            fn spin(self, acc: __m512i) -> __m512i {
-                // SAFETY: the token proves the instructions.
-                unsafe { $dot!(acc, acc, acc) }
-            }
-            #[inline(always)]
-            unsafe fn step<const MR: usize, const NV: usize>(
-                self,
-                acc: &mut [[__m512i; NV]; MR],
-                x: &[*const $x; MR],
-                offset: usize,
-                w: *const $w,
-            ) {
-                // SAFETY: the caller's promise.
-                unsafe { self.step_of(acc, x, offset, w, LANES * $group) }
-            }
-        }
-    };
-}
-
 product! {
     /// `vpmovsxbw` + `vpmaddwd` + `vpaddd`: words times bytes widened on load.
-    WidenedBytes<Wide>: i16 by i8, groups of 2, load_widened, multiply_then_add
+    WidenedBytes<Wide>: i16 by i8, groups of 2, loadned, multiply_then_add
 }
 product! {
     /// `vpmaddwd` + `vpaddd` on i16 panels.
-    Pairs<Wide>: i16 by i16, groups of 2, load_wide, multiply_then_add
+    Pairs<Wide>: i16 by i16, groups of 2, load, multiply_then_add
 }
 product! {
     /// `vpdpbusd` on raw codes; not the saturating `vpdpbusds`.
-    Quads<Dot>: u8 by i8, groups of 4, load_wide, dot_quads
+    Quads<Dot>: u8 by i8, groups of 4, load, dot_quads
 }
 product! {
     /// `vpdpwssd` on i16 panels.
-    DotPairs<Dot>: i16 by i16, groups of 2, load_wide, dot_pairs
+    DotPairs<Dot>: i16 by i16, groups of 2, load, dot_pairs
 }
