@@ -87,6 +87,28 @@ pub trait Int8: Isa {
         }
         self.store_row(codes, to);
     }
+    /// [`store_codes`](Self::store_codes) of a vector to each of four places.
+    #[inline(always)]
+    fn store_column(self, codes: [Self::Acc; 4], to: [&mut [u8]; 4]) {
+        for (codes, to) in codes.into_iter().zip(to) {
+            self.store_codes(codes, to);
+        }
+    }
+    /// [`requantize`](Self::requantize) and [`store_column`](Self::store_column).
+    #[inline(always)]
+    fn requantize_column(
+        self,
+        acc: [Self::Acc; 4],
+        multiplier: &[f32],
+        grid: Grid,
+        to: [&mut [u8]; 4],
+    ) {
+        let mut codes = acc;
+        for code in &mut codes {
+            *code = self.requantize(*code, multiplier, grid);
+        }
+        self.store_column(codes, to);
+    }
     /// The first `2 · LANES` codes.
     fn widen_codes(self, codes: &[u8]) -> Self::Half;
     /// The first `2 · LANES` weights.

@@ -115,6 +115,12 @@ impl Finish for Epilogue<'_> {
                 let multiplier = &multiplier[place.column..][..len];
                 let out = codes.pointer(start, reach);
                 let Some((add, other)) = add else {
+                    if let Some(acc) = as_column(acc) {
+                        // SAFETY: as above, of four rows.
+                        let out = unsafe { four_rows(out, self.channels, len) };
+                        isa.requantize_column(acc, multiplier, grid, out);
+                        return;
+                    }
                     for (i, acc) in acc.iter().enumerate() {
                         // SAFETY: as above.
                         let out = unsafe { row(out, i * self.channels, len) };
@@ -123,18 +129,25 @@ impl Finish for Epilogue<'_> {
                     return;
                 };
                 let (add, other) = (**add, &other[start..start + reach]);
-                for (i, acc) in acc.iter().enumerate() {
+                let mut tile = *acc;
+                for (i, codes) in tile.iter_mut().enumerate() {
                     let at = i * self.channels;
                     // SAFETY: as above; the residual has the same rows.
-                    let (other, out) =
-                        unsafe { (other.get_unchecked(at..at + len), row(out, at, len)) };
-                    let mut codes = *acc;
+                    let other = unsafe { other.get_unchecked(at..at + len) };
                     for (v, code) in codes.iter_mut().enumerate() {
                         let from = v * I::LANES;
                         *code = isa.requantize(*code, &multiplier[from..], grid);
                         *code = isa.add_codes(*code, &other[from..], &add);
                     }
-                    isa.store_row(codes, out);
+                }
+                if let Some(codes) = as_column(&tile) {
+                    // SAFETY: as above, of four rows.
+                    isa.store_column(codes, unsafe { four_rows(out, self.channels, len) });
+                    return;
+                }
+                for (i, codes) in tile.into_iter().enumerate() {
+                    // SAFETY: as above.
+                    isa.store_row(codes, unsafe { row(out, i * self.channels, len) });
                 }
             }
         }
@@ -229,6 +242,27 @@ impl Epilogue<'_> {
 unsafe fn row<'a, T>(out: *mut T, at: usize, len: usize) -> &'a mut [T] {
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts_mut(out.add(at), len) }
+}
+
+/// The vectors of a tile that has four rows of one.
+#[inline(always)]
+fn as_column<T: Copy, const MR: usize, const NV: usize>(tile: &[[T; NV]; MR]) -> Option<[T; 4]> {
+    match tile.as_slice() {
+        &[a, b, c, d] if NV == 1 => Some([a[0], b[0], c[0], d[0]]),
+        _ => None,
+    }
+}
+
+/// `len` elements of each of four rows of an output, `step` apart.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn four_rows<'a, T>(out: *mut T, step: usize, len: usize) -> [&'a mut [T]; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [row(out, 0, len), row(out, step, len), row(out, 2 * step, len), row(out, 3 * step, len)]
+    }
 }
 
 /// `acc · scale`, lane by lane.

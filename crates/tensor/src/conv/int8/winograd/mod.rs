@@ -331,12 +331,13 @@ impl<V: Variant> Winograd<V> {
             #[inline(always)]
             || {
                 let points = if WHOLE { [V::TILE; 2] } else { tile.points };
+                let raised = V::raised(points);
                 for v in (0..width).step_by(I::LANES) {
                     let column = outputs.start + v;
                     let columns = (outputs.end - column).min(I::LANES);
                     let centre = isa.load(&self.centres[column..]);
                     let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
-                    let centre = isa.scale(centre, 1 << V::SHIFT);
+                    let centre = isa.scale(centre, raised);
                     let y = output_tile::<I, V>(
                         isa,
                         points,

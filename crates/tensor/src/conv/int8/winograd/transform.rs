@@ -5,7 +5,7 @@
 // Matrices are indexed as the formulas write them.
 #![allow(clippy::needless_range_loop)]
 
-use super::variant::Variant;
+use super::variant::{ONE, Variant};
 use crate::simd::int8::Int8;
 
 /// `f(0)` to `f(3)` or to `f(5)`, written out: arrays indexed by a constant live in registers.
@@ -102,8 +102,9 @@ pub(crate) fn filter_tile<I: Int8, V: Variant>(
     );
 }
 
-/// `((Aᵀ M A) · q⁻¹ − centre) >> 2v, + bias` for `LANES` channels of one tile, whose rows and columns
-/// have so many points: `load(t)` is a position, `centre` is 2^{2v} times what `bias` adds back.
+/// `((Aᵀ M A) · q⁻¹) >> 2v, + bias` for `LANES` channels of one tile, whose rows and columns have so many
+/// points: `load(t)` is a position, of which the one of the points 1 has `centre` too much. It is so many
+/// [`Variant::raised`] of what `bias` adds back.
 #[inline(always)]
 pub(crate) fn output_tile<I: Int8, V: Variant>(
     isa: I,
@@ -121,6 +122,9 @@ pub(crate) fn output_tile<I: Int8, V: Variant>(
                 #[inline(always)]
                 |y| m[y] = load(y * V::TILE + x),
             );
+            if x == ONE {
+                m[ONE] = isa.sub(m[ONE], centre);
+            }
             let column = V::output::<I, POINTS>(isa, m);
             for y in 0..V::OUT {
                 rows[y][x] = column[y];
@@ -132,8 +136,7 @@ pub(crate) fn output_tile<I: Int8, V: Variant>(
         let row = V::output::<I, POINTS>(isa, rows[y]);
         for x in 0..V::OUT {
             let scaled = if V::INVERSE == 1 { row[x] } else { isa.scale(row[x], V::INVERSE) };
-            let sum = isa.shift_right(isa.sub(scaled, centre), V::SHIFT);
-            out[y][x] = isa.add(sum, bias);
+            out[y][x] = isa.add(isa.shift_right(scaled, V::SHIFT), bias);
         }
     });
     out

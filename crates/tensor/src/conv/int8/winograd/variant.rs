@@ -17,6 +17,9 @@ use crate::simd::int8::Int8;
 /// Points of the smallest tile, of two outputs.
 pub(crate) const FEWEST: usize = 4;
 
+/// The row and the column of the point 1, whose powers are all 1: it has one weight in all outputs.
+pub(crate) const ONE: usize = 1;
+
 /// The matrices that transform the input, for 4, 5 and 6 points.
 type Inputs = [[[i16; 6]; 6]; 3];
 
@@ -58,6 +61,15 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn output<I: Int8, const POINTS: usize>(isa: I, m: [I::Acc; 6]) -> [I::Acc; 4] {
         product(isa, const { &Self::AT[POINTS - FEWEST] }, &m)
+    }
+
+    /// What the position of the points 1 needs for every output to have one more before its division by
+    /// `q` and by 2^{2v}, modulo 2³².
+    #[inline(always)]
+    fn raised(points: [usize; 2]) -> i32 {
+        let weights = points.map(|points| Self::AT[points - FEWEST][0][ONE]);
+        let whole = inverse(Self::INVERSE as u32) << Self::SHIFT;
+        weights.iter().fold(whole, |raised, &weight| raised.wrapping_mul(inverse(weight as u32)))
     }
 
     /// Whether the outputs of these OIHW weights, each centred in the interval that 8-bit codes let it
@@ -263,7 +275,7 @@ impl Variant for F4x4Wide {
     const SHIFT: u32 = 2;
 }
 
-/// `q⁻¹` modulo 2³² by Newton's iteration, which doubles the correct bits.
+/// `q⁻¹` modulo 2³², `q` odd, by Newton's iteration, which doubles the correct bits.
 const fn inverse(q: u32) -> i32 {
     let mut x = q; // right modulo 8 for every odd q
     let mut i = 0;
@@ -314,6 +326,23 @@ mod tests {
         check_identity::<F2x2>(2);
         check_identity::<F4x4>(24);
         check_identity::<F4x4Wide>(30);
+    }
+
+    fn check_raised<V: Variant>() {
+        for points in (FEWEST..=V::TILE).flat_map(|y| (FEWEST..=V::TILE).map(move |x| [y, x])) {
+            let [rows, columns] = points.map(|points| &V::AT[points - FEWEST][..points - 2]);
+            for weight in rows.iter().flat_map(|row| columns.iter().map(|c| row[ONE] * c[ONE])) {
+                let gained = V::raised(points).wrapping_mul(weight).wrapping_mul(V::INVERSE);
+                assert_eq!(gained, 1 << V::SHIFT, "{points:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_points_one_raise_all_outputs_alike() {
+        check_raised::<F2x2>();
+        check_raised::<F4x4>();
+        check_raised::<F4x4Wide>();
     }
 
     #[test]

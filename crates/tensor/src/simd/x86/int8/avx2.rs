@@ -138,6 +138,44 @@ macro_rules! vectors_of_eight {
                 }
             }
             #[inline(always)]
+            fn store_column(self, codes: [__m256i; 4], to: [&mut [u8]; 4]) {
+                let [a, b, c, d] = codes;
+                // SAFETY: the token proves AVX2.
+                unsafe {
+                    let [ab, cd] = [_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)];
+                    store_packed(_mm256_packus_epi16(ab, cd), to);
+                }
+            }
+            #[inline(always)]
+            fn requantize_column(
+                self,
+                acc: [__m256i; 4],
+                multiplier: &[f32],
+                grid: Grid,
+                to: [&mut [u8]; 4],
+            ) {
+                let multiplier = &multiplier[..LANES];
+                // The upper bound is taken in f32, so that no value beyond i32 becomes i32::MIN; what
+                // lies far below the lower one saturates on the way to bytes.
+                // SAFETY: the token proves AVX2; the slice has 32 bytes.
+                unsafe {
+                    let multiplier = _mm256_loadu_ps(multiplier.as_ptr());
+                    let mut words = acc;
+                    for word in &mut words {
+                        let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(*word), multiplier);
+                        let bounded = _mm256_min_ps(scaled, _mm256_set1_ps(grid.high));
+                        *word = _mm256_cvtps_epi32(bounded);
+                    }
+                    let zero_point = _mm256_set1_epi16(grid.zero_point as i16);
+                    let low = _mm256_set1_epi8(grid.lowest as i8);
+                    let ab = _mm256_packs_epi32(words[0], words[1]);
+                    let ab = _mm256_adds_epi16(ab, zero_point);
+                    let cd = _mm256_packs_epi32(words[2], words[3]);
+                    let cd = _mm256_adds_epi16(cd, zero_point);
+                    store_packed(_mm256_max_epu8(_mm256_packus_epi16(ab, cd), low), to);
+                }
+            }
+            #[inline(always)]
             fn sub(self, a: __m256i, b: __m256i) -> __m256i {
                 // SAFETY: the token proves AVX2.
                 unsafe { _mm256_sub_epi32(a, b) }
@@ -194,6 +232,25 @@ macro_rules! vectors_of_eight {
             }
         }
     };
+}
+
+/// Writes four vectors of codes, packed twice within each half: quarters `a0 b0 c0 d0 a1 b1 c1 d1`.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn store_packed(codes: __m256i, to: [&mut [u8]; 4]) {
+    let [a, b, c, d] = to.map(|to| to[..LANES].as_mut_ptr());
+    // SAFETY: the caller's promise; each slice has 8 bytes.
+    unsafe {
+        let (first, second) = (_mm256_castsi256_si128(codes), _mm256_extracti128_si256::<1>(codes));
+        let ab = _mm_castsi128_pd(_mm_unpacklo_epi32(first, second));
+        let cd = _mm_castsi128_pd(_mm_unpackhi_epi32(first, second));
+        _mm_storel_pd(a.cast(), ab);
+        _mm_storeh_pd(b.cast(), ab);
+        _mm_storel_pd(c.cast(), cd);
+        _mm_storeh_pd(d.cast(), cd);
+    }
 }
 
 vectors_of_eight!(Avx2, WidenedBytes<Avx2>, Nibbles, Pairs<Avx2>, Winograd for 16..=1024);
