@@ -1,27 +1,32 @@
 //! `ottava analyze`: what quantization costs, layer by layer.
 
 use anyhow::Result;
+use ottava::data::Loader;
 use ottava::nn::qat::{NodeAnalysis, Problem, analyze, diagnose};
 use ottava::quant::write_atomic;
 use serde_json::{Value, json};
 
 use crate::args;
 use crate::model::load_float;
-use crate::output::{note, result, round, table};
+use crate::output::{can_write, note, result, round, table};
 use crate::qat::{adopt, load_graph, observe, prepare_graph};
-use crate::task::Task;
+use crate::task::{Task, name_skipped};
 
 /// `ottava analyze`.
 pub fn run(args: &args::Analyze) -> Result<()> {
     let global = &args.global;
+    let file = args.model_file.is_dir().then(|| args.model_file.join("analysis.json"));
+    if let Some(file) = &file {
+        can_write(file)?;
+    }
     let trained = args.model_file.join("qat.ottava");
-    let (graph, task) = if trained.is_file() {
+    let (graph, task, seen) = if trained.is_file() {
         let (graph, model) = load_graph(&trained)?;
         note(
             global,
             "as the run has trained it; --calibration and the scheme's flags do not apply",
         );
-        (graph, Task::new(&args.data, model.preprocess)?)
+        (graph, Task::new(&args.data, model.preprocess)?, None)
     } else {
         let mut model = load_float(&args.model_file, args.model.as_deref())?;
         let task = Task::new(&args.data, model.preprocess.clone())?;
@@ -30,7 +35,7 @@ pub fn run(args: &args::Analyze) -> Result<()> {
         let float = model.trace(model.input_shape(None))?.detach();
         let graph = prepare_graph(&float, &args.scheme, global)?.graph;
         observe(&graph, &images, global)?;
-        (graph, task)
+        (graph, task, Some(images))
     };
     let findings = diagnose(&graph)?;
     let images = task.test_images(args.batch, args.images)?;
@@ -86,16 +91,15 @@ pub fn run(args: &args::Analyze) -> Result<()> {
             json
         })
         .collect();
-    let json = json!({
+    let mut json = json!({
         "float": metrics(&analysis.float), "quantized": metrics(&analysis.quantized),
         "images": analysis.float.images, "nodes": nodes,
         "findings": findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
-    if args.model_file.is_dir() {
-        write_atomic(
-            args.model_file.join("analysis.json"),
-            serde_json::to_string(&json)?.as_bytes(),
-        )?;
+    let loaders: Vec<&Loader> = seen.iter().chain([&images]).collect();
+    name_skipped(&loaders, &mut json, global);
+    if let Some(file) = file {
+        write_atomic(file, serde_json::to_string(&json)?.as_bytes())?;
     }
     result(global, json, &text)
 }

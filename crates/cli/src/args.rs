@@ -64,6 +64,9 @@ impl Command {
     }
 }
 
+/// The largest seed: a configuration file has no larger numbers.
+const SEEDS: u64 = i64::MAX as u64;
+
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct Global {
     /// Threads to compute with [default: one per core]; results do not depend on it
@@ -159,7 +162,7 @@ pub struct Training {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub color_jitter: Option<String>,
     /// What initial weights, order and augmentation depend on
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=SEEDS))]
     pub seed: u64,
     /// Directory for the configuration, metrics, checkpoints and models
     #[arg(long, value_name = "DIR")]
@@ -200,7 +203,7 @@ pub enum Augment {
 #[derive(Clone, Debug, Args)]
 pub struct Demo {
     /// What initial weights, order and augmentation depend on
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=SEEDS))]
     pub seed: u64,
     /// Directory for the models and metrics
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
@@ -294,16 +297,16 @@ pub enum RecipeName {
 pub struct Budget {
     /// Choose each layer's width so that the integer network's file has at most so many bytes (k and M
     /// may follow)
-    #[arg(long, value_name = "BYTES", value_parser = size)]
+    #[arg(long, value_name = "BYTES", value_parser = size, group = "budget")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_budget: Option<u64>,
     /// Choose each layer's width so that calibration on its own costs at most so many percentage points of
     /// top-1 on the calibration images
-    #[arg(long, value_name = "POINTS", conflicts_with = "size_budget")]
+    #[arg(long, value_name = "POINTS", group = "budget")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_budget: Option<f64>,
-    /// The widths of weights to choose from
-    #[arg(long, value_name = "BITS", value_delimiter = ',', default_values_t = [8, 4], value_parser = clap::value_parser!(u8).range(2..=8))]
+    /// The widths of weights to choose from [default: 8,4]
+    #[arg(long, value_name = "BITS", value_delimiter = ',', requires = "budget", value_parser = clap::value_parser!(u8).range(2..=8))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub widths: Vec<u8>,
 }
@@ -394,7 +397,10 @@ pub struct Ptq {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Quantize linear layers alone: weights now, activations at each run; nothing is calibrated
-    #[arg(long, conflicts_with_all = ["size_budget", "accuracy_budget", "bias_correction", "adaround"])]
+    #[arg(long, conflicts_with_all = [
+        "budget", "bias_correction", "adaround", "calibration", "activations", "activation_bits", "observer",
+        "learn", "first_last", "weight_levels", "no_relu_fusion", "bn_folding", "layer", "skip",
+    ])]
     pub dynamic: bool,
     #[command(flatten)]
     pub scheme: Scheme,
@@ -507,7 +513,7 @@ pub struct Predict {
     #[arg(long, value_name = "NAME")]
     pub preprocess: Option<String>,
     /// Classes to name for each picture
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
     pub top: usize,
     #[command(flatten)]
     pub global: Global,
@@ -573,6 +579,16 @@ mod tests {
         assert!(
             refused(&format!("{line} --adaround --adaround-iterations 0")).contains("at least 1")
         );
+        assert!(refused(&format!("{line} --widths 8,6")).contains("--size-budget"));
+        assert_eq!(refused(&format!("{line} --widths 8,6 --accuracy-budget 1")), "");
+        assert_eq!(refused(&format!("{line} --dynamic --weight-bits 7 --per-tensor")), "");
+        for flag in ["--skip fc", "--activation-bits 4", "--weight-levels apot", "--calibration 9"]
+        {
+            let error = refused(&format!("{line} --dynamic {flag}"));
+            assert!(error.contains("--dynamic") && error.contains(&flag[..6]), "{error}");
+        }
+        let seed = refused("ottava train --seed 9223372036854775808");
+        assert!(seed.contains("9223372036854775807"), "{seed}");
         assert_eq!(refused("ottava verify run --images 1"), "");
         assert!(refused("ottava verify run --images 0").contains("at least 1"));
         assert!(refused("ottava verify run --images x").contains("from 1 on"));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ottava::quant::{Options, Tuning};
 use ottava::tensor::{Level, Tensor, parallel};
 use serde_json::{Value, json};
@@ -34,6 +34,9 @@ pub fn run(args: &args::Bench) -> Result<()> {
         json[name] = figures;
         rows.push(line);
     }
+    if rows.is_empty() {
+        bail!("the run {} has no best.ottava or int8.ottava", args.model_file.display());
+    }
     if let Some(peak) = peak_rss() {
         json["peak_rss_bytes"] = json!(peak);
     }
@@ -52,14 +55,14 @@ const MAX_VALUES: usize = 1 << 28;
 
 fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<String>)> {
     let mut model = load(file, args.model.as_deref())?;
+    if args.tune && matches!(model, Model::Float(_)) && !args.model_file.is_dir() {
+        bail!("{}: --tune is for an integer network", file.display());
+    }
     let options = match args.plan {
         args::Plan::Fast => Options::fast(),
         args::Plan::Small => Options::small(),
     };
-    let shape: Vec<usize> = match &model {
-        Model::Float(model) => model.sized(args.size)?.to_vec(),
-        Model::Integer(program) => program.input_shape().to_vec(),
-    };
+    let shape = model.sized(args.size).with_context(|| file.display().to_string())?;
     let shape: Vec<usize> = std::iter::once(args.batch).chain(shape).collect();
     let values = shape.iter().try_fold(1usize, |values, &size| values.checked_mul(size));
     if values.is_none_or(|values| values > MAX_VALUES) {

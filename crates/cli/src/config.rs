@@ -1,5 +1,4 @@
-//! `--config FILE.toml`: each key is a flag. Its flags are put before those of the command line, and
-//! the last one wins.
+//! `--config FILE.toml`: each key is a flag. Those that the command line does not have are put before its own.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,7 +8,13 @@ use anyhow::{Context, Result, bail};
 /// The command line with the flags of its `--config` file, if it names one, put in front.
 pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     let Some(path) = named(&args) else { return Ok(args) };
-    let flags = flags(Path::new(&path))?;
+    // A flag that may be repeated would otherwise get the values of both.
+    let given = |flag: &str| {
+        args.iter().filter_map(|arg| arg.to_str()).any(|arg| {
+            arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+    };
+    let flags = flags(Path::new(&path), given)?;
     // program, command, then the file's flags.
     let at = args.len().min(2);
     let mut expanded = args;
@@ -32,7 +37,8 @@ fn named(args: &[OsString]) -> Option<OsString> {
     found
 }
 
-fn flags(path: &Path) -> Result<Vec<OsString>> {
+/// The flags of a file but those that are `given` already.
+fn flags(path: &Path, given: impl Fn(&str) -> bool) -> Result<Vec<OsString>> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
@@ -41,6 +47,9 @@ fn flags(path: &Path) -> Result<Vec<OsString>> {
     let mut flags = Vec::new();
     for (key, value) in table {
         let flag = format!("--{}", key.replace('_', "-"));
+        if given(&flag) {
+            continue;
+        }
         let values = match value {
             toml::Value::Array(values) => values,
             value => vec![value],
@@ -80,8 +89,12 @@ mod tests {
         let expanded: Vec<_> = expanded.iter().map(|a| a.to_str().unwrap()).collect();
         assert_eq!(
             expanded[..7],
-            ["ottava", "qat", "--epochs=3", "--per-tensor", "--skip=a", "--skip=b", "--epochs"]
+            ["ottava", "qat", "--per-tensor", "--skip=a", "--skip=b", "--epochs", "5"]
         );
+        // Of a flag that may be repeated, the command line's alone count.
+        let config = format!("--config={}", path.display());
+        let expanded = expand(["ottava", "qat", "--skip=c", &config].map(OsString::from).to_vec());
+        assert_eq!(expanded.unwrap()[2..5], ["--epochs=3", "--per-tensor", "--skip=c"]);
         std::fs::write(&path, "epochs = ").unwrap();
         let args = ["x".into(), "--config".into(), path.into()];
         assert_eq!(expand(args.to_vec()).unwrap_err().to_string().lines().count(), 1);

@@ -73,7 +73,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
         options: Options::default(),
         global,
     };
-    job.run(|_| Mode::TRAIN, |_| true, || model.save(&best))?;
+    job.run(|_| Mode::TRAIN, || model.save(&best))?;
     let Model::Float(model) = load(&best, None)? else { bail!("best.ottava is no float network") };
     let mut rows = vec![float_row(&model, &best, &test, global)?];
 
@@ -163,11 +163,7 @@ impl Trained<'_> {
             options: Options::default(),
             global: self.global,
         };
-        job.run(
-            |epoch| milestones.mode(epoch),
-            |_| true,
-            || save_graph(graph, model, scheme, &best),
-        )?;
+        job.run(|epoch| milestones.mode(epoch), || save_graph(graph, model, scheme, &best))?;
         Ok(load_graph(&best)?.0)
     }
 }

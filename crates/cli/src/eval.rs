@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::args;
 use crate::classifier::{Classifier, Evaluating, Integer, judge};
 use crate::model::{Model, load};
-use crate::output::{result, round};
-use crate::qat::same_channels;
+use crate::output::{can_write, result, round};
+use crate::qat::{same_channels, same_classes};
 use crate::task::{Task, input_shape, name_skipped};
 
 /// `ottava eval`.
@@ -21,8 +21,12 @@ pub fn run(args: &args::Eval) -> Result<()> {
         Model::Float(model) => model.preprocess.clone(),
         Model::Integer(program) => Preprocess::from_metadata(program.metadata())?,
     };
+    if let Some(path) = &args.logits {
+        can_write(path)?;
+    }
     let task = Task::new(&args.data, preprocess)?;
     let test = task.test(args.batch)?;
+    same_classes(test.data().classes(), model.class_count())?;
     let images = input_shape(&test)?;
     match &model {
         Model::Float(model) => same_channels(images, model.in_channels)?,

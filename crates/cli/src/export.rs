@@ -26,6 +26,10 @@ pub fn run(args: &args::Export) -> Result<()> {
         opset: args.opset,
         ir_version: args.ir_version,
     };
+    let as_integers = args.format != Format::Qdq || args.weights != Weights::S8;
+    if as_integers && matches!(model, Model::Float(_)) {
+        bail!("--format and --weights are for an integer network; this one is float");
+    }
     let extension = args.out.extension().and_then(|extension| extension.to_str());
     match (extension, &model) {
         (Some("onnx"), Model::Integer(program)) => {
@@ -41,7 +45,9 @@ pub fn run(args: &args::Export) -> Result<()> {
             write_safetensors(&args.out, &dict, Precision::F32)?;
         }
         (Some("safetensors"), Model::Integer(_)) => {
-            bail!("safetensors holds float weights; write an integer network as .onnx")
+            bail!(
+                "safetensors holds float weights; write an integer network as .onnx, or name the float one, such as best.ottava of a run"
+            )
         }
         _ => bail!("{}: the file's name must end in .onnx or .safetensors", args.out.display()),
     }

@@ -28,7 +28,9 @@ struct Layer {
 
 /// `ottava inspect`.
 pub fn run(args: &args::Inspect) -> Result<()> {
-    let layers = match load(&args.model_file, args.model.as_deref())? {
+    let model = load(&args.model_file, args.model.as_deref())?;
+    model.sized(args.size)?;
+    let layers = match model {
         Model::Float(model) => float(&model, args.size)?,
         Model::Integer(program) => integer(&program),
     };

@@ -21,6 +21,40 @@ pub enum Model {
     Integer(Program),
 }
 
+impl Model {
+    /// How many classes it tells apart.
+    pub fn class_count(&self) -> usize {
+        match self {
+            Self::Float(model) => model.class_count,
+            Self::Integer(program) => program.output_shape().iter().product(),
+        }
+    }
+
+    /// The shape of an image: the file's, or of a size that somebody wrote.
+    ///
+    /// # Errors
+    /// A size that is absurd, or that the network does not take.
+    pub fn sized(&self, size: Option<usize>) -> Result<Vec<usize>> {
+        match self {
+            Self::Float(model) => Ok(model.sized(size)?.to_vec()),
+            Self::Integer(program) => {
+                only_size(program.input_shape(), size)?;
+                Ok(program.input_shape().to_vec())
+            }
+        }
+    }
+}
+
+/// Refuses a size of images that a network does not take.
+fn only_size(shape: &[usize], size: Option<usize>) -> Result<()> {
+    match (size, shape) {
+        (Some(size), &[_, height, width]) if [height, width] != [size; 2] => {
+            bail!("--size {size}: the network takes images of {height}×{width} pixels alone")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A float network and what its file says of it.
 pub struct FloatModel {
     pub network: FloatNetwork,
@@ -99,7 +133,11 @@ impl FloatModel {
         if let Some(size) = size.filter(|size| !(1..=MAX_SIZE).contains(size)) {
             bail!("--size {size}: use 1 to {MAX_SIZE} pixels");
         }
-        Ok(self.input_shape(size))
+        let shape = self.input_shape(size);
+        if matches!(self.network, FloatNetwork::Onnx(_)) {
+            only_size(&shape, size)?;
+        }
+        Ok(shape)
     }
 
     /// The network as a graph for images of a shape.
@@ -176,15 +214,23 @@ impl FloatModel {
             let state: StateDict = tensors.collect::<Result<Vec<_>>>()?.into_iter().collect();
             ours(shown, text("architecture")?.parse()?, config, &state)?
         };
-        let sizes = |text: &String| {
-            let sizes: Vec<usize> = text.split('x').filter_map(|size| size.parse().ok()).collect();
-            <[usize; 3]>::try_from(sizes).ok()
+        let sizes = |text: &String| -> Result<[usize; 3]> {
+            let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
+            let shape = sizes.and_then(|sizes| <[usize; 3]>::try_from(sizes).ok());
+            let possible = |&[c, h, w]: &[usize; 3]| {
+                c == in_channels && [h, w].iter().all(|size| (1..=MAX_SIZE).contains(size))
+            };
+            shape.filter(possible).with_context(|| {
+                format!(
+                    "{shown}: its input, {text:?}, is no {in_channels}xHxW of at most {MAX_SIZE} pixels a side"
+                )
+            })
         };
         Ok(Self {
             network,
             class_count,
             in_channels,
-            input: metadata.get("input").and_then(sizes),
+            input: metadata.get("input").map(sizes).transpose()?,
             classes: class_names(metadata),
             preprocess: Preprocess::from_metadata(metadata)?,
         })
@@ -216,7 +262,7 @@ pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("ottava") => {
-            let container = Container::load(&path).with_context(|| shown.clone())?;
+            let container = read_container(&path)?;
             match container.metadata().get("kind").map(String::as_str) {
                 Some("float") => Ok(Model::Float(FloatModel::from_container(&shown, &container)?)),
                 Some("qat" | "checkpoint") => bail!(
@@ -236,6 +282,15 @@ pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
         }
         _ => Ok(Model::Float(from_weights(&shown, &interop::read_state_dict(&path)?, named)?)),
     }
+}
+
+/// Reads a file of ours; errors name it.
+pub fn read_container(path: &Path) -> Result<Container> {
+    use ottava::quant::Error;
+    Container::load(path).map_err(|error| match error {
+        Error::Io { .. } => error.into(),
+        other => anyhow::Error::new(other).context(path.display().to_string()),
+    })
 }
 
 /// The float model of a file, or of a run directory: its `best.ottava`.

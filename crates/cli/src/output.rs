@@ -1,9 +1,10 @@
 //! What people and scripts read: progress on standard error, results on standard output.
 
 use std::io::{ErrorKind, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
@@ -37,6 +38,28 @@ pub fn result(global: &Global, json: Value, text: &str) -> Result<()> {
         // Whoever read has read enough: `ottava inspect … | head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write the result"),
+    }
+}
+
+/// Refuses a file that cannot be written, before the work that it is to hold.
+pub fn can_write(file: &Path) -> Result<()> {
+    let shown = file.display();
+    let directory = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if file.is_dir() {
+        bail!("cannot write {shown}: it is a directory");
+    }
+    match directory.metadata() {
+        Ok(found) if !found.is_dir() => {
+            bail!("cannot write {shown}: {} is no directory", directory.display())
+        }
+        Ok(found) if found.permissions().readonly() => {
+            bail!("cannot write {shown}: {} is read-only", directory.display())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => bail!("cannot write {shown}: {}: {error}", directory.display()),
     }
 }
 

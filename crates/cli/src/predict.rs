@@ -57,7 +57,7 @@ pub fn run(args: &args::Predict) -> Result<()> {
         let logits = classifier.logits(image).context(problem)?.to_vec();
         let mut top: Vec<(usize, f64)> = softmax(&logits).into_iter().enumerate().collect();
         top.sort_by(|a, b| b.1.total_cmp(&a.1));
-        top.truncate(args.top.max(1));
+        top.truncate(args.top);
         let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());
         text += &format!("{shown}:");
         for &(class, p) in &top {

@@ -1,10 +1,11 @@
 //! `ottava ptq`: calibrate, convert, no training.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use ottava::autograd::Graph;
-use ottava::nn::qat::convert_dynamic;
+use ottava::data::Loader;
+use ottava::nn::qat::{convert, convert_dynamic};
 use ottava::quant::Program;
 use serde_json::json;
 
@@ -12,9 +13,9 @@ use crate::args;
 use crate::classifier::{Evaluating, Integer, judge};
 use crate::helpers;
 use crate::model::{FloatModel, load_float};
-use crate::output::{bytes, result, table};
+use crate::output::{bytes, can_write, result, table};
 use crate::qat::{
-    adopt, calibrate, convert_to, float_nodes, prepare_graph, same_file, size, write_program,
+    adopt, calibrate, float_nodes, integer_metadata, prepare_graph, same_file, size, write_program,
 };
 use crate::task::{Task, name_skipped};
 use crate::widths::{self, Chosen};
@@ -31,23 +32,18 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let test = task.test(args.batch)?;
     adopt(&mut model, &test)?;
+    let file = target(args)?;
     let graph = model.trace(model.input_shape(None))?.detach();
     let float_graph = helpers::before(&graph, &args.helpers, global)?;
-    let file = args.out.clone().unwrap_or_else(|| match args.model_file.is_dir() {
-        true => args.model_file.join("int8.ottava"),
-        false => args.model_file.with_file_name("int8.ottava"),
-    });
-    if same_file(&file, &args.model_file) || same_file(&file, &args.model_file.join("best.ottava"))
-    {
-        bail!("--out {}: that is the float network itself; name another file", file.display());
-    }
-    let (program, chosen) = match args.dynamic {
-        true => {
-            let program = convert_dynamic(&float_graph, args.scheme.dynamic())?;
-            (write_program(program, &model, &file)?, None)
-        }
-        false => calibrated(&float_graph, &model, &task, &file, args)?,
+    let images = match args.dynamic {
+        true => None,
+        false => Some(task.calibration(args.batch, args.calibration)?),
     };
+    let (program, chosen) = match &images {
+        None => (convert_dynamic(&float_graph, args.scheme.dynamic())?, None),
+        Some(images) => calibrated(&float_graph, &model, images, args)?,
+    };
+    let program = write_program(program, &model, &file)?;
 
     let float = judge(&mut Evaluating(&graph), &test, "float", global)?;
     let integer = judge(&mut Integer::new(&program)?, &test, "int8", global)?;
@@ -66,7 +62,8 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     json["ptq_int8"]["bytes"] = json!(written);
     json["float_nodes"] = float_nodes(&program);
     json["file"] = json!(file.display().to_string());
-    name_skipped(&[&test], &mut json, global);
+    let loaders: Vec<&Loader> = images.iter().chain([&test]).collect();
+    name_skipped(&loaders, &mut json, global);
     if let Some(chosen) = &chosen {
         json["widths"] = chosen.json();
         text = format!("{}\n{text}", chosen.text());
@@ -74,25 +71,44 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     result(global, json, &format!("{text}the integer network is {}", file.display()))
 }
 
-/// The program of a calibrated graph, in its file; and the widths that a budget chose.
+/// The file to write, which nobody needs any more.
+fn target(args: &args::Ptq) -> Result<PathBuf> {
+    let beside = |name: &str| match args.model_file.is_dir() {
+        true => args.model_file.join(name),
+        false => args.model_file.with_file_name(name),
+    };
+    if args.out.is_none() && beside("qat.ottava").exists() {
+        bail!(
+            "{} is the network that was trained quantization-aware; write this one elsewhere, with --out",
+            beside("int8.ottava").display()
+        );
+    }
+    let file = args.out.clone().unwrap_or_else(|| beside("int8.ottava"));
+    if same_file(&file, &args.model_file) || same_file(&file, &args.model_file.join("best.ottava"))
+    {
+        bail!("--out {}: that is the float network itself; name another file", file.display());
+    }
+    can_write(&file)?;
+    Ok(file)
+}
+
+/// The program of a calibrated graph, and the widths that a budget chose.
 fn calibrated(
     float: &Graph,
     model: &FloatModel,
-    task: &Task,
-    file: &Path,
+    images: &Loader,
     args: &args::Ptq,
 ) -> Result<(Program, Option<Chosen>)> {
     let global = &args.global;
-    let images = task.calibration(args.batch, args.calibration)?;
-    let chosen = widths::choose(float, &args.scheme, &args.budget, &images, global)?;
+    let metadata = integer_metadata(model);
+    let chosen = widths::choose(float, &args.scheme, &args.budget, images, metadata, global)?;
     let scheme = chosen.as_ref().map_or(&args.scheme, |chosen| &chosen.scheme);
     let graph = prepare_graph(float, scheme, global)?.graph;
-    calibrate(&graph, &images, global)?;
-    helpers::after(&graph, &args.helpers, &images, global)?;
-    let mut program = convert_to(&graph, model, file)?;
+    calibrate(&graph, images, global)?;
+    helpers::after(&graph, &args.helpers, images, global)?;
+    let mut program = convert(&graph)?;
     if let Some(chosen) = &chosen {
         program.metadata_mut().extend(chosen.scheme.metadata()?);
-        program.save(file)?;
     }
     Ok((program, chosen))
 }

@@ -1,5 +1,6 @@
 //! `ottava qat`: quantization-aware training and conversion, and the parts that `ptq` and `demo` share.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -9,13 +10,13 @@ use ottava::nn::Network as _;
 use ottava::nn::ScheduleKind;
 use ottava::nn::optim::OptimizerKind;
 use ottava::nn::qat::{Milestones, Prepared, convert, diagnose, prepare, reestimate_batch_norm};
-use ottava::quant::{Container, Program};
+use ottava::quant::Program;
 use serde_json::{Value, json};
 
 use crate::args::{self, Global};
 use crate::classifier::{Evaluating, Integer, Judged, judge, latency};
 use crate::memory::peak_rss;
-use crate::model::{FloatModel, load_float, put};
+use crate::model::{FloatModel, load_float, put, read_container};
 use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
 use crate::scheme::Scheme;
@@ -146,11 +147,16 @@ pub fn convert_to(graph: &Graph, model: &FloatModel, path: &Path) -> Result<Prog
 
 /// Writes a program with what the model's file says of itself.
 pub fn write_program(mut program: Program, model: &FloatModel, path: &Path) -> Result<Program> {
-    let mut metadata = model.metadata();
-    metadata.insert("kind".into(), "int8".into());
-    program.metadata_mut().extend(metadata);
+    program.metadata_mut().extend(integer_metadata(model));
     program.save(path)?;
     Ok(program)
+}
+
+/// What the file of an integer network says of its model.
+pub fn integer_metadata(model: &FloatModel) -> BTreeMap<String, String> {
+    let mut metadata = model.metadata();
+    metadata.insert("kind".into(), "int8".into());
+    metadata
 }
 
 /// Writes a quantization-aware graph: its float network, how it is quantized, and the parameters and
@@ -171,7 +177,7 @@ const GRAPH: &str = "graph.";
 /// Makes it again.
 pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
     let shown = path.display().to_string();
-    let mut container = Container::load(path).with_context(|| shown.clone())?;
+    let mut container = read_container(path)?;
     let scheme = Scheme::from_metadata(container.metadata())
         .with_context(|| format!("{shown} is not written by `ottava qat`"))?;
     let names: Vec<String> =
@@ -292,6 +298,9 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let start = std::time::Instant::now();
     let global = &args.global;
     let recipe = Recipe::new(&args.training, args.recipe.defaults())?;
+    if recipe.defaults.epochs == 0 {
+        bail!("--epochs 0: nothing would be trained; `ottava ptq` converts without training");
+    }
     if let Some(warning) = rate_warning(&recipe.defaults) {
         note(global, warning);
     }
@@ -311,14 +320,28 @@ pub fn run(args: &args::Qat) -> Result<()> {
         );
     }
     let mut run = RunDir::create(&out, args, args.training.resume, global)?;
+    let checkpoint = match args.training.resume {
+        true => {
+            same_network(&model, &run.file("best.ottava"))?;
+            Some(run.load_checkpoint()?.0)
+        }
+        false => None,
+    };
     model.save(&run.file("best.ottava"))?;
     let mut rows = vec![float_row(&model, &run.file("best.ottava"), &test, global)?];
 
     let images = task.calibration(batch, args.calibration)?;
     let float = model.trace(input)?.detach();
-    let chosen = widths::choose(&float, &args.scheme, &args.budget, &images, global)?;
+    let metadata = integer_metadata(&model);
+    let chosen = widths::choose(&float, &args.scheme, &args.budget, &images, metadata, global)?;
     let scheme = chosen.as_ref().map_or(&args.scheme, |chosen| &chosen.scheme);
     let graph = prepare_graph(&float, scheme, global)?.graph;
+    if let Some(checkpoint) = checkpoint {
+        // Of a copy: the graph itself is calibrated first, as in the run that is gone on with.
+        graph.detach().load_state_dict(checkpoint.network).with_context(|| {
+            format!("--resume: {} began with other flags of quantization", out.display())
+        })?;
+    }
     calibrate(&graph, &images, global)?;
     let file = run.file("ptq.ottava");
     let program = convert_to(&graph, &model, &file)?;
@@ -346,7 +369,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
         options: Options::from(&args.training),
         global,
     };
-    job.run(|epoch| milestones.mode(epoch), |_| true, save)?;
+    job.run(|epoch| milestones.mode(epoch), save)?;
     let (graph, _) = load_graph(&best)?;
     if args.reestimate_bn > 0 {
         let images = task.calibration(batch, args.reestimate_bn.saturating_mul(batch))?;
@@ -366,13 +389,30 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let (mut json, mut text) =
         report(&rows, agreement, start.elapsed().as_secs_f64(), args.training.seed);
     json["float_nodes"] = float_nodes(&program);
-    name_skipped(&[&train, &test], &mut json, global);
+    name_skipped(&[&train, &images, &test], &mut json, global);
     if let Some(chosen) = &chosen {
         json["widths"] = chosen.json();
         text = format!("{}\n{text}", chosen.text());
     }
     crate::report::finish(&out, &json)?;
     result(global, json, &format!("{text}the integer network is {}", file.display()))
+}
+
+/// Refuses a network that is not the one which a run began with.
+fn same_network(model: &FloatModel, begun: &Path) -> Result<()> {
+    let earlier = load_float(begun, None)?.network.state_dict();
+    let now = model.network.state_dict();
+    let same = earlier.len() == now.len()
+        && earlier.iter().zip(&now).all(|((a, x), (b, y))| {
+            a == b && x.shape() == y.shape() && x.iter().zip(y.iter()).all(|(x, y)| x == y)
+        });
+    if !same {
+        bail!(
+            "--resume: the run began with another network, {}; name that one, or another --out",
+            begun.display()
+        );
+    }
+    Ok(())
 }
 
 /// Refuses images that a network cannot take.
@@ -386,18 +426,23 @@ pub fn same_channels(images: [usize; 3], channels: usize) -> Result<()> {
     Ok(())
 }
 
+/// Refuses labels that a network does not give.
+pub fn same_classes(names: &[String], count: usize) -> Result<()> {
+    if names.len() != count {
+        bail!(
+            "the data set has {} classes, but the network tells {count} apart; choose other --data",
+            names.len(),
+        );
+    }
+    Ok(())
+}
+
 /// Lets a model take over what its data set says: shape, classes, preprocessing.
 pub fn adopt(model: &mut FloatModel, loader: &Loader) -> Result<()> {
     let input = input_shape(loader)?;
     same_channels(input, model.in_channels)?;
     let classes = loader.data().classes();
-    if classes.len() != model.class_count {
-        bail!(
-            "the data set has {} classes, but the network tells {} apart; choose other --data",
-            classes.len(),
-            model.class_count
-        );
-    }
+    same_classes(classes, model.class_count)?;
     model.input = Some(input);
     model.classes = classes.to_vec();
     model.preprocess = Some(loader.preprocess().clone());

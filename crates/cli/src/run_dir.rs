@@ -21,8 +21,10 @@ pub struct RunDir {
     metrics: File,
 }
 
-/// What commands make of a run's networks: of no use beside other ones.
-const DERIVED: [&str; 10] = [
+/// What is of one run alone: its networks, and what commands make of them.
+const OF_A_RUN: [&str; 12] = [
+    "checkpoint.ottava",
+    "best.ottava",
     "int8.ottava",
     "ptq.ottava",
     "qat.ottava",
@@ -68,7 +70,7 @@ impl RunDir {
         let metrics = path.join("metrics.jsonl");
         if !resume {
             // What else lies in a directory that holds no run is somebody's own.
-            let stale = if metrics.is_file() { &DERIVED[..] } else { &[] };
+            let stale = if metrics.is_file() { &OF_A_RUN[..] } else { &[] };
             for file in stale.iter().map(|name| path.join(name)).filter(|file| file.is_file()) {
                 let shown = file.display();
                 note(global, format!("{shown} is of an earlier run, and removed"));

@@ -25,16 +25,14 @@ impl std::error::Error for Interrupted {}
 /// Checks the environment and makes the thread pool.
 pub fn prepare(global: &Global) -> Result<()> {
     Level::from_env().context("the environment variable OTTAVA_ISA")?;
-    if let Some(threads) = global.threads {
-        if !(1..=1024).contains(&threads) {
-            bail!("--threads {threads}: use 1 to 1024 threads");
-        }
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .context("cannot start the threads")?;
+    if let Some(threads) = global.threads.filter(|threads| !(1..=1024).contains(threads)) {
+        bail!("--threads {threads}: use 1 to 1024 threads");
     }
-    Ok(())
+    // Without the flag too: started at their first use, threads that cannot be had would be a panic.
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(global.threads.unwrap_or(0))
+        .build_global()
+        .context("cannot start the threads; --threads N asks for fewer")
 }
 
 /// From now on Ctrl-C asks a training to stop at its next step, after writing a checkpoint; a second

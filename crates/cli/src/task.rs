@@ -142,6 +142,9 @@ pub fn preprocess(name: &str) -> Result<Preprocess> {
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     let table: toml::Table = toml::from_str(&text).with_context(|| format!("{name} is no TOML"))?;
+    if let Some(key) = table.keys().find(|key| !Preprocess::KEYS.contains(&key.as_str())) {
+        bail!("{name}: no setting is called `{key}`; there are {}", Preprocess::KEYS.join(", "));
+    }
     let entries = table.into_iter().map(|(key, value)| {
         let text = match value {
             toml::Value::String(text) => text,

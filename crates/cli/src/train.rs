@@ -123,13 +123,8 @@ const CHECKPOINT_TIME: Duration = Duration::from_secs(60);
 
 impl<N: Network + ?Sized> Job<'_, N> {
     /// Trains; `mode` says how operators behave in each epoch, `best` writes the network whenever an
-    /// epoch was the best so far among those that `counts` admits.
-    pub fn run(
-        self,
-        mode: impl Fn(usize) -> Mode,
-        counts: impl Fn(usize) -> bool,
-        best: impl Fn() -> Result<()>,
-    ) -> Result<()> {
+    /// epoch was the best so far.
+    pub fn run(self, mode: impl Fn(usize) -> Mode, best: impl Fn() -> Result<()>) -> Result<()> {
         let Self { what, network, recipe, train, test, run, options, global } = self;
         let Defaults { epochs, lr, optimizer, schedule, warmup, weight_decay, .. } =
             recipe.defaults;
@@ -201,7 +196,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
                                 epoch + 1, train.loss(), 100.0 * train.top1(), 100.0 * test.top1()
                             );
                             progress.suspend(|| note(global, line));
-                            if counts(epoch) && top.is_none_or(|top| test.top1() > top) {
+                            if top.is_none_or(|top| test.top1() > top) {
                                 top = Some(test.top1());
                                 best()?;
                             }
@@ -276,7 +271,7 @@ pub fn run(args: &args::Train) -> Result<()> {
         options: Options::from(&args.training),
         global: &args.global,
     };
-    job.run(|_| Mode::TRAIN, |_| true, || model.save(&best))?;
+    job.run(|_| Mode::TRAIN, || model.save(&best))?;
     if !best.exists() {
         model.save(&best)?;
     }

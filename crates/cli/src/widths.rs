@@ -1,5 +1,7 @@
 //! Mixed precision: a width for each layer, from a budget and the sensitivity table.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
 use ottava::autograd::{Graph, Mode};
 use ottava::data::Loader;
@@ -21,13 +23,17 @@ pub struct Chosen {
     allocation: Allocation,
 }
 
+/// What there is to choose from where no flag says it.
+const WIDTHS: [u8; 2] = [8, 4];
+
 /// Chooses widths for the layers of a float graph if there is a budget. `images` are both what observers see
-/// and what the loss of a width is measured on.
+/// and what the loss of a width is measured on; `metadata` is what the file will say of its model.
 pub fn choose(
     float: &Graph,
     scheme: &Scheme,
     budget: &Budget,
     images: &Loader,
+    metadata: BTreeMap<String, String>,
     global: &Global,
 ) -> Result<Option<Chosen>> {
     if let Some(points) = budget.accuracy_budget.filter(|points| !points.is_finite()) {
@@ -36,10 +42,10 @@ pub fn choose(
     if budget.size_budget.is_none() && budget.accuracy_budget.is_none() {
         return Ok(None);
     }
-    let mut widths = budget.widths.clone();
+    let mut widths = if budget.widths.is_empty() { WIDTHS.to_vec() } else { budget.widths.clone() };
     widths.sort_unstable_by(|a, b| b.cmp(a));
     widths.dedup();
-    let Some(&widest) = widths.first() else { bail!("--widths: name at least one width") };
+    let widest = widths[0];
     let base = Scheme { weight_bits: widest, ..scheme.clone() };
     let calibrated = |scheme: &Scheme| -> Result<Graph> {
         let graph = prepare(float, &scheme.map()?)?.graph;
@@ -64,7 +70,9 @@ pub fn choose(
     };
     let allocation = if let Some(most) = budget.size_budget {
         // All of a file but its weights does not depend on their widths; some room is for the rules.
-        let file = convert(&graphs[0])?.to_container()?.to_bytes().len();
+        let mut program = convert(&graphs[0])?;
+        program.metadata_mut().extend(metadata);
+        let file = program.to_container()?.to_bytes().len();
         let rest = file.saturating_sub(path[0].bytes) + 1024 + 40 * choices.len();
         let fits = |allocation: &&Allocation| (allocation.bytes + rest) as u64 <= most;
         let least = path.last().map_or(rest, |allocation| allocation.bytes + rest);

@@ -161,11 +161,79 @@ fn a_run_is_neither_mixed_nor_lost() {
     assert!(dir.join("run/int8.ottava").exists());
     json(dir, &format!("{train} --seed 5"));
     assert!(!dir.join("run/int8.ottava").exists());
+    // So is an earlier run's network, under the settings of one that came to nothing.
+    refusal(dir, &format!("{train} --lr 1e30"));
+    for file in ["best.ottava", "checkpoint.ottava"] {
+        assert!(!dir.join("run").join(file).exists(), "{file}");
+    }
+    assert!(refusal(dir, &format!("eval run {DATA}")).contains("best.ottava"));
     // What lies beside, in a directory that is no run, stays.
     std::fs::create_dir(dir.join("own")).unwrap();
     std::fs::write(dir.join("own/result.json"), "{}").unwrap();
     json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out own"));
     assert!(dir.join("own/result.json").exists());
+}
+
+/// A quantization-aware run goes on with the network and the flags that it began with, or not at all.
+#[test]
+fn a_quantized_run_is_gone_on_with_as_it_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out run"));
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --seed 1 --out other"));
+    json(dir, "export run run.onnx");
+    let qat = |flags: &str| format!("qat {DATA} --calibration 40 --schedule constant {flags}");
+    json(dir, &qat("run --epochs 1 --out qat"));
+    let files = || {
+        ["best.ottava", "ptq.ottava", "qat.ottava", "int8.ottava", "config.toml", "metrics.jsonl"]
+            .map(|file| std::fs::read(dir.join("qat").join(file)).unwrap())
+    };
+    let before = files();
+    for (args, words) in [
+        (qat("other --epochs 2 --resume --out qat"), "began with another network"),
+        (qat("run --epochs 2 --learn lsq --resume --out qat"), "other flags of quantization"),
+        (qat("run --epochs 0 --out none"), "--epochs 0"),
+        (format!("ptq qat {DATA} --calibration 40"), "--out"),
+        (format!("ptq qat/best.ottava {DATA} --calibration 40"), "--out"),
+        (format!("ptq qat {DATA} --out no/x.ottava"), "cannot write no/x.ottava"),
+        (format!("eval qat {DATA} --logits no/x.safetensors"), "cannot write no/x.safetensors"),
+        ("bench qat --size 64".to_owned(), "16×16"),
+        ("bench run/best.ottava --tune".to_owned(), "integer network"),
+        ("bench .".to_owned(), "int8.ottava"),
+        ("export run x.onnx --weights u8".to_owned(), "--weights"),
+        ("export qat x.safetensors".to_owned(), "best.ottava"),
+        ("eval qat --data synthetic:3x16x16:5:40".to_owned(), "5 classes"),
+    ] {
+        let line = refusal(dir, &args);
+        assert!(line.contains(words), "{args}: {line}");
+        assert!(files() == before, "{args}");
+    }
+    std::fs::write(dir.join("crop.toml"), "pixels = \"unit\"\ncenter_crop = 8\n").unwrap();
+    let line = refusal(dir, &format!("eval qat {DATA} --preprocess crop.toml"));
+    assert!(line.contains("center_crop") && line.contains("resize, crop"), "{line}");
+
+    for network in ["run", "run.onnx"] {
+        let checkpoint =
+            |out: &str| std::fs::read(dir.join(out).join("checkpoint.ottava")).unwrap();
+        json(
+            dir,
+            &qat(&format!("{network} --epochs 2 --freeze-bn 1 --freeze-observers 1 --out whole")),
+        );
+        json(
+            dir,
+            &qat(&format!("{network} --epochs 1 --freeze-bn 1 --freeze-observers 1 --out parts")),
+        );
+        json(
+            dir,
+            &qat(&format!(
+                "{network} --epochs 2 --freeze-bn 1 --freeze-observers 1 --resume --out parts"
+            )),
+        );
+        assert!(checkpoint("whole") == checkpoint("parts"), "{network}");
+        assert_eq!(json(dir, "verify parts")["agreement"], 1.0);
+    }
+    std::fs::remove_file(dir.join("parts/int8.ottava")).unwrap();
+    assert!(refusal(dir, "verify parts").contains("--resume"));
 }
 
 #[test]
@@ -274,6 +342,14 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
     says("verify run", &["qat.ottava"]);
     says("inspect run --size 4294967295", &["--size 4294967295", "4096"]);
     says("bench run --size 0", &["--size 0"]);
+    let mut huge = whole.clone();
+    let at = huge.windows(7).position(|bytes| bytes == b"3x16x16").unwrap();
+    huge[at..at + 7].copy_from_slice(b"3x9e9x9");
+    std::fs::write(dir.join("huge.ottava"), &huge).unwrap();
+    says("inspect huge.ottava", &["huge.ottava", "3x9e9x9"]);
+    huge[at..at + 7].copy_from_slice(b"3x99999");
+    std::fs::write(dir.join("huge.ottava"), &huge).unwrap();
+    says("inspect huge.ottava", &["huge.ottava", "3x99999"]);
     says("bench run --batch 0", &["--batch 0"]);
     says("bench run --batch 99999999999", &["--batch 99999999999"]);
     says("bench run --tune --batch 99999999999", &["--batch 99999999999"]);

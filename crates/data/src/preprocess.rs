@@ -306,6 +306,9 @@ fn scaled(side: usize, long: usize, short: usize) -> usize {
 
 /// In files and on the command line.
 impl Preprocess {
+    /// The names that [`from_metadata`](Self::from_metadata) looks at, without `preprocess.`.
+    pub const KEYS: [&str; 5] = ["pixels", "mean", "std", "resize", "crop"];
+
     /// Names and values for a model file's metadata.
     pub fn to_metadata(&self) -> Vec<(String, String)> {
         let entry = |key: &str, value: String| (format!("{PREFIX}{key}"), value);
