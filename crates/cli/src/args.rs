@@ -214,7 +214,8 @@ pub struct Demo {
 
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct Train {
-    /// Network: resnet8, resnet20, resnet32, resnet44, resnet56, resnet18, resnet34, resnet50, …
+    /// Network: resnet8, resnet20, resnet32, resnet44, resnet56, resnet18, resnet34, resnet50, …, or a
+    /// FILE.onnx, with the weights it has
     #[arg(long, value_name = "NAME", default_value = "resnet20")]
     pub model: String,
     /// Start from these weights: a model file or state dict

@@ -21,6 +21,7 @@ use crate::memory::peak_rss;
 use crate::model::{FloatModel, Model, load};
 use crate::output::{bar, bytes, note, result, round};
 use crate::profile;
+use crate::qat::adopt;
 use crate::run_dir::RunDir;
 use crate::setup::{Interrupted, catch_interrupts, interrupted};
 use crate::task::{Task, batches, input_shape, name_skipped};
@@ -246,13 +247,19 @@ pub fn run(args: &args::Train) -> Result<()> {
     let test = task.test(batch)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();
-    let config = ModelConfig {
-        classes: classes.len(),
-        in_channels: input[0],
-        seed: args.training.seed,
-        ..ModelConfig::default()
+    let model = if args.model.ends_with(".onnx") {
+        let mut model = crate::model::load_float(Path::new(&args.model), None)?;
+        adopt(&mut model, &train)?;
+        model
+    } else {
+        let config = ModelConfig {
+            classes: classes.len(),
+            in_channels: input[0],
+            seed: args.training.seed,
+            ..ModelConfig::default()
+        };
+        FloatModel::new(args.model.parse()?, config, input, &classes, train.preprocess())?
     };
-    let model = FloatModel::new(args.model.parse()?, config, input, &classes, train.preprocess())?;
     if let Some(path) = &args.weights {
         start_from(&model, path, &args.model, &args.global)?;
     }

@@ -94,6 +94,11 @@ fn the_road_from_float_to_integers() {
     json(dir, "export float/best.ottava float.onnx");
     let imported = json(dir, &format!("eval float.onnx {DATA}"));
     assert_eq!(imported["top1"], trained["top1"]);
+    let further = format!("train --model float.onnx {DATA} --epochs 1 --lr 0.001 --out further");
+    assert!(
+        json(dir, &further)["loss"].as_f64().unwrap() < 2.0 * trained["loss"].as_f64().unwrap()
+    );
+    assert_eq!(json(dir, &format!("eval further {DATA}"))["n"], 32);
     let args = format!(
         "qat float.onnx {DATA} --epochs 1 --calibration 80 --reestimate-bn 2 --bn-folding approximate --no-relu-fusion --out qat_onnx"
     );
