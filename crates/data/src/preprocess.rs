@@ -109,8 +109,15 @@ impl Preprocess {
         for i in 0..count {
             let index = (i as u128 * data.len() as u128 / count as u128) as usize;
             let image = data.get(index)?.image;
-            sums.resize(image.channels(), 0u64);
-            squares.resize(image.channels(), 0u64);
+            if n == 0 {
+                (sums, squares) = (vec![0u64; image.channels()], vec![0u64; image.channels()]);
+            } else if sums.len() != image.channels() {
+                return Err(Error::preprocess(format!(
+                    "the mean of images of {} and of {} channels was asked for",
+                    sums.len(),
+                    image.channels()
+                )));
+            }
             for pixel in image.pixels().chunks(image.channels()) {
                 for (c, &value) in pixel.iter().enumerate() {
                     sums[c] += u64::from(value);
@@ -162,6 +169,7 @@ impl Preprocess {
     /// # Errors
     /// As [`output_shape`](Self::output_shape).
     pub fn fitted_to(mut self, data: &dyn Dataset) -> Result<Self> {
+        self.check_sizes()?;
         match data.shape() {
             Some(shape) => {
                 self.output_shape(shape)?;
@@ -231,8 +239,8 @@ impl Preprocess {
         Ok((image.shape(), values))
     }
 
-    fn check(&self, channels: usize) -> Result<()> {
-        let refuse = |reason: String| Err(Error::Preprocess { reason });
+    /// Whether sizes are those of pictures.
+    fn check_sizes(&self) -> Result<()> {
         let sizes = [
             match self.resize {
                 Some(Resize::Shorter(side)) => Some((side, side)),
@@ -243,11 +251,17 @@ impl Preprocess {
         ];
         for (height, width) in sizes.into_iter().flatten() {
             if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
-                return refuse(format!(
+                return Err(Error::preprocess(format!(
                     "preprocessing: a size of {height}×{width} pixels; sides are 1 to {MAX_SIDE}"
-                ));
+                )));
             }
         }
+        Ok(())
+    }
+
+    fn check(&self, channels: usize) -> Result<()> {
+        self.check_sizes()?;
+        let refuse = |reason: String| Err(Error::Preprocess { reason });
         let Pixels::Normalized { mean, std } = &self.pixels else { return Ok(()) };
         if mean.len() != std.len() || (mean.len() != 1 && mean.len() != channels) {
             return refuse(format!(
@@ -447,6 +461,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Sample;
 
     #[test]
     fn presets_compute_what_torchvision_computes() {
@@ -468,6 +483,45 @@ mod tests {
         assert!(Preprocess::normalized(&[0.0], &[0.0]).output_shape([1, 1, 1]).is_err());
         let huge = Preprocess { crop: Some((0, 1)), ..Preprocess::unit() };
         assert!(huge.output_shape([1, 1, 1]).is_err());
+    }
+
+    /// Pictures of different sizes and numbers of channels.
+    struct Mixed(Vec<Image>);
+
+    impl Dataset for Mixed {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn classes(&self) -> &[String] {
+            &[]
+        }
+        fn shape(&self) -> Option<[usize; 3]> {
+            None
+        }
+        fn get(&self, index: usize) -> Result<Sample> {
+            Ok(Sample { image: self.0[index].clone(), label: 0 })
+        }
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_before_a_picture_is_read() {
+        for crop in [(0, 8), (8, 4_000_000_000)] {
+            let absurd = Preprocess { crop: Some(crop), ..Preprocess::unit() };
+            assert!(absurd.fitted_to(&Mixed(vec![])).is_err(), "{crop:?}");
+        }
+    }
+
+    #[test]
+    fn statistics_are_measured_of_images_of_one_kind() {
+        let image =
+            |channels: usize, pixels: &[u8]| Image::new(channels, 1, 1, pixels.to_vec()).unwrap();
+        let two = Mixed(vec![image(1, &[0]), image(1, &[255])]);
+        let measured = Preprocess::measured(&two, 10).unwrap();
+        assert_eq!(measured.pixels, Pixels::Normalized { mean: vec![0.5], std: vec![0.5] });
+        let mixed = Mixed(vec![image(3, &[1, 2, 3]), image(1, &[4])]);
+        let error = Preprocess::measured(&mixed, 2).unwrap_err().to_string();
+        assert!(error.contains("3 and of 1 channels"), "{error}");
+        assert!(Preprocess::measured(&Mixed(vec![]), 2).is_err());
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Dataset for Synthetic {
         // Bilinear and cyclic, in additions and multiplications alone: the same on every machine.
         let cell = |position: usize, shift: usize, size: usize| {
             let at = ((position + shift) % size * GRID) as f32 / size as f32;
-            let low = at as usize;
+            // Rounded, the last position of a very wide image is the end.
+            let low = (at as usize).min(GRID - 1);
             (low, (low + 1) % GRID, at - low as f32)
         };
         let image = Image::from_fn(self.shape, |y, x, c| {
@@ -117,6 +118,12 @@ mod tests {
         assert_ne!(a.get(5).unwrap(), a.get(9).unwrap());
         assert_ne!(a.get(5).unwrap(), set(1, Split::Test).get(5).unwrap());
         assert_ne!(a.get(5).unwrap(), set(2, Split::Train).get(5).unwrap());
+    }
+
+    #[test]
+    fn the_widest_image_has_a_last_pixel() {
+        let wide = Synthetic::new([1, 1 << 26, 1], 1, 1, 0, Split::Train).unwrap();
+        assert_eq!(wide.get(0).unwrap().image.pixels().len(), 1 << 26);
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn what_does_not_belong_together_is_refused() {
     let message = |split| read_mnist(&dir.0, split).err().unwrap().to_string();
     assert!(message(Split::Train).contains("3 images, but 2 labels"));
     assert!(message(Split::Test).contains("t10k-images-idx3-ubyte"));
-    fs::write(dir.0.join("labels.txt"), "shirt\n").unwrap();
+    fs::write(dir.0.join("labels.txt"), "shirt\n\n").unwrap();
     write_idx(&dir.0.join("train-labels-idx1-ubyte"), &[3], &[0, 0, 1]).unwrap();
     assert!(message(Split::Train).contains("image 2 has label 1, but there are 1 classes"));
 }

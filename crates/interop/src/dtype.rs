@@ -31,7 +31,7 @@ impl Dtype {
     }
 
     /// The number in `size()` little-endian bytes, rounded to `f32`.
-    fn number(self, bytes: &[u8]) -> f32 {
+    pub(crate) fn number(self, bytes: &[u8]) -> f32 {
         // Widened with zeros: the low bytes are the number, whatever its size.
         let mut wide = [0; 8];
         wide[..bytes.len()].copy_from_slice(bytes);

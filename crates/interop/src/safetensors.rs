@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -101,15 +102,42 @@ fn dtype(theirs: safetensors::Dtype) -> Option<Dtype> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Format`] if the names and the metadata take more than the 100 MB a
-/// header may have.
+/// [`Error::Write`]; [`Error::Format`] if the names and the metadata take more than the 100 MB a
+/// header may have; [`Error::Unsupported`] for a number that [`Precision::F16`] would make infinite.
 pub fn write_safetensors(path: &Path, dict: &StateDict, precision: Precision) -> Result<()> {
+    let shown = path.display().to_string();
+    if let Precision::F16 = precision {
+        let beyond = |x: &f32| x.is_finite() && f16::from_f32(*x).is_infinite();
+        let found =
+            dict.iter().find_map(|(name, tensor)| Some((name, tensor.iter().find(beyond)?)));
+        if let Some((name, x)) = found {
+            return Err(Error::unsupported(
+                &shown,
+                format!("{x} in {name} is beyond 16-bit floats; write bf16 or f32"),
+            ));
+        }
+    }
     let tensors = dict.iter().map(|(name, tensor)| (name, Written { tensor, precision }));
     let metadata = (!dict.metadata.is_empty())
         .then(|| dict.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
-    let bytes = safetensors::serialize(tensors, metadata)
-        .map_err(|error| Error::format(&path.display().to_string(), error.to_string()))?;
+    let mut bytes = safetensors::serialize(tensors, metadata)
+        .map_err(|error| Error::format(&shown, error.to_string()))?;
+    in_order(&mut bytes, &dict.metadata);
     Ok(write_atomic(path, &bytes)?)
+}
+
+/// Brings the metadata of a file, which the library writes in any order, into the order of their names: the same
+/// weights are the same bytes.
+fn in_order(bytes: &mut [u8], metadata: &BTreeMap<String, String>) {
+    const FIRST: &[u8] = b"{\"__metadata__\":";
+    let Ok(sorted) = serde_json::to_string(metadata) else { return };
+    // Behind the header's length, eight bytes. In another order it has the same length.
+    let start = 8 + FIRST.len();
+    if bytes.get(8..start) == Some(FIRST)
+        && let Some(place) = bytes.get_mut(start..start + sorted.len())
+    {
+        place.copy_from_slice(sorted.as_bytes());
+    }
 }
 
 /// A tensor as the writer wants to see it.
@@ -177,6 +205,24 @@ mod tests {
         let written = Written { tensor: &x, precision: Precision::F32 };
         assert_eq!(Dtype::F32.numbers(&written.data()), x.to_vec());
         assert_eq!(written.data().len(), written.data_len());
+    }
+
+    #[test]
+    fn the_same_weights_are_the_same_bytes() {
+        let dir = std::env::temp_dir().join(format!("ottava-order-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let mut dict = StateDict::new();
+        dict.insert("w", Tensor::new(&[2], [0.5, 7e4]).unwrap());
+        dict.metadata.extend((0..20).map(|i| (format!("key \"{i}\""), format!("value\n{i}"))));
+        let write = |file: &str, precision| write_safetensors(&dir.join(file), &dict, precision);
+        write("a", Precision::F32).unwrap();
+        write("b", Precision::F32).unwrap();
+        assert_eq!(fs::read(dir.join("a")).unwrap(), fs::read(dir.join("b")).unwrap());
+        assert_eq!(read_safetensors(&dir.join("a")).unwrap().metadata, dict.metadata);
+        let error = write("c", Precision::F16).unwrap_err().to_string();
+        assert!(error.contains("70000 in w") && !dir.join("c").exists(), "{error}");
+        write("c", Precision::BF16).unwrap();
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

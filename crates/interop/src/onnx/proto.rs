@@ -207,7 +207,8 @@ static VALUE: Schema = Schema(&[(2, &TYPE)]);
 static GRAPH: Schema = Schema(&[(1, &NODE), (5, &LEAF), (11, &VALUE), (12, &VALUE)]);
 static MODEL: Schema = Schema(&[(7, &GRAPH), (8, &LEAF), (14, &LEAF)]);
 
-/// Takes each message off `left`; false if that goes below zero. Damage ends the count: the decoder
+/// Takes each message off `left`; false if that goes below zero, or where counting cannot follow the decoder. Damage
+/// ends the count: the decoder
 /// will say what is wrong.
 fn count(mut bytes: &[u8], schema: &Schema, left: &mut usize) -> bool {
     while let Some(tag) = varint(&mut bytes) {
@@ -219,6 +220,8 @@ fn count(mut bytes: &[u8], schema: &Schema, left: &mut usize) -> bool {
             1 => 8,
             2 => varint(&mut bytes).unwrap_or(u64::MAX),
             5 => 4,
+            // Groups, which ONNX has none of: the decoder skips them, and reads on behind.
+            3 | 4 => return false,
             _ => return true,
         };
         let Some((field, rest)) =
@@ -265,5 +268,7 @@ mod tests {
         file.extend(nodes);
         assert!(too_many_messages(&file));
         assert!(!too_many_messages(&file[..1000]));
+        // An empty group in front hides nothing.
+        assert!(too_many_messages(&[&[0x7b, 0x7c], &file[..]].concat()));
     }
 }

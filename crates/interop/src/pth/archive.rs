@@ -66,9 +66,9 @@ fn zipped(bytes: &[u8]) -> Result<Checkpoint, Refusal> {
     let root = load(&program, &mut 0, &mut heap)?;
     let mut storages = HashMap::new();
     for storage in &heap.storages {
-        if !storages.contains_key(&storage.key) {
+        if !storages.contains_key(&*storage.key) {
             let data = read(&format!("{folder}data/{}", storage.key), u64::MAX)?;
-            storages.insert(storage.key.clone(), data);
+            storages.insert(storage.key.to_string(), data);
         }
     }
     Ok(Checkpoint { heap, root, storages })

@@ -15,6 +15,7 @@ pub(super) fn load(bytes: &[u8], at: &mut usize, heap: &mut Heap) -> Result<Valu
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        copies: bytes.len().saturating_mul(4),
         heap,
     };
     let result = machine.run().map_err(|refusal| match refusal {
@@ -34,8 +35,13 @@ struct Machine<'a> {
     /// Heights of the stack to return to.
     marks: Vec<usize>,
     memo: HashMap<usize, Value>,
+    /// Values that may still be copied out of the memo's: a call takes two bytes, whatever it is given.
+    copies: usize,
     heap: &'a mut Heap,
 }
+
+/// No tensor has more axes.
+const MAX_RANK: usize = 16;
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Value, Refusal> {
@@ -323,7 +329,10 @@ impl<'a> Machine<'a> {
             Some([tag, Value::Global(Global::Storage(dtype)), key, _, _, view @ ..])
                 if self.heap.text(tag) == Some("storage") && matches!(view, [] | [Value::None]) =>
             {
-                self.heap.text(key).map(|key| Storage { key: key.into(), dtype: *dtype })
+                match key {
+                    Value::Text(key) => Some(Storage { key: key.clone(), dtype: *dtype }),
+                    _ => None,
+                }
             }
             _ => None,
         };
@@ -352,6 +361,10 @@ impl<'a> Machine<'a> {
                     _ => None,
                 };
                 let entries = self.heap.items(entries).unwrap_or_default();
+                let Some(copies) = self.copies.checked_sub(entries.len()) else {
+                    return Refusal::damaged("dictionaries of more entries than it has bytes");
+                };
+                self.copies = copies;
                 match entries.iter().map(pair).collect::<Option<Vec<_>>>() {
                     Some(entries) => self.heap.dict(entries),
                     None => return Refusal::damaged("a dictionary of what are no pairs"),
@@ -362,9 +375,12 @@ impl<'a> Machine<'a> {
                 [Value::Storage(storage), Value::Int(offset), shape, strides, ..],
             ) => {
                 let offset = usize::try_from(*offset).ok();
-                let sizes = (offset, self.heap.sizes(shape), self.heap.sizes(strides));
+                let sizes = |value| self.heap.sizes(value, MAX_RANK);
+                let sizes = (offset, sizes(shape), sizes(strides));
                 let (Some(offset), Some(shape), Some(strides)) = sizes else {
-                    return Refusal::damaged("a tensor with a negative offset, size or stride");
+                    return Refusal::damaged(format!(
+                        "a tensor of more than {MAX_RANK} axes, or with a negative offset, size or stride"
+                    ));
                 };
                 let storage = *storage;
                 self.heap.tensors.push(Strided { storage, offset, shape, strides });
@@ -406,6 +422,21 @@ mod tests {
 
     fn run(bytes: &[u8]) -> Result<Value, Refusal> {
         load(bytes, &mut 0, &mut Heap::default())
+    }
+
+    /// A list of 1000 references to one pair, made a dictionary of again and again.
+    #[test]
+    fn copies_stay_in_proportion_to_the_file() {
+        let list = [b"]q\0(K\x01K\x01\x86q\x01".as_slice(), &b"h\x01".repeat(1000), b"e0"].concat();
+        let dictionaries = |count: usize| {
+            let call = b"h\x02h\0\x85R0".repeat(count);
+            let function = b"ccollections\nOrderedDict\nq\x02".as_slice();
+            run(&[&list, function, &call, b"."].concat())
+        };
+        assert!(dictionaries(2).is_ok());
+        assert!(
+            matches!(dictionaries(200), Err(Refusal::Damaged(reason)) if reason.contains("entries"))
+        );
     }
 
     #[test]

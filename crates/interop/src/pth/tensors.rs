@@ -59,7 +59,7 @@ fn materialize(
 ) -> Result<Tensor<f32>, String> {
     let Strided { storage, offset, shape, strides } = view;
     let storage = &checkpoint.heap.storages[*storage];
-    let bytes = checkpoint.storages.get(&storage.key).ok_or("its storage is missing")?;
+    let bytes = checkpoint.storages.get(&*storage.key).ok_or("its storage is missing")?;
     let available = bytes.len() / storage.dtype.size();
     if shape.len() != strides.len() {
         return Err(format!("shape {shape:?} with strides {strides:?}"));
@@ -83,14 +83,15 @@ fn materialize(
         ));
     };
     let size = storage.dtype.size();
-    let numbers = storage.dtype.numbers(&bytes[offset * size..(last + 1) * size]);
-    if numbers.len() == len && is_row_major(shape, strides) {
-        return Tensor::new(shape, numbers).map_err(|error| error.to_string());
+    let bytes = &bytes[offset * size..(last + 1) * size];
+    if last + 1 - offset == len && is_row_major(shape, strides) {
+        return Tensor::new(shape, storage.dtype.numbers(bytes)).map_err(|error| error.to_string());
     }
+    // One by one: strides may leave out nearly all that lies between.
     let mut data = Vec::with_capacity(len);
     let (mut index, mut at) = (vec![0; shape.len()], 0);
     for _ in 0..len {
-        data.push(numbers[at]);
+        data.push(storage.dtype.number(&bytes[at * size..(at + 1) * size]));
         // Count up like an odometer, the last axis first.
         for axis in (0..shape.len()).rev() {
             index[axis] += 1;

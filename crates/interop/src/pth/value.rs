@@ -63,7 +63,7 @@ impl Global {
 /// Numbers that lie outside the pickle.
 #[derive(Debug)]
 pub(super) struct Storage {
-    pub(super) key: String,
+    pub(super) key: Rc<str>,
     pub(super) dtype: Dtype,
 }
 
@@ -128,11 +128,11 @@ impl Heap {
     }
 
     /// A list of sizes, offsets or strides.
-    pub(super) fn sizes(&self, value: &Value) -> Option<Vec<usize>> {
+    pub(super) fn sizes(&self, value: &Value, most: usize) -> Option<Vec<usize>> {
         let size = |value: &Value| match value {
             Value::Int(size) => usize::try_from(*size).ok(),
             _ => None,
         };
-        self.items(value)?.iter().map(size).collect()
+        self.items(value).filter(|items| items.len() <= most)?.iter().map(size).collect()
     }
 }

@@ -153,7 +153,7 @@ impl Importer {
         if subtract {
             values = values.map(|x| -x);
         }
-        if let Some(id) = self.bias_of_last(node, x_id, (&name, &values))? {
+        if let Some(id) = self.bias_of_last(x_id, (&name, &values))? {
             return Ok(id);
         }
         self.with_constant(node, Add, x_id, (&name, values))
@@ -177,18 +177,20 @@ impl Importer {
     /// A constant added to a matrix product that nobody else reads is its bias.
     fn bias_of_last(
         &mut self,
-        node: &Node,
         x: NodeId,
         (name, values): (&str, &Tensor<f32>),
     ) -> Check<Option<NodeId>> {
         let last = self.nodes.len() - 1;
-        let alone = [0, 1].iter().any(|&i| {
-            let read_once = |name: &str| self.uses.get(name) == Some(&1);
-            node.input(i).is_some_and(|name| self.values.get(name) == Some(&x) && read_once(name))
-        });
+        // Nodes that do nothing give a value further names, which others may read.
+        let mut names = self.values.iter().filter(|&(_, &id)| id == x).map(|(name, _)| name);
+        let read_once = |name: &String| self.uses.get(name) == Some(&1);
+        let alone = names.next().is_some_and(read_once) && names.next().is_none();
         let NodeKind::Op(Op::Linear(_), inputs) = &self.nodes[x].kind else { return Ok(None) };
         let ([out], [_, weight]) = (&self.shapes[x][..], &inputs[..]) else { return Ok(None) };
-        if x != last || !alone || values.len() != *out {
+        // Of another shape it is broadcast otherwise.
+        let row =
+            values.len() == *out && values.shape().last() == Some(out) && values.shape().len() <= 2;
+        if x != last || !alone || !row {
             return Ok(None);
         }
         let (out, weight, input) = (*out, *weight, inputs[0]);

@@ -364,18 +364,130 @@ fn owner(node: &proto::Node, weight: Option<&str>) -> String {
         }
         module.push_str(scope);
     }
-    if weight.is_none() || module.is_empty() {
-        let operator = scopes.last().copied().unwrap_or_default().to_lowercase();
-        if module.is_empty() {
-            return operator;
-        }
+    if module.is_empty() {
+        return scopes.last().copied().unwrap_or_default().to_lowercase();
     }
     module
 }
 
 #[cfg(test)]
 mod tests {
+    use ottava_autograd::Mode;
+    use ottava_quant::{Engine, Workspace};
+    use prost::Message as _;
+
+    use super::proto::{Graph, Model, Node, OperatorSet, TensorProto, ValueInfo, data_type};
     use super::*;
+
+    /// A file of nodes (`output = Operator(inputs)`) from `x`, of the shape given, to `y`.
+    fn file(shape: &[i64], nodes: &[&str], initializer: Vec<TensorProto>) -> Vec<u8> {
+        let words = |text: &str| -> Vec<String> {
+            text.split(',').map(|word| word.trim().to_owned()).collect()
+        };
+        let node = |text: &&str| {
+            let (output, call) = text.split_once(" = ").unwrap();
+            let (operator, inputs) = call.trim_end_matches(')').split_once('(').unwrap();
+            Node {
+                input: words(inputs),
+                output: words(output),
+                name: output.into(),
+                op_type: operator.into(),
+                ..Default::default()
+            }
+        };
+        let dim =
+            shape.iter().map(|&size| proto::Dimension { value: Some(proto::Size::Known(size)) });
+        let shape = proto::Shape { dim: dim.collect() };
+        let value = |name: &str| ValueInfo {
+            name: name.into(),
+            r#type: Some(proto::Type {
+                tensor_type: Some(proto::TensorType {
+                    elem_type: data_type::FLOAT,
+                    shape: Some(shape.clone()),
+                }),
+            }),
+        };
+        let graph = Graph {
+            node: nodes.iter().map(node).collect(),
+            name: "test".into(),
+            initializer,
+            input: vec![value("x")],
+            output: vec![value("y")],
+        };
+        let opset_import = vec![OperatorSet { domain: String::new(), version: 17 }];
+        Model { ir_version: 8, graph: Some(graph), opset_import, ..Default::default() }
+            .encode_to_vec()
+    }
+
+    fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
+        TensorProto {
+            dims: dims.to_vec(),
+            data_type: data_type::FLOAT,
+            float_data: values.to_vec(),
+            name: name.into(),
+            ..Default::default()
+        }
+    }
+
+    /// `Identity` gives a product a second name, under which it is read without the bias.
+    #[test]
+    fn a_bias_reaches_nobody_else() {
+        let constants = || {
+            vec![
+                floats("w", &[2, 2], &[1.0, 0.0, 0.0, 1.0]),
+                floats("b", &[2], &[10.0, 20.0]),
+                floats("column", &[2, 1], &[1.0, 2.0]),
+            ]
+        };
+        let run = |nodes: &[&str]| {
+            let network = onnx_from_bytes("t", &file(&[1, 2], nodes, constants())).unwrap().graph;
+            let x = Tensor::new(&[1, 2], [1.0, -2.0]).unwrap();
+            let y = ottava_nn::predict(&network, Mode::EVAL, x).unwrap();
+            (y.to_vec(), network.nodes().len())
+        };
+        let (fused, nodes) = run(&["m = MatMul(x, w)", "y = Add(m, b)"]);
+        assert_eq!((fused, nodes), (vec![11.0, 18.0], 4), "input, weight, bias, product");
+        let (other, _) = run(&[
+            "m = MatMul(x, w)",
+            "i = Identity(m)",
+            "a = Add(i, b)",
+            "r = Relu(m)",
+            "y = Add(a, r)",
+        ]);
+        assert_eq!(other, [12.0, 18.0]);
+    }
+
+    /// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.
+    #[test]
+    fn a_bound_is_rounded_to_the_grid_behind_it() {
+        let zero = TensorProto {
+            data_type: data_type::UINT8,
+            int32_data: vec![0],
+            name: "z".into(),
+            ..Default::default()
+        };
+        let constants = vec![
+            zero,
+            floats("s1", &[], &[0.236]),
+            floats("s2", &[], &[6.0 / 255.0]),
+            floats("low", &[], &[0.0]),
+            floats("high", &[], &[6.0]),
+        ];
+        let nodes = [
+            "q1 = QuantizeLinear(x, s1, z)",
+            "d1 = DequantizeLinear(q1, s1, z)",
+            "c = Clip(d1, low, high)",
+            "q2 = QuantizeLinear(c, s2, z)",
+            "y = DequantizeLinear(q2, s2, z)",
+        ];
+        let program =
+            onnx_program_from_bytes("t", &file(&[1, 1, 1, 3], &nodes, constants)).unwrap();
+        let engine = Engine::new(&program).unwrap();
+        let x = Tensor::new(&[1, 1, 1, 3], [10.0, 2.36, -4.0]).unwrap();
+        let y = engine.run(&x, &mut Workspace::default()).unwrap().to_vec();
+        let expected = [255.0, 100.0, 0.0].map(|code| code * (6.0 / 255.0));
+        assert!(y.iter().zip(expected).all(|(y, expected)| (y - expected).abs() < 1e-5), "{y:?}");
+    }
 
     #[test]
     fn nodes_are_called_as_the_module_that_owns_them() {

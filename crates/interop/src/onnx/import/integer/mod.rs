@@ -320,12 +320,16 @@ impl Importer {
                 Edge::Made(self.push(&owner(node, None), Instr::Quantize(grid), &[input])?)
             }
             Edge::Open(pending) => Edge::OnGrid(pending.clone(), grid),
-            Edge::OnGrid(..) | Edge::Made(_) => {
-                if self.same_grid(x.edge, grid).is_ok() {
-                    return self.define(node, x.edge, Some(signed));
-                }
-                Edge::OnGrid(self.again(node, x.edge)?, grid)
+            Edge::OnGrid(..) | Edge::Made(_) if self.same_grid(x.edge, grid).is_ok() => {
+                return self.define(node, x.edge, Some(signed));
             }
+            // A bound is rounded to the grid that comes behind it, if nobody reads it on the one before.
+            Edge::OnGrid(pending, before) if self.readers[x.edge] == 0 => {
+                let (before, (bare, clamp)) = (*before, pending.clone().unclamped());
+                self.edges[x.edge] = Edge::OnGrid(bare, before);
+                Edge::OnGrid(self.again(node, x.edge)?.clamped(clamp)?, grid)
+            }
+            Edge::OnGrid(..) | Edge::Made(_) => Edge::OnGrid(self.again(node, x.edge)?, grid),
         };
         self.define_edge(node, edge, Some(signed))
     }

@@ -72,6 +72,13 @@ impl Pending {
         Ok(self)
     }
 
+    /// The same without the bounds that are not zero, and those: zero is a code of every grid.
+    pub(super) fn unclamped(mut self) -> (Self, Clamp) {
+        let bounds = self.clamp;
+        self.clamp = if bounds.low == 0.0 { Clamp::RELU } else { Clamp::OPEN };
+        (self, Clamp { low: if bounds.low == 0.0 { f32::MIN } else { bounds.low }, ..bounds })
+    }
+
     pub(super) fn moved(mut self, moves: Vec<Instr>, shape: Vec<usize>) -> Check<Self> {
         self.moves.extend(moves);
         self.shape = shape;
