@@ -326,13 +326,10 @@ impl<'a> Machine<'a> {
         let id = self.pop()?;
         let storage = match self.heap.items(&id) {
             // Before PyTorch 0.4 a sixth item told of a view; None says there is none.
-            Some([tag, Value::Global(Global::Storage(dtype)), key, _, _, view @ ..])
-                if self.heap.text(tag) == Some("storage") && matches!(view, [] | [Value::None]) =>
-            {
-                match key {
-                    Value::Text(key) => Some(Storage { key: key.clone(), dtype: *dtype }),
-                    _ => None,
-                }
+            Some(
+                [tag, Value::Global(Global::Storage(dtype)), Value::Text(key), _, _, view @ ..],
+            ) if self.heap.text(tag) == Some("storage") && matches!(view, [] | [Value::None]) => {
+                Some(Storage { key: key.clone(), dtype: *dtype })
             }
             _ => None,
         };
