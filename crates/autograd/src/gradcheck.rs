@@ -4,7 +4,7 @@ use crate::op::{Context, Op};
 use crate::{Error, Mode, Result, Value};
 
 /// Compares an operator's gradients with central differences and returns the largest deviation,
-/// relative to the largest gradient there is (at least 1).
+/// relative to the largest gradient there is (at least 1); NaN if anything is NaN.
 ///
 /// The scalar differentiated is `Σ weight · y`, with fixed irregular weights, summed in `f64`. With
 /// `step` around `1e-2` and inputs of order one, a right gradient of a smooth operator comes out
@@ -55,11 +55,16 @@ pub fn gradcheck(
                 Ok(total(&run(&inputs)?.value.float()))
             };
             let slope = (shifted(step)? - shifted(-step)?) / (2.0 * f64::from(step));
-            worst = worst.max((grad - slope as f32).abs());
-            largest = largest.max(grad.abs());
+            worst = larger(worst, (grad - slope as f32).abs());
+            largest = larger(largest, grad.abs());
         }
     }
     Ok(worst / largest)
+}
+
+/// The larger of two magnitudes; NaN is larger than any number.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.total_cmp(&b).is_lt() { b } else { a }
 }
 
 /// Numbers in −1..1 without a pattern that an operator could cancel.

@@ -1,21 +1,23 @@
 use ottava_tensor::bits::{self, WORD};
 use ottava_tensor::{Level, Tensor, parallel};
 
-/// One bit an element, in memory order: where a straight-through estimator lets the gradient pass.
+/// One bit an element, channels-last or row-major: where a straight-through estimator lets the gradient
+/// pass.
 pub(crate) struct Mask {
     words: Vec<u64>,
-    strides: Vec<usize>,
+    channels_last: bool,
 }
 
 impl Mask {
-    /// Words that a pass over the elements has made, for a tensor with these strides.
-    pub(crate) fn new(words: Vec<u64>, strides: &[usize]) -> Self {
-        Self { words, strides: strides.to_vec() }
+    /// Words that a pass over the elements of a channels-last tensor has made.
+    pub(crate) fn channels_last(words: Vec<u64>) -> Self {
+        Self { words, channels_last: true }
     }
 
-    /// The bits of `passes(x)` for the elements of a dense tensor.
+    /// The bits of `passes(x)`, channels-last if `x` is.
     pub(crate) fn of(x: &Tensor<f32>, passes: impl Fn(f32) -> bool + Sync + Send) -> Self {
-        let dense = if x.as_dense().is_some() { x.clone() } else { x.contiguous() };
+        let channels_last = x.is_channels_last();
+        let dense = if channels_last { x.clone() } else { x.contiguous() };
         let data = dense.as_dense().expect("dense");
         let mut words = vec![0u64; data.len().div_ceil(WORD)];
         let level = Level::current();
@@ -31,27 +33,18 @@ impl Mask {
                 },
             );
         });
-        Self { words, strides: dense.strides().to_vec() }
+        Self { words, channels_last }
     }
 
     /// The bits of a tensor that lies in memory as this one.
     pub(crate) fn bits(&self, like: &Tensor<f32>) -> Option<&[u64]> {
-        (self.strides == like.strides()).then_some(&self.words)
+        let same = if self.channels_last { like.is_channels_last() } else { like.is_contiguous() };
+        same.then_some(&self.words)
     }
 
     /// `grad` where the bit is set, zero elsewhere.
-    pub(crate) fn apply(&self, mut grad: Tensor<f32>) -> Tensor<f32> {
-        if grad.strides() != self.strides && grad.len() > 1 {
-            // Bring the gradient into the memory order of the mask.
-            let mut ordered = match grad.rank() {
-                4 => grad.channels_last(),
-                _ => grad.contiguous(),
-            };
-            if ordered.strides() != self.strides {
-                ordered = grad.contiguous();
-            }
-            grad = ordered;
-        }
+    pub(crate) fn apply(&self, grad: Tensor<f32>) -> Tensor<f32> {
+        let mut grad = if self.channels_last { grad.channels_last() } else { grad.contiguous() };
         let (words, level) = (&self.words, Level::current());
         parallel::for_each_chunk(grad.data_mut(), parallel::CHUNK, |i, chunk| {
             bits::keep(level, &words[i * (parallel::CHUNK / WORD)..], chunk);
@@ -63,6 +56,29 @@ impl Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However the value and the gradient lie in memory: a transposed tensor is dense as well.
+    #[test]
+    fn every_order_masks_its_own_elements() {
+        for shape in [&[2, 3][..], &[2, 3, 5], &[2, 3, 1, 5], &[2, 3, 4, 5], &[1, 2, 3, 4, 5]] {
+            let len: usize = shape.iter().product();
+            let value = |i: usize| ((i * 7919) % 1009) as f32 - 500.0;
+            let x = Tensor::new(shape, (0..len).map(value).collect::<Vec<_>>()).unwrap();
+            let one = Tensor::full(shape, 1.0);
+            let last = shape.len() - 1;
+            let orders = |x: &Tensor<f32>| {
+                let turned = x.transpose(0, last).unwrap().contiguous();
+                [x.clone(), x.channels_last(), turned.transpose(0, last).unwrap()]
+            };
+            let expected = x.map(|x| if x > 0.0 { 1.0 } else { 0.0 });
+            for x in orders(&x) {
+                let mask = Mask::of(&x, |x| x > 0.0);
+                for grad in orders(&one) {
+                    assert_eq!(mask.apply(grad), expected, "{shape:?}, {:?}", x.strides());
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_gradient_passes_where_its_bit_is_set() {

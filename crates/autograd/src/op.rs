@@ -193,6 +193,41 @@ operators! {
     QuantConcat(QuantConcat) = "quant_concat",
 }
 
+impl Op {
+    /// Whether the operator only moves values, or clamps them: codes pass through it on their grid.
+    pub fn keeps_grid(&self) -> bool {
+        match self {
+            Self::Relu(_)
+            | Self::Clip(_)
+            | Self::MaxPool2d(_)
+            | Self::Flatten(_)
+            | Self::Reshape(_)
+            | Self::Slice(_)
+            | Self::Pad(_) => true,
+            Self::Conv2d(_)
+            | Self::Linear(_)
+            | Self::MatMul(_)
+            | Self::BatchNorm2d(_)
+            | Self::Add(_)
+            | Self::Mul(_)
+            | Self::AvgPool2d(_)
+            | Self::GlobalAvgPool(_)
+            | Self::Concat(_)
+            | Self::LogSoftmax(_)
+            | Self::Softmax(_)
+            | Self::CrossEntropy(_)
+            | Self::Sum(_)
+            | Self::FakeQuant(_)
+            | Self::LearnedFakeQuant(_)
+            | Self::Quantize(_)
+            | Self::QuantLayer(_)
+            | Self::QuantAdd(_)
+            | Self::QuantAvgPool(_)
+            | Self::QuantConcat(_) => false,
+        }
+    }
+}
+
 /// The `N` inputs of an operator, or an error naming it.
 pub(crate) fn inputs<'a, const N: usize>(
     op: &'static str,

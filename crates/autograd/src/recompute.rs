@@ -117,8 +117,11 @@ impl Rule for Part {
         let tape = Tape::no_grad(mode);
         let y = graph.run(tape.input(x.clone()))?.value();
         for (i, (_, leaf)) in graph.leaves().into_iter().enumerate() {
-            if leaf.kind() == Kind::Buffer && leaf.get() != leaves[i].float() {
-                context.update(1 + i, leaf.get());
+            // Parameters too: a range that is learned is observed once. What was set has other memory.
+            let memory = |value: &Tensor<f32>| value.as_dense().map(<[f32]>::as_ptr);
+            let value = leaf.get();
+            if memory(&value) != memory(&leaves[i].float()) {
+                context.update(1 + i, value);
             }
         }
         if !context.backward() {

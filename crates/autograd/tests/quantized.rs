@@ -1,7 +1,7 @@
 //! Quantized operators: what they compute, and that their gradients are the float layer's.
 
 use ottava_autograd::ops::{
-    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, LearnedFakeQuant, QuantAdd,
+    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, LearnedFakeQuant, Learning, QuantAdd,
     QuantAvgPool, QuantLayer, Quantize,
 };
 use ottava_autograd::{Leaf, Mode, Observer, Tape, Var};
@@ -76,10 +76,12 @@ impl Layer {
 }
 
 fn largest_difference(a: &Tensor<f32>, b: &Tensor<f32>) -> f32 {
-    let (scale, diff) = a.iter().zip(b.iter()).fold((0.0f32, 0.0f32), |(scale, diff), (a, b)| {
-        (scale.max(b.abs()), diff.max((a - b).abs()))
-    });
-    diff / scale.max(1e-6)
+    // In the total order a NaN is larger than any number.
+    let most = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(f32::abs).max_by(f32::total_cmp).unwrap_or(0.0)
+    };
+    let difference = most(&mut a.iter().zip(b.iter()).map(|(a, b)| a - b));
+    difference / most(&mut b.iter().chain([1e-6]))
 }
 
 /// γ of both signs and of zero, per channel and per tensor, statistics live and frozen: values and
@@ -291,6 +293,51 @@ fn a_negative_learned_scale_acts_as_its_opposite() {
         assert_eq!(y, same);
         assert!(up.iter().any(|g| *g != 0.0));
         assert_eq!(up, down.iter().map(|g| -g).collect::<Vec<_>>());
+    }
+}
+
+/// A layer whose learned scales clip its weights is linear in γ all the same, since they are folded with
+/// it: `γ·∂γ = Σ ∂y·(y − β)`, with BatchNorm frozen, and folded approximately while it is live.
+#[test]
+fn gamma_learns_through_weights_that_learned_scales_clip() {
+    let gamma = [0.8, -1.1, 0.5, 1.3];
+    let mut layer = Layer::new(true, &gamma);
+    layer.op = QuantLayer {
+        learn_scales: true,
+        folding: Folding::Approximate,
+        activation: Activation::NONE,
+        output: None,
+        ..layer.op
+    };
+    let beta = layer.leaves[2].get().to_vec();
+    // Codes reach ±127·0.004: half of the weights are beyond.
+    layer.leaves[5] = Leaf::param(Tensor::full(&[4], 0.004));
+    for mode in [FROZEN, Mode::TRAIN] {
+        let tape = Tape::new(mode);
+        let mut inputs = vec![tape.input(values(&[4, 3, 6, 6], 3))];
+        inputs.extend(layer.leaves.iter().map(|leaf| tape.leaf(leaf)));
+        let y = tape.apply(layer.op.into(), &inputs).unwrap();
+        let dy = values(&[4, 4, 6, 6], 5);
+        let grads = y.backward_with(dy.clone());
+        let dgamma = grads.get(&layer.leaves[1]).unwrap().to_vec();
+        for c in 0..4 {
+            let channel = |x: &Tensor<f32>| x.slice(1, c..c + 1, 1).unwrap().to_vec();
+            let (y, dy) = (channel(&y.tensor()), channel(&dy));
+            let terms = y.iter().zip(&dy).map(|(y, dy)| f64::from(dy * (y - beta[c])));
+            let (sum, size) = (terms.clone().sum::<f64>(), terms.map(f64::abs).sum::<f64>());
+            let off = (f64::from(gamma[c] * dgamma[c]) - sum).abs();
+            assert!(off < 1e-5 * size, "{mode:?} channel {c}: off by {off} of {size}");
+        }
+    }
+}
+
+/// A learned range that became NaN, or infinite, is an error, not a range that ends at zero.
+#[test]
+fn a_learned_range_that_is_not_finite_is_refused() {
+    let quant = ActivationQuant { learn: Some(Learning::StepSize), ..QUANT };
+    for ends in [[f32::NAN, 1.0], [-1.0, f32::NAN], [-1.0, f32::INFINITY]] {
+        let error = quant.params(&Tensor::new(&[2], ends).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("NaN") || error.contains("inf"), "{error}");
     }
 }
 

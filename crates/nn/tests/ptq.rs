@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 
-use ottava_autograd::{Graph, Mode, NodeKind, Op, Tape};
+use ottava_autograd::ops::{Clip, Conv2d, Flatten, GlobalAvgPool, Linear, Mul};
+use ottava_autograd::{Graph, GraphNode, Leaf, Mode, NodeKind, Op, Tape};
 use ottava_nn::models::{ModelConfig, build};
 use ottava_nn::qat::{
     AdaRound, QConfig, QConfigMap, adaround, allocate, analyze, convert, correct_bias, equalize,
     fold_norms, prepare, sensitivities,
 };
 use ottava_nn::{Network as _, predict, trace};
-use ottava_quant::WeightSpec;
+use ottava_quant::{WeightRange, WeightSpec};
 use ottava_tensor::Tensor;
+use ottava_tensor::conv::ConvAttrs;
 
 const FLOAT: Mode = Mode { batch_stats: false, observe: false, quantize: false };
 
@@ -46,7 +48,8 @@ fn batches() -> Vec<Result<Tensor<f32>, Infallible>> {
 
 fn largest_difference(a: &Tensor<f32>, b: &Tensor<f32>) -> f32 {
     assert_eq!(a.shape(), b.shape());
-    a.iter().zip(b.iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    // In the total order a NaN is larger than any number.
+    a.iter().zip(b.iter()).map(|(a, b)| (a - b).abs()).max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
 fn squared(a: &Tensor<f32>, b: &Tensor<f32>) -> f64 {
@@ -82,6 +85,51 @@ fn folding_and_equalizing_keep_the_function() {
     assert!(largest_difference(&expected, &ours) < 1e-3);
     // The original is as it was.
     assert_eq!(predict(&graph, Mode::EVAL, images(4, 3)).unwrap(), expected);
+}
+
+/// Two linear layers, the first with this bias, and another reader of the bias if it is `shared`.
+fn two_layers(first: [f32; 4], second: [f32; 2], shared: bool) -> Graph {
+    let leaf = |name: &str, value: Tensor<f32>| GraphNode {
+        name: name.into(),
+        kind: NodeKind::Leaf(Leaf::param(value)),
+    };
+    let op = |name: &str, op: Op, inputs: Vec<usize>| GraphNode {
+        name: name.into(),
+        kind: NodeKind::Op(op, inputs),
+    };
+    let input = GraphNode { name: "x".into(), kind: NodeKind::Input(vec![2]) };
+    let mut nodes = vec![
+        input,
+        leaf("first.weight", Tensor::new(&[2, 2], first).unwrap()),
+        leaf("first.bias", Tensor::new(&[2], [0.5, -0.5]).unwrap()),
+        op("first", Linear.into(), vec![0, 1, 2]),
+        leaf("second.weight", Tensor::new(&[1, 2], second).unwrap()),
+        op("second", Linear.into(), vec![3, 4]),
+    ];
+    if shared {
+        nodes.push(op("product", Mul.into(), vec![5, 2]));
+    }
+    let output = nodes.len() - 1;
+    Graph::new(nodes, output).unwrap()
+}
+
+#[test]
+fn equalizing_leaves_alone_what_it_cannot_move() {
+    let x = || Tensor::new(&[2, 2], [1.0, 2.0, -0.5, 0.25]).unwrap();
+    for shared in [false, true] {
+        let graph = two_layers([4.0, 1.0, 0.5, 0.25], [0.1, 2.0], shared);
+        let before = predict(&graph, Mode::EVAL, x()).unwrap();
+        assert_eq!(equalize(&graph).unwrap().len(), usize::from(!shared));
+        assert!(largest_difference(&before, &predict(&graph, Mode::EVAL, x()).unwrap()) < 1e-6);
+    }
+    // Beside a channel of zeros as well, where nothing moves.
+    for bad in [f32::NAN, f32::INFINITY] {
+        let error = |graph: Graph| equalize(&graph).unwrap_err().to_string();
+        let first = error(two_layers([bad, 0.0, 1.0, 1.0], [0.0, 1.0], false));
+        assert!(first.contains("`first`") && first.contains("not finite"), "{first}");
+        let second = error(two_layers([0.0, 0.0, 1.0, 1.0], [bad, 1.0], false));
+        assert!(second.contains("`second`") && second.contains("not finite"), "{second}");
+    }
 }
 
 /// With one scale a tensor, channels a thousand times smaller than others are lost; not when equalized.
@@ -243,6 +291,43 @@ fn analysis_is_the_naive_computation() {
     let loss = tape.input(logits.clone()).cross_entropy(&targets, 0.0).unwrap();
     naive.add(&logits, &targets, loss.tensor().item().unwrap()).unwrap();
     assert!((alone.loss_sum - naive.loss_sum).abs() < 1e-4, "{alone:?} {naive:?}");
+}
+
+/// A clip that is an operator of its own passes codes on: what reads it is rounded alone, too.
+#[test]
+fn analysis_sees_through_a_clip_of_its_own() {
+    let op = |name: &str, op: Op, inputs: Vec<usize>| GraphNode {
+        name: name.into(),
+        kind: NodeKind::Op(op, inputs),
+    };
+    let weight = images(1, 5).slice(2, 0..3, 1).unwrap().slice(3, 0..3, 1).unwrap();
+    let leaf = Leaf::param(weight.contiguous());
+    let nodes = vec![
+        GraphNode { name: "x".into(), kind: NodeKind::Input(vec![3, 16, 16]) },
+        GraphNode { name: "conv.weight".into(), kind: NodeKind::Leaf(leaf) },
+        op("conv", Conv2d { attrs: ConvAttrs::new(1, 1) }.into(), vec![0, 1]),
+        op("clip", Clip { min: 0.0, max: 0.5 }.into(), vec![2]),
+        op("mean", GlobalAvgPool.into(), vec![3]),
+        op("flatten", Flatten.into(), vec![4]),
+    ];
+    let graph = Graph::new(nodes, 5).unwrap();
+    let graph = calibrated(&graph, &QConfigMap::default().without_relu_fusion());
+    let clip = |node: &GraphNode| matches!(node.kind, NodeKind::Op(Op::Clip(_), _));
+    assert!(graph.nodes().iter().any(clip));
+    let analysis = analyze(&graph, [Ok::<_, Infallible>((images(2, 1), vec![0, 0]))]).unwrap();
+    let mean = analysis.nodes.iter().find(|node| node.name == "mean").unwrap();
+    assert!(mean.isolated > 20.0, "{mean:?}");
+}
+
+/// AdaRound leaves each grid where it is, which a grid made of the mean weight would not be.
+#[test]
+fn adaround_refuses_a_scale_that_follows_the_mean() {
+    let range = WeightRange::MeanMagnitude;
+    let weight = WeightSpec { bits: 4, range, ..Default::default() };
+    let map = QConfigMap::new(QConfig { weight, ..QConfig::default() });
+    let graph = calibrated(&fold_norms(&network()).unwrap(), &map);
+    let error = adaround(&graph, &AdaRound::default(), batches, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("layer `conv1`") && error.contains("another range"), "{error}");
 }
 
 /// A float network with the parameters of a prepared one.

@@ -1,7 +1,7 @@
 //! Preparing, diagnosing and re-estimating: what is refused, what is said, and of which layer.
 
 use ottava_autograd::ops::{ActivationQuant, Learning};
-use ottava_autograd::{Degenerate, Graph, Mode, Observer, Tape};
+use ottava_autograd::{Degenerate, Graph, Mode, NodeKind, Observer, Op, Tape};
 use ottava_nn::models::{ModelConfig, build};
 use ottava_nn::qat::{
     Finding, Problem, QConfig, QConfigMap, convert, diagnose, prepare, reestimate_batch_norm,
@@ -83,6 +83,40 @@ fn a_rule_that_can_match_nothing_is_refused() {
     assert!(error(QConfigMap::default().skip("layer9.*")).contains("no layer matches `layer9.*`"));
     let misspelt = error(QConfigMap::default().with_operator("conv", None));
     assert!(misspelt.contains("`conv`") && misspelt.contains("conv2d"), "{misspelt}");
+    for operator in QConfigMap::OPERATORS {
+        assert!(prepare(&graph, &QConfigMap::default().with_operator(operator, None)).is_ok());
+    }
+}
+
+/// The first and the last layer's activations: of what the last one reads, wherever its codes are made.
+#[test]
+fn the_last_layer_reads_what_the_ends_say() {
+    let graph = network();
+    let bits = |bits| QConfig {
+        activation: ActivationQuant::of_bits(Scheme::Affine, bits),
+        ..QConfig::default()
+    };
+    let (low, ends) = (bits(4), bits(8));
+    let codes = |map: &QConfigMap| -> Vec<(String, i32)> {
+        let graph = prepare(&graph, map).unwrap().graph;
+        let rounded = graph.nodes().iter().filter_map(|node| match &node.kind {
+            NodeKind::Op(Op::Quantize(op), _) => Some((node.name.clone(), op.output.qmax)),
+            NodeKind::Op(Op::QuantLayer(op), _) => Some((node.name.clone(), op.output?.qmax)),
+            NodeKind::Op(Op::QuantAdd(op), _) => Some((node.name.clone(), op.output.qmax)),
+            NodeKind::Op(Op::QuantAvgPool(op), _) => Some((node.name.clone(), op.output.qmax)),
+            _ => None,
+        });
+        rounded.collect()
+    };
+    let eight = |rounded: Vec<(String, i32)>| -> Vec<String> {
+        rounded.into_iter().filter(|(_, qmax)| *qmax == 255).map(|(name, _)| name).collect()
+    };
+    let map = QConfigMap::new(low).first_last(ends);
+    let plain = eight(codes(&map));
+    assert!(plain.len() == 3 && plain[0].ends_with(".quantize") && plain[2] == "fc", "{plain:?}");
+    // The average in float: its result is rounded in front of the last layer, and nothing before it is.
+    let apart = eight(codes(&map.with_operator("global_avg_pool", None)));
+    assert_eq!(apart, [&plain[0], "flatten.quantize", "fc"]);
 }
 
 /// Wide powers of two have no integer codes: the layer is listed, trains, and converts to float.

@@ -2,7 +2,7 @@
 
 use ottava_autograd::{Graph, Mode, Saving, Tape};
 use ottava_nn::models::{ModelConfig, build};
-use ottava_nn::qat::{QConfigMap, prepare};
+use ottava_nn::qat::{QConfig, QConfigMap, prepare};
 use ottava_nn::{Network as _, init, trace};
 use ottava_tensor::Tensor;
 
@@ -45,6 +45,10 @@ fn running_twice_changes_nothing() {
     for graph in [float("resnet20"), quantized("resnet20"), float("mobilenet_v2")] {
         assert!(steps(&graph, Saving::default()) == steps(&graph, RECOMPUTE));
     }
+    // A learned range is set by the first step's forward pass.
+    let learned = QConfigMap::new(QConfig::default().learned());
+    let graph = prepare(&float("resnet8"), &learned).unwrap().graph;
+    assert!(steps(&graph, Saving::default()) == steps(&graph, RECOMPUTE));
     // Both at once: what is rounded is what each part saves when it runs again.
     let graph = float("resnet8");
     assert!(steps(&graph, HALF) == steps(&graph, Saving { recompute: true, half: true }));

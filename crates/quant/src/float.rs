@@ -220,6 +220,13 @@ impl FloatOp {
                 _ => Err(format!("takes a vector, but its input has shape {:?}", x.shape)),
             },
             Self::FakeQuant { grids, axis } => {
+                let codes = |grid: &QParams| (grid.qmin(), grid.qmax());
+                if let Some(other) = grids.iter().find(|grid| codes(grid) != codes(&grids[0])) {
+                    let (one, other) = (codes(&grids[0]), codes(other));
+                    return Err(format!(
+                        "its grids have codes {one:?} and {other:?}, but there can be one range of codes"
+                    ));
+                }
                 let size = axis.checked_sub(1).and_then(|axis| x.shape.get(axis));
                 if grids.len() == 1 && *axis == 0 || size == Some(&grids.len()) {
                     return Ok(x.shape.clone());

@@ -110,6 +110,11 @@ impl WeightSpec {
         self.levels.code(self.bits, grid, weight)
     }
 
+    /// Whether the gradient of a rounded weight passes: where the weight was not clipped.
+    pub fn covers(&self, grid: &QParams, weight: f32) -> bool {
+        self.levels.covers(self.bits, grid, weight)
+    }
+
     /// The value of the level that a weight is rounded to.
     pub fn round(&self, grid: &QParams, weight: f32) -> f32 {
         self.levels.round(self.bits, grid, weight)
@@ -118,7 +123,8 @@ impl WeightSpec {
     /// `weight` rounded, in float: each output channel to its grid.
     ///
     /// # Errors
-    /// [`Error::ChannelCount`] if there are not as many grids as channels.
+    /// [`Error::ChannelCount`] if there are not as many grids as channels; [`Error::BadRange`] if a weight
+    /// is NaN or infinite.
     pub fn fake_quantize(&self, weight: &Tensor<f32>, grids: &[QParams]) -> Result<Tensor<f32>> {
         let shape = weight.shape();
         if grids.len() != shape.first().copied().unwrap_or(1) {
@@ -128,6 +134,7 @@ impl WeightSpec {
                 params: grids.len(),
             });
         }
+        check_finite(weight)?;
         Ok(map_channels(weight, grids, |grid, w| self.round(grid, w)))
     }
 
@@ -136,8 +143,10 @@ impl WeightSpec {
     /// # Errors
     /// [`Error::Levels`] if there are no such levels; what [`QParams::new`] says of the scale.
     pub fn grid_of_scale(&self, scale: f32) -> Result<QParams> {
-        let scale = scale.max(MIN_SCALE);
-        let scale = if self.power_of_two { power_of_two_above(scale) } else { scale };
+        // `max` would take a NaN for the least scale.
+        let scale = if scale < MIN_SCALE { MIN_SCALE } else { scale };
+        let scale =
+            if self.power_of_two && scale.is_finite() { power_of_two_above(scale) } else { scale };
         QParams::new(scale, 0, self.levels.codes(self.bits)?)
     }
 }
@@ -195,6 +204,7 @@ pub fn quantize_layer_on(
             params: bias.len(),
         });
     }
+    check_finite(weight)?;
     for (grid, &b) in grids.iter_mut().zip(bias) {
         if !b.is_finite() {
             return Err(Error::BadRange { min: b, max: b });
@@ -295,6 +305,12 @@ fn map_channels<T: Element + Pod, C: Sync, U: Element + Pod>(
         );
     });
     mapped
+}
+
+/// Refuses weights of which one is NaN or infinite: rounding would give it a code all the same.
+fn check_finite(weight: &Tensor<f32>) -> Result<()> {
+    let most = largest(weight.contiguous().as_slice().expect("contiguous"));
+    if most.is_finite() { Ok(()) } else { Err(Error::BadRange { min: -most, max: most }) }
 }
 
 /// The largest magnitude; infinite or NaN if one of the values is.
@@ -415,6 +431,26 @@ mod tests {
         let weight = Tensor::new(&[1, 2], [f32::NAN, 1.0]).unwrap();
         let error = quantize_layer(&weight, &[0.0], 1.0, WeightSpec::default()).unwrap_err();
         assert!(matches!(error, Error::BadRange { .. }));
+    }
+
+    /// On grids of its own too, whose scales say nothing of the weights; and so is such a scale.
+    #[test]
+    fn nothing_that_is_not_finite_becomes_a_code() {
+        let spec = WeightSpec::default();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let weight = Tensor::new(&[1, 2], [bad, 1.0]).unwrap();
+            let grids = vec![spec.grid_of_scale(0.5).unwrap()];
+            let error = spec.fake_quantize(&weight, &grids).unwrap_err();
+            assert!(matches!(error, Error::BadRange { .. }), "{error}");
+            let error = quantize_layer_on(grids, &weight, &[0.0], 1.0, spec).unwrap_err();
+            assert!(matches!(error, Error::BadRange { .. }), "{error}");
+        }
+        for power_of_two in [false, true] {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let error = WeightSpec { power_of_two, ..spec }.grid_of_scale(bad).unwrap_err();
+                assert!(matches!(error, Error::BadScale { .. }), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -127,6 +127,15 @@ impl Levels {
         (grid.scale() * rounded).copysign(weight)
     }
 
+    /// Whether `weight` lies within the levels: [`QParams::covers`], half a code beyond the largest
+    /// included. Levels without codes end at the largest.
+    pub(crate) fn covers(self, bits: u8, grid: &QParams, weight: f32) -> bool {
+        match self.set(bits) {
+            Ok(Set::Powers(_)) => weight.abs() <= grid.scale(),
+            _ => grid.covers(weight),
+        }
+    }
+
     /// Where rounding turns from the level `below` to the level `above`.
     fn boundary(self, below: f32, above: f32) -> f32 {
         match self {
@@ -139,6 +148,23 @@ impl Levels {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Beyond the largest level everything is clipped; a code has half a step there.
+    #[test]
+    fn weights_beyond_the_levels_are_clipped() {
+        for (levels, bits, most) in [
+            (Levels::Uniform, 4, 7.5),
+            (Levels::PowerOfTwo, 4, 64.5),
+            (Levels::PowerOfTwo, 5, 1.0),
+            (Levels::PowerOfTwoLog2, 8, 1.0),
+        ] {
+            let grid = QParams::new(0.25, 0, levels.codes(bits).unwrap()).unwrap();
+            for sign in [-0.25, 0.25] {
+                let covers = |w: f32| levels.covers(bits, &grid, w * sign);
+                assert!(covers(most * 0.999) && !covers(most * 1.001), "{levels:?}");
+            }
+        }
+    }
 
     /// The published level sets, in parts of the largest.
     #[test]

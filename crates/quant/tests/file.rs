@@ -3,7 +3,7 @@
 mod networks;
 
 use networks::{Dice, random, resnet};
-use ottava_quant::{Activation, Container, Engine, Error, Instr, Program, QuantizedLayer};
+use ottava_quant::{Activation, Container, Engine, Error, FloatOp, Instr, Program, QuantizedLayer};
 use ottava_tensor::Tensor;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -245,6 +245,22 @@ fn four_bit_weights_take_half_a_byte() {
     assert_eq!(container.tensors()["fc.weight"].bytes().len(), (63 * 33usize).div_ceil(2));
     assert_eq!(program.summary().nodes[1].weight_bits, 4);
     assert_eq!(open(container.to_bytes()).unwrap(), program);
+}
+
+/// A file has one range of codes for a rounding: what it could not hold is refused when it is built.
+#[test]
+fn rounding_has_one_range_of_codes() {
+    let grid = |most: i32| ottava_quant::QParams::new(0.5, 0, -most..=most).unwrap();
+    let build = |grids: Vec<_>| -> Result<Program, Error> {
+        let mut builder = Program::builder(&[2]).unwrap();
+        let op = FloatOp::FakeQuant { grids, axis: 1 };
+        let y = builder.push("round", Instr::Float(op), &[builder.input()])?;
+        builder.finish(y)
+    };
+    let program = build(vec![grid(7), grid(7)]).unwrap();
+    assert_eq!(open(bytes_of(&program)).unwrap(), program);
+    let error = build(vec![grid(7), grid(127)]).unwrap_err().to_string();
+    assert!(error.contains("\"round\"") && error.contains("(-127, 127)"), "{error}");
 }
 
 #[test]

@@ -27,11 +27,13 @@ impl Counts {
         if low == high {
             (low, high) = (low - 1.0, high + 1.0);
         }
-        let bins = self.bins.len();
+        // In integers first: adding one to a float of 2²⁴ changes nothing.
+        let mut added = vec![0u64; self.bins.len()];
         for x in values {
-            let at = ((x - low) / (high - low) * bins as f32) as usize;
-            self.bins[at.min(bins - 1)] += 1.0;
+            let at = ((x - low) / (high - low) * added.len() as f32) as usize;
+            added[at.min(self.bins.len() - 1)] += 1;
         }
+        self.bins.iter_mut().zip(added).for_each(|(bin, added)| *bin += added as f32);
     }
 
     /// The counts over a wider range: every old bin in equal parts, each where its middle lies.
@@ -88,6 +90,13 @@ mod tests {
         assert_eq!(wide.bins.iter().sum::<f32>(), 4.0);
         assert_eq!(wide.bins[..2], [0.0, 0.0]);
         assert_eq!(wide.bins[2..4], [2.0, 2.0]);
+    }
+
+    #[test]
+    fn counts_go_on_where_a_float_has_no_next_whole_number() {
+        let mut counts = Counts { min: 0.0, max: 1.0, bins: vec![16_777_216.0, 0.0] };
+        counts.add([0.0; 1000].into_iter());
+        assert_eq!(counts.bins, [16_778_216.0, 0.0]);
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl End {
             Self::Relu => (channel_affine(x, scale, shift, true), None),
             Self::AddRelu(shortcut) if shortcut.shape() == x.shape() => {
                 let (y, words) = channel_affine_add_relu(x, scale, shift, shortcut);
-                let mask = Mask::new(words, y.strides());
+                let mask = Mask::channels_last(words);
                 (y, Some(mask))
             }
             Self::AddRelu(shortcut) => {

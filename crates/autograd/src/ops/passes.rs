@@ -77,7 +77,7 @@ pub(super) fn round_affine(
             },
         )
     });
-    Some((codes, Mask::new(words, x.strides())))
+    Some((codes, Mask::channels_last(words)))
 }
 
 /// [`affine`] of a word's elements.
@@ -147,8 +147,8 @@ impl CodeSum<'_> {
         extremes(parts.into_iter().flat_map(|(low, high)| [low, high]))
     }
 
-    /// Where the gradient passes through the rounding to `params`, for tensors of these strides.
-    pub(super) fn mask(&self, params: QParams, strides: &[usize]) -> Mask {
+    /// Where the gradient passes through the rounding to `params`, for channels-last tensors.
+    pub(super) fn mask(&self, params: QParams) -> Mask {
         let (a, b) = (self.a.0, self.b.0);
         let mut words = vec![0; a.len().div_ceil(WORD)];
         let level = Level::current();
@@ -168,7 +168,7 @@ impl CodeSum<'_> {
                 },
             );
         });
-        Mask::new(words, strides)
+        Mask::channels_last(words)
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
             let grid = QParams::new(0.005, 10, 0..=255).unwrap();
             let mask = Mask::of(&plain, |y| grid.covers(y) && (!relu || y > 0.0));
             let grad = || Tensor::full(&[a.len()], 1.0);
-            assert_eq!(sum.mask(grid, &[1]).apply(grad()), mask.apply(grad()));
+            assert_eq!(sum.mask(grid).apply(grad()), mask.apply(grad()));
         }
     }
 }

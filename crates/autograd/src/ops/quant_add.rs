@@ -68,7 +68,7 @@ impl Rule for QuantAdd {
                 return Ok(Output::constant(y));
             }
             // ∂a = ∂b = ∂y where the sum was not clamped
-            let mask = sum.mask(params, qa.strides());
+            let mask = sum.mask(params);
             return Ok(Output::new(y, move |grad, _| {
                 let grad = mask.apply(grad);
                 vec![Some(grad.clone()), Some(grad), None]

@@ -85,7 +85,9 @@ impl ActivationQuant {
             // Descent may push an end past zero; the grid ends there.
             Some(_) if !self.unseen(state) => {
                 let ends = state.to_vec();
-                Some(vec![(ends[0].min(0.0), ends[1].max(0.0))])
+                // `min` and `max` would take a NaN for zero.
+                let low = if ends[0] > 0.0 { 0.0 } else { ends[0] };
+                Some(vec![(low, if ends[1] < 0.0 { 0.0 } else { ends[1] })])
             }
             _ => self.observer.ranges(state),
         };
@@ -160,7 +162,7 @@ impl ActivationQuant {
 impl ActivationQuant {
     /// Whether nothing has been observed.
     fn unseen(&self, state: &Tensor<f32>) -> bool {
-        state.len() != 2 || state.iter().any(f32::is_infinite)
+        state.len() != 2 || state.iter().eq([f32::INFINITY, f32::NEG_INFINITY])
     }
 
     /// The way back through the rounding of `y` to `params`; behind a fused activation.

@@ -203,8 +203,8 @@ impl QConfigMap {
     }
 
     /// The operators that have a configuration.
-    pub const OPERATORS: [&'static str; 5] =
-        ["conv2d", "linear", "add", "global_avg_pool", "avg_pool2d"];
+    pub const OPERATORS: [&'static str; 6] =
+        ["conv2d", "linear", "add", "concat", "global_avg_pool", "avg_pool2d"];
 
     /// The patterns that match none of `names`: most likely misspelt.
     pub fn unmatched<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {

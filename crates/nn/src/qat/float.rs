@@ -54,17 +54,8 @@ pub(super) fn no_integer_form(op: &Op, inputs: &[Option<Vec<usize>>]) -> Option<
 
 /// Why an operator that could have an integer form has none all the same.
 pub(super) fn left_in_float(op: &Op) -> &'static str {
-    match op {
-        // These have the form of what they read.
-        Op::Relu(_)
-        | Op::Clip(_)
-        | Op::MaxPool2d(_)
-        | Op::Flatten(_)
-        | Op::Reshape(_)
-        | Op::Slice(_)
-        | Op::Pad(_) => "it reads floats",
-        _ => "the configuration leaves it in float",
-    }
+    // What only moves values has the form of what it reads.
+    if op.keeps_grid() { "it reads floats" } else { "the configuration leaves it in float" }
 }
 
 /// The instruction that computes what the operator computes in floats, and which of its inputs that

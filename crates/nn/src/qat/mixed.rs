@@ -19,17 +19,8 @@ pub(super) fn grids(graph: &Graph) -> Result<HashMap<NodeId, QParams>> {
                 Some(output.params(&state.get()).map_err(|error| error.at(&node.name))?)
             }
             (Some(_), _) => None,
-            // A layer whose weights alone are rounded writes floats; what moves codes keeps their grid.
-            (None, _) if matches!(op, Op::QuantLayer(_)) => None,
-            (None, _) => match op {
-                Op::MaxPool2d(_)
-                | Op::Flatten(_)
-                | Op::Reshape(_)
-                | Op::Slice(_)
-                | Op::Pad(_)
-                | Op::Relu(_) => grids.get(&inputs[0]).copied(),
-                _ => None,
-            },
+            (None, _) if op.keeps_grid() => grids.get(&inputs[0]).copied(),
+            (None, _) => None,
         };
         grids.extend(grid.map(|grid| (id, grid)));
     }

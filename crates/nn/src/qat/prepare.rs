@@ -138,19 +138,22 @@ fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<
         (config.weight, config.learn_scales, *input) =
             (end.weight, end.learn_scales, end.activation);
     }
-    if let (Some(end), Some(Some((config, _)))) = (ends(last), configs.get_mut(&last)) {
-        *config = end;
-        // What the last layer reads comes from here.
+    if let (Some(end), Some(Some((config, input)))) = (ends(last), configs.get_mut(&last)) {
+        // What the last layer reads is rounded in front of it if it is float, and else where it comes
+        // from.
+        (*config, *input) = (end, end.activation);
         let tails: HashMap<NodeId, NodeId> = chains.iter().map(|c| (c.tail(), c.head)).collect();
         let mut from = last;
-        while let NodeKind::Op(_, inputs) = &graph.nodes()[from].kind {
+        while let NodeKind::Op(op, inputs) = &graph.nodes()[from].kind
+            && (from == last || op.keeps_grid())
+            && !tails.contains_key(&inputs[0])
+        {
             from = inputs[0];
-            if let Some(Some(Some((config, _)))) =
-                tails.get(&from).map(|head| configs.get_mut(head))
-            {
-                config.activation = end.activation;
-                break;
-            }
+        }
+        let NodeKind::Op(_, inputs) = &graph.nodes()[from].kind else { return Ok(configs) };
+        let source = tails.get(&inputs[0]).and_then(|head| configs.get_mut(head));
+        if let Some(Some((config, _))) = source {
+            config.activation = end.activation;
         }
     }
     Ok(configs)
@@ -355,20 +358,14 @@ impl Builder<'_> {
 
     /// An operator that is not fused.
     fn other(&mut self, id: NodeId, op: &Op, inputs: &[NodeId]) -> Result<()> {
+        if op.keeps_grid() {
+            let placed = self.placed(inputs);
+            let codes = self.codes[&placed[0]];
+            let name = self.graph.nodes()[id].name.clone();
+            self.push(id, GraphNode { name, kind: NodeKind::Op(op.clone(), placed) }, codes);
+            return Ok(());
+        }
         match op {
-            // Values move, or are clamped, on the grid they are on.
-            Op::MaxPool2d(_)
-            | Op::Flatten(_)
-            | Op::Reshape(_)
-            | Op::Slice(_)
-            | Op::Pad(_)
-            | Op::Relu(_)
-            | Op::Clip(_) => {
-                let placed = self.placed(inputs);
-                let codes = self.codes[&placed[0]];
-                let name = self.graph.nodes()[id].name.clone();
-                self.push(id, GraphNode { name, kind: NodeKind::Op(op.clone(), placed) }, codes);
-            }
             Op::Quantize(_)
             | Op::QuantLayer(_)
             | Op::QuantAdd(_)
@@ -378,19 +375,7 @@ impl Builder<'_> {
             | Op::LearnedFakeQuant(_) => {
                 return Err(Error::Trace { reason: "the graph is quantized already".into() });
             }
-            Op::Conv2d(_)
-            | Op::Linear(_)
-            | Op::MatMul(_)
-            | Op::BatchNorm2d(_)
-            | Op::Add(_)
-            | Op::Mul(_)
-            | Op::AvgPool2d(_)
-            | Op::GlobalAvgPool(_)
-            | Op::Concat(_)
-            | Op::LogSoftmax(_)
-            | Op::Softmax(_)
-            | Op::CrossEntropy(_)
-            | Op::Sum(_) => {
+            _ => {
                 let reason = no_integer_form(op, &vec![None; inputs.len()]);
                 self.keep_one(id, reason.unwrap_or_else(|| left_in_float(op)));
             }

@@ -14,17 +14,16 @@ pub(super) struct WeightRounding {
     pub spec: WeightSpec,
     /// Whether a weight may lie beyond its grid.
     pub clipped: bool,
-    /// The signs of the scales, if they are learned: a scale that descent has pushed below zero is used
-    /// without its sign.
-    pub signs: Option<Vec<f32>>,
+    /// The scales before folding, if they are learned.
+    pub scales: Option<Vec<f32>>,
     pub weight: Tensor<f32>,
     pub grids: Vec<QParams>,
 }
 
 impl WeightRounding {
-    /// Stops the gradient where a weight was clipped. The gradients of the scales, if they are learned:
-    /// `∂s = Σ g·(q − w/s)` inside, `Σ g·q` outside, times `1/√(n·qmax)`, n weights a channel (LSQ).
-    pub(super) fn back(&self, grad: &mut Tensor<f32>) -> Option<Vec<f32>> {
+    /// Stops the gradient where a weight was clipped. What the scales were to the rounded weights, if
+    /// they are learned.
+    pub(super) fn back(&self, grad: &mut Tensor<f32>) -> Option<Slopes<'_>> {
         if !self.clipped {
             return None;
         }
@@ -32,22 +31,49 @@ impl WeightRounding {
         let inner = (grad.len() / self.grids.len().max(1)).max(1);
         let weight = self.weight.to_vec();
         let channels = grad.data_mut().chunks_mut(inner).zip(weight.chunks(inner));
-        let slopes: Vec<f32> = channels
+        let slopes: Vec<f64> = channels
             .zip(&self.grids)
             .map(|((grad, weight), grid)| {
                 let mut sum = 0.0f64;
                 for (g, &w) in grad.iter_mut().zip(weight) {
                     let code = self.spec.round(grid, w) / grid.scale();
-                    let inside = grid.covers(w);
+                    let inside = self.spec.covers(grid, w);
                     let slope = if inside { code - w / grid.scale() } else { code };
                     sum += f64::from(*g * slope);
                     *g = if inside { *g } else { 0.0 };
                 }
-                (sum / (inner as f64 * f64::from(grid.qmax())).sqrt()) as f32
+                sum
             })
             .collect();
-        let signs = self.signs.as_ref()?;
-        Some(slopes.iter().zip(signs).map(|(slope, sign)| slope * sign).collect())
+        let qmax = self.grids.first().map_or(1, QParams::qmax);
+        let damping = (inner as f64 * f64::from(qmax)).sqrt().recip();
+        Some(Slopes { slopes, scales: self.scales.as_ref()?, damping })
+    }
+}
+
+/// What learned scales, folded, were to the rounded weights: `∂s' = Σ g·(q − w/s')` inside, `Σ g·q`
+/// where a weight was clipped; `s' = |s·f|` with f what was folded in.
+pub(super) struct Slopes<'a> {
+    slopes: Vec<f64>,
+    /// s: what descent has pushed below zero is used without its sign.
+    scales: &'a [f32],
+    /// `1/√(n·qmax)`, n weights a channel: LSQ's, for the scales' own gradients.
+    damping: f64,
+}
+
+impl Slopes<'_> {
+    /// The gradient of each scale.
+    pub(super) fn of_scales(&self, factors: Option<&[f32]>) -> Vec<f32> {
+        let folded = |c: usize| factors.map_or(1.0, |factors| factors[c].abs());
+        let slopes = self.slopes.iter().zip(self.scales).enumerate();
+        slopes
+            .map(|(c, (d, s))| (d * self.damping) as f32 * 1f32.copysign(*s) * folded(c))
+            .collect()
+    }
+
+    /// What channel c's scale adds to the gradient of `factor`, which it was folded with.
+    pub(super) fn of_factor(&self, c: usize, factor: f32) -> f32 {
+        self.slopes[c] as f32 * self.scales[c].abs() * 1f32.copysign(factor)
     }
 }
 
@@ -120,11 +146,11 @@ pub(super) fn frozen_norm_grad(
 pub(super) fn products(a: &Tensor<f32>, b: &Tensor<f32>) -> Vec<f32> {
     let (a, b) = (a.contiguous(), b.contiguous());
     let inner = (a.len() / a.shape()[0].max(1)).max(1);
-    let rows = |t: &Tensor<f32>| t.to_vec().chunks(inner).map(<[f32]>::to_vec).collect::<Vec<_>>();
-    let dot = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+    let [a, b] = [&a, &b].map(|t| t.as_slice().expect("contiguous").chunks(inner));
+    let dot = |(a, b): (&[f32], &[f32])| {
         a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>() as f32
     };
-    rows(&a).iter().zip(&rows(&b)).map(dot).collect()
+    a.zip(b).map(dot).collect()
 }
 
 /// Multiplies each index of axis 0 by its factor.

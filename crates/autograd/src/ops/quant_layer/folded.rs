@@ -40,37 +40,38 @@ impl Run<'_> {
         let Some(rounding) = rounding else { return Ok(Output::constant(value)) };
 
         // ∂x = ∂y ⋆ flipped s·q_W', ∂W = f · (x ⋆ ∂y), ∂b = f · Σ∂y; with BatchNorm also
-        // ∂γ = (Σ_k W·∂W' + (b − μ) Σ∂y) / σ, ∂β = Σ∂y
+        // ∂γ = (Σ_k W·∂W' + (b − μ) Σ∂y) / σ, ∂β = Σ∂y, and learned scales add their share to ∂γ
         let Folded { weight: folded, grids, .. } = folded;
         let weight_rounding = self.layer.weight_rounding(&self.leaves, &folded, grids);
         let rounded = rounded.reshape(&self.geometry.weight_shape())?;
         let back = self.back();
         let norm = self.layer.norm.as_ref().map(|norm| {
             let inv_std = norm.inv_std(&self.norm_leaf(3));
-            (self.norm_leaf(0), self.norm_leaf(2), inv_std)
+            let factors = self.norm_leaf(0).iter().zip(&inv_std).map(|(g, i)| g * i).collect();
+            (factors, self.norm_leaf(2), inv_std)
         });
         let (weight, bias, x) = (self.weight()?, self.bias(), x.saved(context));
         Ok(Output::new(value, move |grad, wanted| {
             let (grad, range) = back.rounded(grad, &rounding);
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
             let mut dw = conv::f32::grad_weight(&grad, &x.full(), &back.geometry);
-            let mut scales = weight_rounding.back(&mut dw);
+            let slopes = weight_rounding.back(&mut dw);
+            let factors = norm.as_ref().map(|(factors, ..): &(Vec<f32>, _, _)| &factors[..]);
+            let scales = slopes.as_ref().map(|slopes| slopes.of_scales(factors));
             let mut db = channel_sums(&grad);
             let mut norm_grads = Vec::new();
-            if let Some((gamma, mean, inv_std)) = norm {
+            if let Some((factors, mean, inv_std)) = &norm {
                 let of_weight = products(&dw, &weight);
-                let dgamma = (0..db.len())
-                    .map(|c| (of_weight[c] + (bias[c] - mean[c]) * db[c]) * inv_std[c]);
+                let of_scale =
+                    |c| slopes.as_ref().map_or(0.0, |slopes| slopes.of_factor(c, factors[c]));
+                let dgamma = (0..db.len()).map(|c| {
+                    (of_weight[c] + of_scale(c) + (bias[c] - mean[c]) * db[c]) * inv_std[c]
+                });
                 norm_grads.push(Some(vector(dgamma.collect())));
                 norm_grads.push(Some(vector(db.clone())));
                 norm_grads.extend([None, None]);
-                let factors: Vec<f32> = gamma.iter().zip(&inv_std).map(|(g, i)| g * i).collect();
-                scale_rows(&mut dw, &factors);
-                db.iter_mut().zip(&factors).for_each(|(db, f)| *db *= f);
-                // The folded scale is the learned one times |f|.
-                if let Some(scales) = &mut scales {
-                    scales.iter_mut().zip(&factors).for_each(|(ds, f)| *ds *= f.abs());
-                }
+                scale_rows(&mut dw, factors);
+                db.iter_mut().zip(factors).for_each(|(db, f)| *db *= f);
             }
             back.collect(dx, dw, Some(db), norm_grads, scales, range)
         }))

@@ -196,7 +196,7 @@ impl QuantLayer {
         WeightRounding {
             spec: self.weight,
             clipped: self.learn_scales || self.weight.range != WeightRange::Largest,
-            signs: scales.map(|scales| scales.iter().map(|s| 1f32.copysign(s)).collect()),
+            scales: scales.map(Tensor::to_vec),
             weight: weight.clone(),
             grids,
         }

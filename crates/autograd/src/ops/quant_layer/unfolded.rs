@@ -139,19 +139,21 @@ impl Run<'_> {
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
             let mut dw = conv::f32::grad_weight(&grad, &x.full(), &geometry);
             let of_product = factors.as_ref().map(|_| products(&dw, &rounded));
-            let mut scales = weight_rounding.and_then(|rounding| rounding.back(&mut dw));
+            let slopes = weight_rounding.as_ref().and_then(|rounding| rounding.back(&mut dw));
+            let scales = slopes.as_ref().map(|slopes| slopes.of_scales(factors.as_deref()));
             if let (Some(factors), Some(of_product)) = (&factors, of_product) {
-                // ∂f = Σ ∂(W·f)·W − Σ ∂c·c / f, ∂γ += ∂f / σ, ∂W = f·∂(W·f)
+                // ∂f = Σ ∂(W·f)·W − Σ ∂c·c / f, ∂γ += ∂f / σ, ∂W = f·∂(W·f); with learned scales ∂f = 0,
+                // but for rounding: the codes of W·f are those of W
                 let of_weight = products(&dw, &weight);
                 if let Some((dgamma, _)) = &mut norm_grads {
                     for (c, dgamma) in dgamma.iter_mut().enumerate() {
-                        *dgamma += (of_weight[c] - of_product[c] / factors[c]) * running[c];
+                        let of_scale =
+                            slopes.as_ref().map_or(0.0, |slopes| slopes.of_factor(c, factors[c]));
+                        *dgamma +=
+                            (of_weight[c] + of_scale - of_product[c] / factors[c]) * running[c];
                     }
                 }
                 scale_rows(&mut dw, factors);
-                if let Some(scales) = &mut scales {
-                    scales.iter_mut().zip(factors).for_each(|(ds, f)| *ds *= f.abs());
-                }
             }
             let norm_grads = norm_grads.map_or_else(Vec::new, |(dgamma, dbeta)| {
                 vec![Some(vector(dgamma)), Some(vector(dbeta)), None, None]

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use ottava_autograd::{Error, Graph};
-use ottava_quant::{Levels, QParams};
+use ottava_quant::{Levels, QParams, WeightRange};
 use ottava_tensor::Tensor;
 use ottava_tensor::gemm::matmul;
 
@@ -53,7 +53,8 @@ pub struct Rounded {
 /// levels are not uniform.
 ///
 /// # Errors
-/// [`Error::Node`] naming a layer with a BatchNorm or learned scales, or whose observer saw nothing;
+/// [`Error::Node`] naming a layer with a BatchNorm or learned scales, or with [`WeightRange::MeanMagnitude`], or
+/// whose observer saw nothing;
 /// [`crate::Error::Data`].
 ///
 /// # Source
@@ -81,6 +82,11 @@ where
         }
         if site.layer.learn_scales {
             return refuse("learns its scales; prepare it without");
+        }
+        if site.layer.weight.range == WeightRange::MeanMagnitude {
+            return refuse(
+                "takes its scale from the mean of its weights, which every rounding moves; choose another range",
+            );
         }
         if site.layer.weight.levels != Levels::Uniform {
             continue;

@@ -109,7 +109,7 @@ impl Layer {
     fn output_ranges(&self) -> Vec<f32> {
         let weight = self.weight.get().to_vec();
         let channels = self.weight.get().shape()[0].max(1);
-        let most = |channel: &[f32]| channel.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+        let most = |channel: &[f32]| channel.iter().fold(0.0, |most, &w| larger(most, w));
         weight.chunks((weight.len() / channels).max(1)).map(most).collect()
     }
 
@@ -119,7 +119,7 @@ impl Layer {
         let mut ranges = vec![0.0f32; self.inputs()];
         for (i, w) in weight.iter().enumerate() {
             let range = &mut ranges[channel(i)];
-            *range = range.max(w.abs());
+            *range = larger(*range, w);
         }
         ranges
     }
@@ -138,11 +138,16 @@ impl Pair {
         let factors: Vec<f32> = first
             .iter()
             .zip(&second)
-            .map(|(&r1, &r2)| if r1 > 0.0 && r2 > 0.0 { (r1 / r2).sqrt() } else { 1.0 })
+            .map(|(&r1, &r2)| {
+                let nothing = (r1 == 0.0 || r2 == 0.0) && (r1 + r2).is_finite();
+                if nothing { 1.0 } else { (r1 / r2).sqrt() }
+            })
             .collect();
-        if let Some(factor) = factors.iter().find(|t| !t.is_finite() || **t == 0.0) {
+        if let Some(c) = factors.iter().position(|t| !t.is_finite() || *t == 0.0) {
+            let factor = factors[c];
             let reason = format!("the weights are not finite, or too far apart (factor {factor})");
-            return Err(Error::Op { op: "equalize", reason }.at(&self.first.name));
+            let layer = if first[c].is_finite() { &self.second } else { &self.first };
+            return Err(Error::Op { op: "equalize", reason }.at(&layer.name));
         }
         let divide = |leaf: &Leaf| {
             let value = leaf.get();
@@ -189,7 +194,7 @@ fn pairs(graph: &Graph) -> Result<Vec<Pair>> {
             }
         };
         let Some(mut second) = second else { continue };
-        // A weight that two layers share cannot follow both.
+        // A weight or a bias that two layers share cannot follow both.
         let shared = |leaf: &Leaf| {
             let readers = graph.nodes().iter().enumerate().filter(|(_, node)| match &node.kind {
                 NodeKind::Leaf(other) => other.is(leaf),
@@ -197,7 +202,8 @@ fn pairs(graph: &Graph) -> Result<Vec<Pair>> {
             });
             readers.map(|(id, _)| readers_of(graph, id)).sum::<usize>() > 1
         };
-        if [&first, &second].iter().any(|layer| shared(&layer.weight)) {
+        let leaves = [Some(&first.weight), Some(&second.weight), first.bias.as_ref()];
+        if leaves.into_iter().flatten().any(shared) {
             continue;
         }
         let channels = first.weight.get().shape()[0];
@@ -213,6 +219,11 @@ fn pairs(graph: &Graph) -> Result<Vec<Pair>> {
         }
     }
     Ok(pairs)
+}
+
+/// The larger magnitude; NaN is larger than any number.
+fn larger(most: f32, w: f32) -> f32 {
+    if most.total_cmp(&w.abs()).is_lt() { w.abs() } else { most }
 }
 
 fn readers_of(graph: &Graph, id: NodeId) -> usize {
