@@ -38,8 +38,24 @@ pub enum NodeKind {
 }
 
 impl GraphNode {
-    /// The nodes it reads.
-    fn inputs(&self) -> &[NodeId] {
+    /// The parameter or buffer, if it is one.
+    pub fn leaf(&self) -> Option<&Leaf> {
+        match &self.kind {
+            NodeKind::Leaf(leaf) => Some(leaf),
+            NodeKind::Input(_) | NodeKind::Op(..) => None,
+        }
+    }
+
+    /// The operator, if it is one.
+    pub fn op(&self) -> Option<&Op> {
+        match &self.kind {
+            NodeKind::Op(op, _) => Some(op),
+            NodeKind::Input(_) | NodeKind::Leaf(_) => None,
+        }
+    }
+
+    /// The nodes it reads: none, unless it is an operator.
+    pub fn inputs(&self) -> &[NodeId] {
         match &self.kind {
             NodeKind::Op(_, inputs) => inputs,
             NodeKind::Input(_) | NodeKind::Leaf(_) => &[],
@@ -125,10 +141,7 @@ impl Graph {
     pub fn leaves(&self) -> Vec<(String, Leaf)> {
         self.nodes
             .iter()
-            .filter_map(|node| match &node.kind {
-                NodeKind::Leaf(leaf) => Some((node.name.clone(), leaf.clone())),
-                NodeKind::Input(_) | NodeKind::Op(..) => None,
-            })
+            .filter_map(|node| Some((node.name.clone(), node.leaf()?.clone())))
             .collect()
     }
 
@@ -136,10 +149,8 @@ impl Graph {
     pub fn readers(&self) -> Vec<Vec<NodeId>> {
         let mut readers = vec![Vec::new(); self.nodes.len()];
         for (id, node) in self.nodes.iter().enumerate() {
-            if let NodeKind::Op(_, inputs) = &node.kind {
-                for &input in inputs {
-                    readers[input].push(id);
-                }
+            for &input in node.inputs() {
+                readers[input].push(id);
             }
         }
         readers

@@ -41,8 +41,8 @@ impl Graph {
     /// Operators behind which one value alone is left, about √n of them: a chain of n equal layers then
     /// needs memory for 2·√n.
     fn ends_of_parts(&self) -> Vec<NodeId> {
-        let is_op = |id: NodeId| matches!(self.nodes()[id].kind, NodeKind::Op(..));
-        let is_value = |id: NodeId| !matches!(self.nodes()[id].kind, NodeKind::Leaf(_));
+        let is_op = |id: NodeId| self.nodes()[id].op().is_some();
+        let is_value = |id: NodeId| self.nodes()[id].leaf().is_none();
         let readers = self.readers();
         let last_use = |id: NodeId| readers[id].last().copied().unwrap_or(id);
         let operators = (0..self.nodes().len()).filter(|&id| is_op(id)).count();
@@ -71,8 +71,8 @@ impl Graph {
         let mut needed = vec![false; self.nodes().len()];
         needed[end] = true;
         for id in (from + 1..=end).rev() {
-            if let (true, NodeKind::Op(_, inputs)) = (needed[id], &self.nodes()[id].kind) {
-                inputs.iter().for_each(|&input| needed[input] = true);
+            if needed[id] {
+                self.nodes()[id].inputs().iter().for_each(|&input| needed[input] = true);
             }
         }
         let input = GraphNode {

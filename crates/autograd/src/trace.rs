@@ -80,9 +80,9 @@ fn record(
             }
             Origin::Leaf(leaf) => {
                 // A leaf read twice is one node.
-                let known = nodes.iter().position(
-                    |node: &GraphNode| matches!(&node.kind, NodeKind::Leaf(other) if other.is(&leaf)),
-                );
+                let known = nodes
+                    .iter()
+                    .position(|node: &GraphNode| node.leaf().is_some_and(|other| other.is(&leaf)));
                 if let Some(known) = known {
                     place.insert(id, known);
                     continue;

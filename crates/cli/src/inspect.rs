@@ -152,7 +152,7 @@ fn float(model: &FloatModel, size: Option<usize>) -> Result<Vec<Layer>> {
         let NodeKind::Op(op, inputs) = &node.kind else { return None };
         let leaves: Vec<Vec<usize>> = inputs
             .iter()
-            .filter(|&&input| matches!(graph.nodes()[input].kind, NodeKind::Leaf(_)))
+            .filter(|&&input| graph.nodes()[input].leaf().is_some())
             .map(|&input| of(input))
             .collect();
         let params: usize = leaves.iter().map(|shape| shape.iter().product::<usize>()).sum();

@@ -1,6 +1,7 @@
 //! Numbers in a file, checked.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ottava_tensor::Tensor;
 
@@ -23,7 +24,7 @@ pub(super) struct Integers {
     /// As many sizes as axes.
     pub shape: Vec<usize>,
     /// In row-major order.
-    pub numbers: Vec<i64>,
+    pub numbers: Arc<[i64]>,
     /// Which type, one of [`data_type`].
     pub data_type: i32,
 }
@@ -52,7 +53,8 @@ impl Constant {
         let int = |size: usize, signed: bool, typed: Vec<i64>| -> Result<Self, String> {
             let numbers = if raw.is_empty() { typed } else { integers(size, signed, raw)? };
             fits(numbers.len())?;
-            Ok(Self::Int(Integers { shape: shape.clone(), numbers, data_type: proto.data_type }))
+            let (shape, numbers) = (shape.clone(), numbers.into());
+            Ok(Self::Int(Integers { shape, numbers, data_type: proto.data_type }))
         };
         let narrow = || proto.int32_data.iter().map(|&x| i64::from(x)).collect();
         // Half floats lie in the integers' list, as bits.
@@ -79,7 +81,7 @@ impl Constant {
     /// What a `Constant` node holds.
     pub(super) fn of_node(node: &Node) -> Check<Self> {
         let ints = |shape: &[usize], numbers: &[i64]| {
-            let (shape, numbers) = (shape.to_vec(), numbers.to_vec());
+            let (shape, numbers) = (shape.to_vec(), numbers.into());
             Self::Int(Integers { shape, numbers, data_type: data_type::INT64 })
         };
         Ok(if let Some(attribute) = node.raw("value") {
@@ -107,7 +109,7 @@ impl Constant {
     }
 
     /// The integers.
-    pub(super) fn ints(&self) -> Option<&[i64]> {
+    pub(super) fn ints(&self) -> Option<&Arc<[i64]>> {
         match self {
             Self::Float(_) => None,
             Self::Int(integers) => Some(&integers.numbers),
@@ -133,6 +135,15 @@ impl Constants {
 
     pub(super) fn insert(&mut self, name: &str, constant: Constant) {
         self.0.insert(name.to_string(), constant);
+    }
+
+    /// How many numbers there are in all.
+    pub(super) fn numbers(&self) -> usize {
+        let numbers = |constant: &Constant| match constant {
+            Constant::Float(tensor) => tensor.len(),
+            Constant::Int(integers) => integers.numbers.len(),
+        };
+        self.0.values().map(numbers).sum()
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {
@@ -172,13 +183,13 @@ impl Constants {
         node: &Node,
         index: usize,
         name: &str,
-    ) -> Check<Option<Vec<i64>>> {
+    ) -> Check<Option<Arc<[i64]>>> {
         if let Some(values) = node.ints(name) {
-            return Ok(Some(values.to_vec()));
+            return Ok(Some(values.into()));
         }
         match (node.input(index), self.of(node, index).and_then(Constant::ints)) {
             (None, _) => Ok(None),
-            (_, Some(values)) => Ok(Some(values.to_vec())),
+            (_, Some(values)) => Ok(Some(values.clone())),
             (Some(_), None) => {
                 Err(format!("{name} must be constant; export the model with fixed sizes"))
             }

@@ -207,9 +207,8 @@ static VALUE: Schema = Schema(&[(2, &TYPE)]);
 static GRAPH: Schema = Schema(&[(1, &NODE), (5, &LEAF), (11, &VALUE), (12, &VALUE)]);
 static MODEL: Schema = Schema(&[(7, &GRAPH), (8, &LEAF), (14, &LEAF)]);
 
-/// Takes each message off `left`; false if that goes below zero, or where counting cannot follow the decoder. Damage
-/// ends the count: the decoder
-/// will say what is wrong.
+/// Takes each message off `left`; false if that goes below zero, or where counting cannot follow the
+/// decoder. Damage ends the count: the decoder will say what is wrong.
 fn count(mut bytes: &[u8], schema: &Schema, left: &mut usize) -> bool {
     while let Some(tag) = varint(&mut bytes) {
         let length = match tag & 7 {

@@ -55,7 +55,7 @@ pub fn sensitivities<E: fmt::Display>(
     let mut rows: Vec<(usize, Choice, Vec<Op>)> = Vec::new();
     for (id, node) in first.nodes().iter().enumerate() {
         let NodeKind::Op(Op::QuantLayer(_), inputs) = &node.kind else { continue };
-        let NodeKind::Leaf(weight) = &first.nodes()[inputs[1]].kind else { continue };
+        let Some(weight) = first.nodes()[inputs[1]].leaf() else { continue };
         let count = weight.get().len();
         let mut choice = Choice { layer: node.name.clone(), candidates: Vec::new() };
         let mut ops = Vec::new();

@@ -69,10 +69,7 @@ pub fn analyze<E: fmt::Display>(
         .nodes()
         .iter()
         .enumerate()
-        .filter_map(|(id, node)| match &node.kind {
-            NodeKind::Op(op, _) if output_of(op).is_some() => Some((id, op)),
-            NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
-        })
+        .filter_map(|(id, node)| Some((id, node.op().filter(|op| output_of(op).is_some())?)))
         .collect();
     let mut sums = vec![Sums::default(); points.len()];
     let (mut float, mut quantized) = (Metrics::default(), Metrics::default());
@@ -155,10 +152,7 @@ fn weights(mixed: &Mixed<'_>, id: usize) -> Result<Option<WeightAnalysis>> {
     let node = &mixed.graph.nodes()[id];
     let NodeKind::Op(Op::QuantLayer(layer), inputs) = &node.kind else { return Ok(None) };
     let Some(&x) = mixed.grids.get(&inputs[0]) else { return Ok(None) };
-    let leaf = |&id: &usize| match &mixed.graph.nodes()[id].kind {
-        NodeKind::Leaf(leaf) => Some(Leaf::get(leaf)),
-        NodeKind::Input(_) | NodeKind::Op(..) => None,
-    };
+    let leaf = |&id: &usize| mixed.graph.nodes()[id].leaf().map(Leaf::get);
     let leaves: Vec<Tensor<f32>> = inputs[1..inputs.len() - 1].iter().filter_map(leaf).collect();
     let (exact, _) = layer.fold_exact(&leaves).map_err(|error| error.at(&node.name))?;
     let folded = layer.fold(&leaves, x).map_err(|error| error.at(&node.name))?;

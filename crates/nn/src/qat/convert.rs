@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ottava_autograd::ops::{LayerKind, QuantLayer};
-use ottava_autograd::{Error, Graph, GraphNode, NodeId, NodeKind, Op, Result};
+use ottava_autograd::{Error, Graph, GraphNode, Leaf, NodeId, NodeKind, Op, Result};
 use ottava_quant::{
     Activation, Builder, FloatOp, Instr, Program, QParams, ValueId, WeightSpec, Window,
 };
@@ -280,10 +280,10 @@ impl Writer<'_> {
 
     /// The shapes of values for one image; parameters have none.
     fn shapes(&self, inputs: &[NodeId]) -> Vec<Option<Vec<usize>>> {
-        let shape = |id| match (self.values.get(id), &self.graph.nodes()[*id].kind) {
+        let shape = |id| match (self.values.get(id), self.graph.nodes()[*id].leaf()) {
             (Some(&value), _) => Some(self.program.value(value).shape.clone()),
-            (None, NodeKind::Leaf(_)) => None,
-            (None, _) => self.constants.get(id).map(|constant| constant.shape().to_vec()),
+            (None, Some(_)) => None,
+            (None, None) => self.constants.get(id).map(|constant| constant.shape().to_vec()),
         };
         inputs.iter().map(shape).collect()
     }
@@ -299,12 +299,10 @@ impl Writer<'_> {
     }
 
     fn leaf(&self, id: NodeId) -> Result<Tensor<f32>> {
-        match &self.graph.nodes()[id].kind {
-            NodeKind::Leaf(leaf) => Ok(leaf.get()),
-            NodeKind::Input(_) | NodeKind::Op(..) => Err(Error::Op {
-                op: "convert",
-                reason: format!("`{}` should be a parameter", self.graph.nodes()[id].name),
-            }),
-        }
+        let node = &self.graph.nodes()[id];
+        node.leaf().map(Leaf::get).ok_or_else(|| Error::Op {
+            op: "convert",
+            reason: format!("`{}` should be a parameter", node.name),
+        })
     }
 }

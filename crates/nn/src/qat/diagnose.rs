@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use ottava_autograd::ops::{ActivationQuant, QuantLayer};
-use ottava_autograd::{Degenerate, Graph, Mode, NodeId, NodeKind, Op, Result, Stage};
+use ottava_autograd::{Degenerate, Graph, Leaf, Mode, NodeId, NodeKind, Op, Result, Stage};
 use ottava_quant::QParams;
 use ottava_tensor::Tensor;
 
@@ -59,8 +59,8 @@ pub fn diagnose(graph: &Graph) -> Result<Vec<Finding>> {
         }
         match output_of(op) {
             Some(output) => {
-                let state = inputs.last().and_then(|&id| leaf(graph, id));
-                let state = state.unwrap_or_else(|| output.observer.initial());
+                let state = inputs.last().and_then(|&id| graph.nodes()[id].leaf());
+                let state = state.map_or_else(|| output.observer.initial(), Leaf::get);
                 if output.observer.stage(&state, Mode::EVAL) == Stage::Never {
                     found(Problem::NeverObserved);
                     continue;
@@ -70,12 +70,12 @@ pub fn diagnose(graph: &Graph) -> Result<Vec<Finding>> {
                 odd.into_iter().for_each(|odd| found(Problem::Range(odd)));
                 grids.insert(id, output.params(&state).map_err(|error| error.at(&node.name))?);
             }
-            // What only moves codes leaves them on their grid.
-            None => {
-                if let Some(&grid) = inputs.first().and_then(|input| grids.get(input)) {
+            None if op.keeps_grid() => {
+                if let Some(&grid) = grids.get(&inputs[0]) {
                     grids.insert(id, grid);
                 }
             }
+            None => {}
         }
     }
     Ok(findings)
@@ -123,7 +123,7 @@ fn channels(
 ) -> Result<Vec<Problem>> {
     let end = inputs.len() - usize::from(layer.output.is_some());
     let leaves: Vec<Tensor<f32>> =
-        inputs[1..end].iter().filter_map(|&id| leaf(graph, id)).collect();
+        inputs[1..end].iter().filter_map(|&id| graph.nodes()[id].leaf().map(Leaf::get)).collect();
     if leaves.len() != end - 1 || layer.output.is_none() {
         return Ok(Vec::new());
     }
@@ -141,13 +141,6 @@ fn channels(
         problems.push(Problem::WidenedChannels { count: widened, of });
     }
     Ok(problems)
-}
-
-fn leaf(graph: &Graph, id: NodeId) -> Option<Tensor<f32>> {
-    match &graph.nodes()[id].kind {
-        NodeKind::Leaf(leaf) => Some(leaf.get()),
-        NodeKind::Input(_) | NodeKind::Op(..) => None,
-    }
 }
 
 impl fmt::Display for Finding {

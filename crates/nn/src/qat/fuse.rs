@@ -1,4 +1,4 @@
-use ottava_autograd::{Graph, NodeId, NodeKind, Op};
+use ottava_autograd::{Graph, NodeId, Op};
 use ottava_quant::Activation;
 
 /// A layer and what is fused into it: the nodes of a float graph that become one integer operator.
@@ -19,12 +19,13 @@ impl Chain {
     }
 }
 
-/// Finds conv (+ BatchNorm) (+ activation), linear (+ activation), add (+ activation),
-/// average pooling and concatenation; an activation only if `with_activation`. A node is fused only if nobody else reads what comes before it.
+/// Finds conv (+ BatchNorm) (+ activation), linear (+ activation), add (+ activation), average pooling
+/// and concatenation; an activation only if `with_activation`. A node is fused only if nobody else reads
+/// what comes before it.
 pub(super) fn fuse(graph: &Graph, with_activation: bool) -> Vec<Chain> {
     let readers = graph.readers();
     let only_reader = |node: NodeId| match readers[node][..] {
-        [reader] if node != graph.output() => op(graph, reader).map(|op| (reader, op)),
+        [reader] if node != graph.output() => graph.nodes()[reader].op().map(|op| (reader, op)),
         _ => None,
     };
     let activation_behind = |node| {
@@ -37,7 +38,7 @@ pub(super) fn fuse(graph: &Graph, with_activation: bool) -> Vec<Chain> {
     };
     (0..graph.nodes().len())
         .filter_map(|head| {
-            let (norm, may_clamp) = match op(graph, head)? {
+            let (norm, may_clamp) = match graph.nodes()[head].op()? {
                 Op::Conv2d(_) => (norm_behind(head), true),
                 Op::Linear(_) | Op::Add(_) => (None, true),
                 Op::AvgPool2d(_) | Op::GlobalAvgPool(_) | Op::Concat(_) => (None, false),
@@ -76,12 +77,5 @@ pub(super) fn activation_of(op: &Op) -> Option<Activation> {
         Op::Relu(_) => Some(Activation::RELU),
         Op::Clip(clip) => Some(clip.activation()),
         _ => None,
-    }
-}
-
-fn op(graph: &Graph, node: NodeId) -> Option<&Op> {
-    match &graph.nodes()[node].kind {
-        NodeKind::Op(op, _) => Some(op),
-        NodeKind::Input(_) | NodeKind::Leaf(_) => None,
     }
 }

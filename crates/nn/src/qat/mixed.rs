@@ -14,13 +14,14 @@ pub(super) fn grids(graph: &Graph) -> Result<HashMap<NodeId, QParams>> {
     let mut grids = HashMap::new();
     for (id, node) in graph.nodes().iter().enumerate() {
         let NodeKind::Op(op, inputs) = &node.kind else { continue };
-        let grid = match (output_of(op), inputs.last().map(|&id| &graph.nodes()[id].kind)) {
-            (Some(output), Some(NodeKind::Leaf(state))) => {
+        let state = || inputs.last().and_then(|&id| graph.nodes()[id].leaf());
+        let grid = match output_of(op).map(|output| (output, state())) {
+            Some((output, Some(state))) => {
                 Some(output.params(&state.get()).map_err(|error| error.at(&node.name))?)
             }
-            (Some(_), _) => None,
-            (None, _) if op.keeps_grid() => grids.get(&inputs[0]).copied(),
-            (None, _) => None,
+            Some((_, None)) => None,
+            None if op.keeps_grid() => grids.get(&inputs[0]).copied(),
+            None => None,
         };
         grids.extend(grid.map(|grid| (id, grid)));
     }
@@ -57,8 +58,9 @@ impl<'a> Mixed<'a> {
         let vars: Vec<_> = inputs
             .iter()
             .map(|input| {
-                let value: Value = match (&self.graph.nodes()[*input].kind, self.grids.get(input)) {
-                    (NodeKind::Leaf(leaf), _) => leaf.get().into(),
+                let value: Value = match (self.graph.nodes()[*input].leaf(), self.grids.get(input))
+                {
+                    (Some(leaf), _) => leaf.get().into(),
                     (_, Some(&grid)) if rounded => QTensor::quantize(&values[input], grid).into(),
                     _ => values[input].clone().into(),
                 };
@@ -72,7 +74,7 @@ impl<'a> Mixed<'a> {
     pub fn float(&self, images: Tensor<f32>) -> Result<HashMap<NodeId, Tensor<f32>>> {
         let mut values = HashMap::from([(self.graph.input(), images)]);
         for (id, node) in self.graph.nodes().iter().enumerate() {
-            if let NodeKind::Op(op, _) = &node.kind {
+            if let Some(op) = node.op() {
                 values.insert(id, self.node(id, op, &values, false)?);
             }
         }

@@ -33,9 +33,10 @@ pub struct FloatNode {
     pub reason: String,
 }
 
-/// Makes a traced graph quantization-aware: fuses conv + BatchNorm + activation, linear +
-/// activation and add + activation (ReLU, ReLU6, clips) into integer operators, and puts an observer and a rounding at every point where the
-/// integer network rounds: the input, each layer, each residual sum, each average, each concatenation.
+/// Makes a traced graph quantization-aware: fuses conv + BatchNorm + activation, linear + activation and
+/// add + activation (ReLU, ReLU6, clips) into integer operators, and puts an observer and a rounding at
+/// every point where the integer network rounds: the input, each layer, each residual sum, each average,
+/// each concatenation.
 ///
 /// What only moves values (max-pooling, slicing, padding, flattening, an activation of its own) passes codes
 /// through on their grid. A layer whose weights have levels without integer codes computes in float, with
@@ -107,10 +108,7 @@ type Layer = Option<(QConfig, ActivationQuant)>;
 
 /// How every chain is quantized, by its head.
 fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<NodeId, Layer>> {
-    let op_name = |id: NodeId| match &graph.nodes()[id].kind {
-        NodeKind::Op(op, _) => op.name(),
-        NodeKind::Input(_) | NodeKind::Leaf(_) => "input",
-    };
+    let op_name = |id: NodeId| graph.nodes()[id].op().map_or("input", Op::name);
     let mut configs = HashMap::new();
     for chain in chains {
         let name = &graph.nodes()[chain.head].name;
@@ -143,15 +141,11 @@ fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<
         // from.
         (*config, *input) = (end, end.activation);
         let tails: HashMap<NodeId, NodeId> = chains.iter().map(|c| (c.tail(), c.head)).collect();
-        let mut from = last;
-        while let NodeKind::Op(op, inputs) = &graph.nodes()[from].kind
-            && (from == last || op.keeps_grid())
-            && !tails.contains_key(&inputs[0])
-        {
-            from = inputs[0];
+        let mut from = graph.nodes()[last].inputs()[0];
+        while !tails.contains_key(&from) && graph.nodes()[from].op().is_some_and(Op::keeps_grid) {
+            from = graph.nodes()[from].inputs()[0];
         }
-        let NodeKind::Op(_, inputs) = &graph.nodes()[from].kind else { return Ok(configs) };
-        let source = tails.get(&inputs[0]).and_then(|head| configs.get_mut(head));
+        let source = tails.get(&from).and_then(|head| configs.get_mut(head));
         if let Some(Some((config, _))) = source {
             config.activation = end.activation;
         }
@@ -194,13 +188,6 @@ impl Builder<'_> {
         self.nodes.len() - 1
     }
 
-    fn inputs(&self, old: NodeId) -> Vec<NodeId> {
-        match &self.graph.nodes()[old].kind {
-            NodeKind::Op(_, inputs) => inputs.clone(),
-            NodeKind::Input(_) | NodeKind::Leaf(_) => Vec::new(),
-        }
-    }
-
     fn placed(&self, old: &[NodeId]) -> Vec<NodeId> {
         old.iter().map(|id| self.place[id]).collect()
     }
@@ -214,7 +201,7 @@ impl Builder<'_> {
 
     /// The scales of a weight, one an output channel, as a parameter.
     fn scales(&mut self, name: &str, weight: NodeId, spec: WeightSpec) -> Result<NodeId> {
-        let NodeKind::Leaf(leaf) = &self.graph.nodes()[weight].kind else {
+        let Some(leaf) = self.graph.nodes()[weight].leaf() else {
             let reason = format!("the weight of `{name}` is computed, not a parameter");
             return Err(Error::Trace { reason });
         };
@@ -254,10 +241,8 @@ impl Builder<'_> {
         let Some((config, input)) = self.configs[&chain.head] else {
             return self.keep(chain, left_in_float(op));
         };
-        let activation = chain.activation.and_then(|id| match &self.graph.nodes()[id].kind {
-            NodeKind::Op(op, _) => activation_of(op),
-            NodeKind::Input(_) | NodeKind::Leaf(_) => None,
-        });
+        let activation =
+            chain.activation.and_then(|id| self.graph.nodes()[id].op().and_then(activation_of));
         let (activation, quant) = (activation.unwrap_or_default(), config.activation);
         let (op, inputs): (Op, Vec<NodeId>) = match op {
             Op::Conv2d(_) | Op::Linear(_) => {
@@ -349,10 +334,10 @@ impl Builder<'_> {
 
     fn keep_one(&mut self, id: NodeId, reason: &str) {
         let node = &self.graph.nodes()[id];
-        let NodeKind::Op(op, _) = &node.kind else { return };
+        let Some(op) = node.op() else { return };
         let (name, reason) = (node.name.clone(), reason.to_owned());
         self.float.push(FloatNode { name: name.clone(), op: op.name(), reason });
-        let kind = NodeKind::Op(op.clone(), self.placed(&self.inputs(id)));
+        let kind = NodeKind::Op(op.clone(), self.placed(node.inputs()));
         self.push(id, GraphNode { name, kind }, false);
     }
 

@@ -54,10 +54,7 @@ fn statistics(graph: &Graph, node: &GraphNode) -> Vec<(Leaf, f32)> {
         Op::QuantLayer(layer) if layer.norm.is_some() => 4 + usize::from(layer.bias),
         _ => return Vec::new(),
     };
-    let leaf = |input: &NodeId| match &graph.nodes()[*input].kind {
-        NodeKind::Leaf(leaf) => Some(leaf.clone()),
-        NodeKind::Input(_) | NodeKind::Op(..) => None,
-    };
+    let leaf = |&input: &NodeId| graph.nodes()[input].leaf().cloned();
     let found = inputs.iter().skip(mean).take(2).filter_map(leaf);
     found.zip([0.0, 1.0]).collect()
 }

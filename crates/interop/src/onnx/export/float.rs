@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use ottava_autograd::{Graph, Mode, NodeKind, Op, Tape};
+use ottava_autograd::ops::{AvgPool2d, MaxPool2d};
+use ottava_autograd::{Graph, Mode, NodeId, NodeKind, Op, Tape};
+use ottava_quant::Window;
 use ottava_tensor::Tensor;
 
 use super::super::proto::Attribute;
 use super::OnnxOptions;
-use super::writer::{INPUT, Writer, float, int, ints};
+use super::float_op::{average_attributes, conv_attributes, window_attributes};
+use super::writer::{INPUT, Writer, float, int};
 use crate::{Error, Result};
 
 /// A float graph as an ONNX file, with `metadata`.
@@ -24,11 +27,16 @@ pub fn graph_to_onnx(
     let refuse = |reason: String| Error::unsupported("ONNX export", reason);
     // One run on a black image tells the shapes.
     let shape: Vec<usize> = std::iter::once(1).chain(graph.input_shape().iter().copied()).collect();
-    let mut ranks = BTreeMap::from([(graph.nodes()[graph.input()].name.clone(), shape.len())]);
+    let mut shapes: BTreeMap<String, Vec<usize>> = graph
+        .leaves()
+        .into_iter()
+        .map(|(name, leaf)| (name, leaf.get().shape().to_vec()))
+        .collect();
+    shapes.insert(graph.nodes()[graph.input()].name.clone(), shape.clone());
     let tape = Tape::no_grad(Mode::EVAL);
     let output = graph
         .run_with(tape.input(Tensor::zeros(&shape)), |node, value| {
-            ranks.insert(node.name.clone(), value.shape().len());
+            shapes.insert(node.name.clone(), value.shape());
         })
         .map_err(|error| refuse(error.to_string()))?
         .shape();
@@ -40,10 +48,19 @@ pub fn graph_to_onnx(
             NodeKind::Input(_) => INPUT.into(),
             NodeKind::Leaf(leaf) => writer.tensor(&node.name, &leaf.get()),
             NodeKind::Op(op, inputs) => {
-                let rank = ranks.get(&graph.nodes()[inputs[0]].name).copied().unwrap_or(0);
+                let shape_of = |id: NodeId| shapes.get(&graph.nodes()[id].name);
+                let rank = shape_of(inputs[0]).map_or(0, Vec::len);
+                let weight = inputs.get(1).and_then(|&id| shape_of(id));
+                let kernel = weight.and_then(|shape| shape.get(2..)).unwrap_or_default();
                 let mut inputs: Vec<String> = inputs.iter().map(|&id| values[id].clone()).collect();
-                let (name, attributes) = operator(op, &node.name, rank, &mut inputs, &mut writer)
-                    .ok_or_else(|| {
+                let (name, attributes) = operator(
+                    op,
+                    &node.name,
+                    (rank, kernel),
+                    &mut inputs,
+                    &mut writer,
+                )
+                .ok_or_else(|| {
                     refuse(format!(
                         "layer `{}` ({}) has no float form in ONNX; export the converted integer \
                              network",
@@ -60,27 +77,17 @@ pub fn graph_to_onnx(
     Ok(writer.finish(&values[graph.output()], shapes, metadata, options))
 }
 
-/// ONNX's name for an operator and its attributes; constants that ONNX takes as inputs are added.
+/// ONNX's name for an operator and its attributes; constants that ONNX takes as inputs are added. `rank`
+/// is of what it reads first, `kernel` the size of a convolution's windows.
 fn operator(
     op: &Op,
     name: &str,
-    rank: usize,
+    (rank, kernel): (usize, &[usize]),
     inputs: &mut Vec<String>,
     writer: &mut Writer,
 ) -> Option<(&'static str, Vec<Attribute>)> {
-    let window = |kernel: &[usize; 2], stride: &[usize; 2], padding: &[usize; 4]| {
-        vec![ints("kernel_shape", kernel), ints("strides", stride), ints("pads", padding)]
-    };
     Some(match op {
-        Op::Conv2d(op) => {
-            let attributes = vec![
-                ints("strides", &op.attrs.stride),
-                ints("pads", &op.attrs.padding),
-                ints("dilations", &op.attrs.dilation),
-                int("group", op.attrs.groups as i64),
-            ];
-            ("Conv", attributes)
-        }
+        Op::Conv2d(op) => ("Conv", conv_attributes(op.attrs, kernel)),
         Op::Linear(_) => ("Gemm", vec![int("transB", 1)]),
         Op::MatMul(_) => ("MatMul", vec![]),
         Op::BatchNorm2d(op) => {
@@ -95,11 +102,12 @@ fn operator(
         }
         Op::Add(_) => ("Add", vec![]),
         Op::Mul(_) => ("Mul", vec![]),
-        Op::MaxPool2d(op) => ("MaxPool", window(&op.kernel, &op.stride, &op.padding)),
-        Op::AvgPool2d(op) => {
-            let mut attributes = window(&op.kernel, &op.stride, &op.padding);
-            attributes.push(int("count_include_pad", op.count_include_pad.into()));
-            ("AveragePool", attributes)
+        &Op::MaxPool2d(MaxPool2d { kernel, stride, padding }) => {
+            ("MaxPool", window_attributes(&Window { kernel, stride, padding }))
+        }
+        &Op::AvgPool2d(AvgPool2d { kernel, stride, padding, count_include_pad }) => {
+            let window = Window { kernel, stride, padding };
+            ("AveragePool", average_attributes(&window, count_include_pad))
         }
         Op::GlobalAvgPool(_) => ("GlobalAveragePool", vec![]),
         Op::Flatten(_) => ("Flatten", vec![int("axis", 1)]),

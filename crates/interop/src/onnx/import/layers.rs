@@ -5,6 +5,7 @@ use ottava_autograd::ops::{
     Relu, Softmax,
 };
 use ottava_autograd::{Kind, NodeId, NodeKind, Op};
+use ottava_quant::Activation;
 use ottava_tensor::Tensor;
 
 use super::super::attributes::Check;
@@ -120,17 +121,12 @@ impl Importer {
 
     pub(super) fn clip(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
-        let bound = |index: usize, name: &str, open: f32| match self.opset {
-            ..11 => Ok(node.float(name, open)),
-            _ => Ok::<_, String>(self.constants.scalar(node, index, name)?.unwrap_or(open)),
-        };
-        let (min, max) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
         let shape = self.shapes[x].clone();
         let name = owner(node, None);
-        if (min, max) == (0.0, f32::MAX) {
-            return self.push(&name, Relu, vec![x], shape);
+        match interval(&self.constants, node, self.opset)? {
+            Activation::RELU => self.push(&name, Relu, vec![x], shape),
+            Activation { min, max } => self.push(&name, Clip { min, max }, vec![x], shape),
         }
-        self.push(&name, Clip { min, max }, vec![x], shape)
     }
 
     /// `a + b`, or `a − b` where `b` is a constant.
@@ -180,11 +176,7 @@ impl Importer {
         x: NodeId,
         (name, values): (&str, &Tensor<f32>),
     ) -> Check<Option<NodeId>> {
-        let last = self.nodes.len() - 1;
-        // Nodes that do nothing give a value further names, which others may read.
-        let mut names = self.values.iter().filter(|&(_, &id)| id == x).map(|(name, _)| name);
-        let read_once = |name: &String| self.uses.get(name) == Some(&1);
-        let alone = names.next().is_some_and(read_once) && names.next().is_none();
+        let (last, alone) = (self.nodes.len() - 1, self.readers.get(&x) == Some(&1));
         let NodeKind::Op(Op::Linear(_), inputs) = &self.nodes[x].kind else { return Ok(None) };
         let ([out], [_, weight]) = (&self.shapes[x][..], &inputs[..]) else { return Ok(None) };
         // Of another shape it is broadcast otherwise.
@@ -267,6 +259,20 @@ impl Importer {
             false => self.push(&name, Softmax, vec![x], shape),
         }
     }
+}
+
+/// What a `Clip` clamps to.
+pub(super) fn interval(constants: &Constants, node: &Node, opset: i64) -> Check<Activation> {
+    let bound = |index: usize, name: &str, open: f32| match opset {
+        ..11 => Ok(node.float(name, open)),
+        _ => Ok::<_, String>(constants.scalar(node, index, name)?.unwrap_or(open)),
+    };
+    let (min, max) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
+    // Exporters write the largest float where there is no bound.
+    Ok(Activation {
+        min: if min == f32::MIN { f32::NEG_INFINITY } else { min },
+        max: if max == f32::MAX { f32::INFINITY } else { max },
+    })
 }
 
 /// Whether the two axes that a `ReduceMean` over an image takes away stay, with size one.

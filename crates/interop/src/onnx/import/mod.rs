@@ -148,6 +148,8 @@ struct Importer {
     values: HashMap<String, NodeId>,
     /// How often each of the file's names is read.
     uses: HashMap<String, usize>,
+    /// How often each node's value is read, under all its names: nodes that do nothing give it further ones.
+    readers: HashMap<NodeId, usize>,
     nodes: Vec<GraphNode>,
     /// The shape of each node's value, without the batch; of a leaf, all of it.
     shapes: Vec<Vec<usize>>,
@@ -164,6 +166,7 @@ impl Importer {
             constants: Constants::of_graph(&graph.initializer)?,
             values: HashMap::new(),
             uses: HashMap::new(),
+            readers: HashMap::new(),
             nodes: Vec::new(),
             shapes: Vec::new(),
             leaves: HashMap::new(),
@@ -192,7 +195,7 @@ impl Importer {
             return Err(format!("operators of {:?} are not read", node.domain));
         }
         let result = match &*node.op_type {
-            "Constant" => return self.constant_node(node),
+            "Constant" => return self.fixed(node, Constant::of_node(node)?),
             "Identity" | "Dropout" | "Cast" => return self.alias(node),
             "Conv" => self.conv(node)?,
             "BatchNormalization" => self.batch_norm(node)?,
@@ -227,16 +230,17 @@ impl Importer {
     /// Says what the node's first output stands for.
     fn define(&mut self, node: &proto::Node, id: NodeId) -> Check<()> {
         let Some(name) = node.output.first() else { return Err("it has no output".into()) };
+        *self.readers.entry(id).or_default() += self.uses.get(name).copied().unwrap_or(0);
         if self.constants.contains(name) || self.values.insert(name.clone(), id).is_some() {
             return Err(format!("{name:?} is defined twice"));
         }
         Ok(())
     }
 
-    fn constant_node(&mut self, node: &proto::Node) -> Check<()> {
-        let constant = Constant::of_node(node)?;
+    /// Says which constant the node's first output stands for.
+    fn fixed(&mut self, node: &proto::Node, constant: Constant) -> Check<()> {
         let Some(name) = node.output.first() else { return Err("it has no output".into()) };
-        if self.values.contains_key(name) {
+        if self.values.contains_key(name) || self.constants.contains(name) {
             return Err(format!("{name:?} is defined twice"));
         }
         self.constants.insert(name, constant);
@@ -250,9 +254,7 @@ impl Importer {
             return Err(format!("a cast to element type {}", node.int("to", 0)));
         }
         if let Some(constant) = self.constants.named(name).cloned() {
-            let Some(output) = node.output.first() else { return Err("it has no output".into()) };
-            self.constants.insert(output, constant);
-            return Ok(());
+            return self.fixed(node, constant);
         }
         let id = self.value(name)?;
         self.define(node, id)
@@ -455,6 +457,47 @@ mod tests {
             "y = Add(a, r)",
         ]);
         assert_eq!(other, [12.0, 18.0]);
+        // Of the right length, but broadcast along the batch.
+        let nodes = ["m = MatMul(x, w)", "y = Add(m, column)"];
+        let error = onnx_from_bytes("t", &file(&[1, 2], &nodes, constants())).unwrap_err();
+        assert!(error.to_string().contains("\"column\" of shape [2, 1]"), "{error}");
+    }
+
+    /// A constant that layers share becomes each layer's own, up to a limit.
+    #[test]
+    fn weights_are_shared_within_reason() {
+        let zero = TensorProto {
+            data_type: data_type::UINT8,
+            int32_data: vec![0],
+            name: "z".into(),
+            ..Default::default()
+        };
+        let codes = TensorProto {
+            dims: vec![512, 512],
+            data_type: data_type::INT8,
+            raw_data: vec![1; 512 * 512],
+            name: "codes".into(),
+            ..Default::default()
+        };
+        let open = |layers: usize| {
+            let mut nodes = vec![
+                "w = DequantizeLinear(codes, s)".to_owned(),
+                "q0 = QuantizeLinear(x, s, z)".to_owned(),
+                "d0 = DequantizeLinear(q0, s, z)".to_owned(),
+            ];
+            for i in 1..=layers {
+                let last = if i == layers { "y".to_owned() } else { format!("d{i}") };
+                nodes.push(format!("m{i} = MatMul(d{}, w)", i - 1));
+                nodes.push(format!("q{i} = QuantizeLinear(m{i}, s, z)"));
+                nodes.push(format!("{last} = DequantizeLinear(q{i}, s, z)"));
+            }
+            let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+            let constants = vec![zero.clone(), codes.clone(), floats("s", &[], &[0.5])];
+            onnx_program_from_bytes("t", &file(&[1, 512], &nodes, constants))
+        };
+        assert_eq!(open(64).unwrap().nodes().len(), 65);
+        let error = open(65).unwrap_err().to_string();
+        assert!(error.contains("64 times"), "{error}");
     }
 
     /// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.

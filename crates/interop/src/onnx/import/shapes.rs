@@ -83,7 +83,8 @@ pub(super) fn slices(constants: &Constants, node: &Node, shape: &[usize]) -> Che
         Some(axes) => axes,
         None => (0..starts.len() as i64).collect(),
     };
-    let steps = constants.integers(node, 4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
+    let steps =
+        constants.integers(node, 4, "steps")?.unwrap_or_else(|| vec![1; starts.len()].into());
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
         return Err("starts, ends, axes and steps differ in length".into());
     }

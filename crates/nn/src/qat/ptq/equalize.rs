@@ -1,5 +1,5 @@
 use ottava_autograd::ops::LayerKind;
-use ottava_autograd::{Error, Graph, Leaf, NodeId, NodeKind, Op, Result};
+use ottava_autograd::{Error, Graph, GraphNode, Leaf, NodeId, NodeKind, Op, Result};
 use ottava_tensor::Tensor;
 
 /// Two layers between which [`equalize`] moved scales.
@@ -70,10 +70,7 @@ impl Layer {
             Op::Linear(_) => LayerKind::Linear,
             _ => return None,
         };
-        let leaf = |&id: &NodeId| match &graph.nodes()[id].kind {
-            NodeKind::Leaf(leaf) => Some(leaf.clone()),
-            NodeKind::Input(_) | NodeKind::Op(..) => None,
-        };
+        let leaf = |&id: &NodeId| graph.nodes()[id].leaf().cloned();
         let bias = match inputs.get(2) {
             None => None,
             Some(bias) => Some(leaf(bias)?),
@@ -196,11 +193,9 @@ fn pairs(graph: &Graph) -> Result<Vec<Pair>> {
         let Some(mut second) = second else { continue };
         // A weight or a bias that two layers share cannot follow both.
         let shared = |leaf: &Leaf| {
-            let readers = graph.nodes().iter().enumerate().filter(|(_, node)| match &node.kind {
-                NodeKind::Leaf(other) => other.is(leaf),
-                NodeKind::Input(_) | NodeKind::Op(..) => false,
-            });
-            readers.map(|(id, _)| readers_of(graph, id)).sum::<usize>() > 1
+            let is_it = |node: &GraphNode| node.leaf().is_some_and(|other| other.is(leaf));
+            let places = graph.nodes().iter().zip(&readers).filter(|(node, _)| is_it(node));
+            places.map(|(_, readers)| readers.len()).sum::<usize>() > 1
         };
         let leaves = [Some(&first.weight), Some(&second.weight), first.bias.as_ref()];
         if leaves.into_iter().flatten().any(shared) {
@@ -224,8 +219,4 @@ fn pairs(graph: &Graph) -> Result<Vec<Pair>> {
 /// The larger magnitude; NaN is larger than any number.
 fn larger(most: f32, w: f32) -> f32 {
     if most.total_cmp(&w.abs()).is_lt() { w.abs() } else { most }
-}
-
-fn readers_of(graph: &Graph, id: NodeId) -> usize {
-    graph.readers()[id].len()
 }

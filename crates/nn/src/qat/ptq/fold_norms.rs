@@ -67,23 +67,14 @@ impl Folder<'_> {
     }
 
     fn leaf(&self, id: NodeId) -> Option<&Leaf> {
-        match &self.graph.nodes()[id].kind {
-            NodeKind::Leaf(leaf) => Some(leaf),
-            NodeKind::Input(_) | NodeKind::Op(..) => None,
-        }
-    }
-
-    fn inputs(&self, id: NodeId) -> &[NodeId] {
-        match &self.graph.nodes()[id].kind {
-            NodeKind::Op(_, inputs) => inputs,
-            NodeKind::Input(_) | NodeKind::Leaf(_) => &[],
-        }
+        self.graph.nodes()[id].leaf()
     }
 
     /// Whether a chain's layer and BatchNorm both have parameters, not values that are computed.
     fn folds(&self, chain: &Chain) -> bool {
-        let norm = chain.norm.map_or(&[][..], |norm| self.inputs(norm));
-        let inputs = self.inputs(chain.head);
+        let inputs = |id: NodeId| self.graph.nodes()[id].inputs();
+        let norm = chain.norm.map_or(&[][..], inputs);
+        let inputs = inputs(chain.head);
         inputs[1..].iter().chain(norm.iter().skip(1)).all(|&id| self.leaf(id).is_some())
     }
 
@@ -133,19 +124,12 @@ impl Folder<'_> {
 
 /// The graph of `nodes` without the leaves that nobody reads any more.
 fn without_unread_leaves(nodes: Vec<GraphNode>, output: NodeId) -> Result<Graph> {
-    let read: HashSet<NodeId> = nodes
-        .iter()
-        .filter_map(|node| match &node.kind {
-            NodeKind::Op(_, inputs) => Some(inputs.clone()),
-            NodeKind::Input(_) | NodeKind::Leaf(_) => None,
-        })
-        .flatten()
-        .chain([output])
-        .collect();
+    let read: HashSet<NodeId> =
+        nodes.iter().flat_map(GraphNode::inputs).copied().chain([output]).collect();
     let mut place = vec![0; nodes.len()];
     let mut kept: Vec<GraphNode> = Vec::new();
     for (id, mut node) in nodes.into_iter().enumerate() {
-        if matches!(node.kind, NodeKind::Leaf(_)) && !read.contains(&id) {
+        if node.leaf().is_some() && !read.contains(&id) {
             continue;
         }
         if let NodeKind::Op(_, inputs) = &mut node.kind {

@@ -18,12 +18,9 @@ pub(super) struct Site<'a> {
 
 /// The quantized layers, in the order they run.
 pub(super) fn sites(graph: &Graph) -> Vec<Site<'_>> {
-    let site = |node: &'_ ottava_autograd::GraphNode| match &node.kind {
-        NodeKind::Op(Op::QuantLayer(_), _) => true,
-        NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => false,
-    };
-    let nodes = graph.nodes().iter().filter(|node| site(node));
-    nodes
+    graph
+        .nodes()
+        .iter()
         .filter_map(|node| match &node.kind {
             NodeKind::Op(Op::QuantLayer(layer), inputs) => {
                 Some(Site { name: &node.name, layer, inputs })
@@ -37,11 +34,7 @@ impl Site<'_> {
     /// The parameters behind `x`, without the observer's state.
     pub fn leaves(&self, graph: &Graph) -> Vec<Leaf> {
         let end = self.inputs.len() - usize::from(self.layer.output.is_some());
-        let leaf = |&id: &NodeId| match &graph.nodes()[id].kind {
-            NodeKind::Leaf(leaf) => Some(leaf.clone()),
-            NodeKind::Input(_) | NodeKind::Op(..) => None,
-        };
-        self.inputs[1..end].iter().filter_map(leaf).collect()
+        self.inputs[1..end].iter().filter_map(|&id| graph.nodes()[id].leaf().cloned()).collect()
     }
 
     /// Its weight and bias as they are rounded for an input on the grid `x`, and not rounded.

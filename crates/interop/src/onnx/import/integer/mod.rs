@@ -15,14 +15,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use ottava_quant::{Builder, Instr, Program, QParams, ValueId};
+use ottava_quant::{Activation, Builder, Instr, Program, QParams, ValueId};
 
 use super::super::attributes::Check;
 use super::super::constant::{Constant, Constants};
 use super::super::proto::{self, Node, data_type};
 use super::{Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
-use pending::{Clamp, Pending};
+use pending::Pending;
 use weight::Weight;
 
 /// Reads a classifier that is quantized already, to 8 bits, as an integer program.
@@ -77,6 +77,12 @@ pub fn onnx_is_quantized(name: &str, bytes: &[u8]) -> Result<bool> {
     Ok(decode(name, bytes)?.graph.is_some_and(|graph| graph.node.iter().any(quantizes)))
 }
 
+/// Weights that a program may have for each number of the file. A constant that many nodes read becomes
+/// each layer's own: without a limit, a small file could ask for any amount of memory.
+const MAX_SHARE: usize = 64;
+/// Weights that any program may have.
+const FREE_WEIGHTS: usize = 1 << 24;
+
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
 
@@ -112,6 +118,8 @@ struct Importer {
     edges: Vec<Edge>,
     /// How often each edge is read, by operators other than quantizers.
     readers: Vec<usize>,
+    /// Weights that the program may still have.
+    weights_left: usize,
     builder: Builder,
     names: Names,
 }
@@ -134,9 +142,12 @@ impl Importer {
             uses,
             edges: vec![Edge::Input],
             readers: vec![0],
+            weights_left: 0,
             builder: Program::builder(&shape).map_err(|error| error.to_string())?,
             names: Names::default(),
         };
+        importer.weights_left =
+            importer.constants.numbers().saturating_mul(MAX_SHARE).max(FREE_WEIGHTS);
         importer.values.insert(input.to_string(), Name { edge: 0, codes: None });
         for node in &graph.node {
             importer.node(node).map_err(|reason| format!("{}: {reason}", node.label()))?;
@@ -364,7 +375,7 @@ impl Importer {
     }
 
     /// Values clamped: joined to the operator that makes them, if nobody else reads those.
-    fn clamped(&mut self, node: &Node, clamp: Clamp) -> Check<()> {
+    fn clamped(&mut self, node: &Node, clamp: Activation) -> Check<()> {
         let x = self.activation(node, 0)?;
         let alone = self.readers[x.edge] <= 1;
         let edge = match &self.edges[x.edge] {
@@ -423,6 +434,12 @@ impl Importer {
     }
 
     fn push(&mut self, name: &str, instr: Instr, inputs: &[ValueId]) -> Check<ValueId> {
+        if let Instr::Conv { layer, .. } | Instr::Linear { layer, .. } = &instr {
+            let left = self.weights_left.checked_sub(layer.codes.len());
+            self.weights_left = left.ok_or_else(|| {
+                format!("its layers share weights more than {MAX_SHARE} times over; each has its own here")
+            })?;
+        }
         let name = self.names.unique(name);
         self.builder.push(name, instr, inputs).map_err(|error| error.to_string())
     }

@@ -1,14 +1,16 @@
 //! Operators: float ones between quantizers, and those on codes.
 
-use ottava_quant::{Instr, QuantizedLayer, ValueId, Window as Pool};
+use std::rc::Rc;
+
+use ottava_quant::{Activation, Instr, QuantizedLayer, ValueId, Window as Pool};
 
 use super::super::super::attributes::Check;
 use super::super::super::constant::Constant;
 use super::super::super::proto::Node;
-use super::super::layers::mean_of_image;
+use super::super::layers::{interval, mean_of_image};
 use super::super::window::Window;
 use super::super::{image_of, owner, shapes};
-use super::pending::{Clamp, Head, Pending};
+use super::pending::{Head, Pending};
 use super::weight::{Weight, float_bias, integer_bias};
 use super::{Edge, Importer};
 
@@ -62,13 +64,14 @@ impl Importer {
         let more = self.bias(node, constant, pending.inputs[0], &layer.scales)?;
         let sums = layer.bias.iter().zip(more).map(|(&a, b)| a.checked_add(b));
         let bias = sums.collect::<Option<_>>().ok_or("a bias beyond 32 bits")?;
-        pending.head = Head::Linear(QuantizedLayer { bias, ..layer.clone() });
+        let (codes, scales) = (layer.codes.clone(), layer.scales.clone());
+        pending.head = Head::Linear(Rc::new(QuantizedLayer { codes, scales, bias }));
         self.define_edge(node, Edge::Open(pending), None)
     }
 
     pub(super) fn relu(&mut self, node: &Node) -> Check<()> {
         match self.activation(node, 0)?.codes {
-            None => self.clamped(node, Clamp::RELU),
+            None => self.clamped(node, Activation::RELU),
             Some(_) => Err("a Relu of codes".into()),
         }
     }
@@ -77,24 +80,19 @@ impl Importer {
     pub(super) fn clip(&mut self, node: &Node) -> Check<()> {
         let x = self.activation(node, 0)?;
         let Some(signed) = x.codes else {
-            let bound = |index: usize, name: &str, open: f32| match self.opset {
-                ..11 => Ok(node.float(name, open)),
-                _ => Ok::<_, String>(self.constants.scalar(node, index, name)?.unwrap_or(open)),
-            };
-            let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
-            return self.clamped(node, Clamp { low, high });
+            return self.clamped(node, interval(&self.constants, node, self.opset)?);
         };
         let grid = self.grid_of(x.edge).ok_or("no grid")?;
         let bound = |index: usize, open: f32| match self.constants.of(node, index) {
             None => Ok(open),
             Some(Constant::Int(code)) if code.numbers.len() == 1 => {
-                let code = code.numbers[0] + if signed { 128 } else { 0 };
+                let code = code.numbers[0].saturating_add(if signed { 128 } else { 0 });
                 Ok(grid.dequantize(code.clamp(0, 255) as i32))
             }
             Some(_) => Err("bounds of codes must be codes"),
         };
-        let (low, high) = (bound(1, f32::MIN)?, bound(2, f32::MAX)?);
-        self.clamped(node, Clamp { low, high })
+        let (min, max) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
+        self.clamped(node, Activation { min, max })
     }
 
     /// The mean of each image; `keep` leaves its two axes of size one.
@@ -290,7 +288,7 @@ impl Importer {
         let layer = QuantizedLayer { codes, scales, bias };
         let [_, c, h, w] = geometry.output_shape();
         let name = owner(node, Some(&weight.name));
-        Ok(Pending::new(name, Head::Conv(layer, attrs), vec![x], vec![c, h, w]))
+        Ok(Pending::new(name, Head::Conv(Rc::new(layer), attrs), vec![x], vec![c, h, w]))
     }
 
     /// A matrix product; `out` is the weight's axis of outputs.
@@ -313,7 +311,7 @@ impl Importer {
         let shape = vec![scales.len()];
         let layer = QuantizedLayer { codes, scales, bias };
         let name = owner(node, Some(&weight.name));
-        Ok(Pending::new(name, Head::Linear(layer), vec![x], shape))
+        Ok(Pending::new(name, Head::Linear(Rc::new(layer)), vec![x], shape))
     }
 
     fn mean(

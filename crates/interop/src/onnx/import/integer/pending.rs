@@ -1,5 +1,7 @@
 //! An operator that waits for the grid of its result.
 
+use std::rc::Rc;
+
 use ottava_quant::{Activation, Instr, QParams, QuantizedLayer, ValueId, Window};
 use ottava_tensor::conv::ConvAttrs;
 
@@ -9,8 +11,8 @@ use super::{Importer, on_one_grid};
 /// What computes.
 #[derive(Clone)]
 pub(super) enum Head {
-    Conv(QuantizedLayer, ConvAttrs),
-    Linear(QuantizedLayer),
+    Conv(Rc<QuantizedLayer>, ConvAttrs),
+    Linear(Rc<QuantizedLayer>),
     Add,
     Average {
         window: Option<Window>,
@@ -18,24 +20,6 @@ pub(super) enum Head {
     },
     /// Nothing: the value comes to another grid, or is clamped.
     Same,
-}
-
-/// The values that a result may have; zero is among them.
-#[derive(Clone, Copy)]
-pub(super) struct Clamp {
-    pub low: f32,
-    pub high: f32,
-}
-
-impl Clamp {
-    pub(super) const RELU: Self = Self { low: 0.0, high: f32::MAX };
-    const OPEN: Self = Self { low: f32::MIN, high: f32::MAX };
-
-    /// The grid with the codes of these values only.
-    fn codes(self, grid: QParams) -> Check<QParams> {
-        let codes = grid.quantize(self.low)..=grid.quantize(self.high);
-        QParams::new(grid.scale(), grid.zero_point(), codes).map_err(|error| error.to_string())
-    }
 }
 
 /// An operator, what it reads, and what joined it since.
@@ -46,7 +30,8 @@ pub(super) struct Pending {
     pub inputs: Vec<ValueId>,
     /// The shape of the result, without the batch.
     pub shape: Vec<usize>,
-    clamp: Clamp,
+    /// The values that the result may have; zero is among them.
+    clamp: Activation,
     /// What moves elements behind it.
     moves: Vec<Instr>,
 }
@@ -56,27 +41,28 @@ const MAX_MOVES: usize = 16;
 
 impl Pending {
     pub(super) fn new(name: String, head: Head, inputs: Vec<ValueId>, shape: Vec<usize>) -> Self {
-        Self { name, head, inputs, shape, clamp: Clamp::OPEN, moves: vec![] }
+        Self { name, head, inputs, shape, clamp: Activation::NONE, moves: vec![] }
     }
 
     /// Whether nothing joined it yet.
     pub(super) fn is_bare(&self) -> bool {
-        self.moves.is_empty() && self.clamp.low == f32::MIN && self.clamp.high == f32::MAX
+        self.moves.is_empty() && self.clamp == Activation::NONE
     }
 
-    pub(super) fn clamped(mut self, Clamp { low, high }: Clamp) -> Check<Self> {
-        if !(low <= 0.0 && high >= 0.0) {
-            return Err(format!("a clip to {low}..{high}, without zero"));
+    pub(super) fn clamped(mut self, clamp: Activation) -> Check<Self> {
+        let Activation { min, max } = clamp;
+        if !clamp.holds_zero() {
+            return Err(format!("a clip to {min}..{max}, without zero"));
         }
-        self.clamp = Clamp { low: self.clamp.low.max(low), high: self.clamp.high.min(high) };
+        self.clamp = Activation { min: self.clamp.min.max(min), max: self.clamp.max.min(max) };
         Ok(self)
     }
 
     /// The same without the bounds that are not zero, and those: zero is a code of every grid.
-    pub(super) fn unclamped(mut self) -> (Self, Clamp) {
-        let bounds = self.clamp;
-        self.clamp = if bounds.low == 0.0 { Clamp::RELU } else { Clamp::OPEN };
-        (self, Clamp { low: if bounds.low == 0.0 { f32::MIN } else { bounds.low }, ..bounds })
+    pub(super) fn unclamped(mut self) -> (Self, Activation) {
+        let (zero, others) = apart(self.clamp);
+        self.clamp = zero;
+        (self, others)
     }
 
     pub(super) fn moved(mut self, moves: Vec<Instr>, shape: Vec<usize>) -> Check<Self> {
@@ -91,16 +77,20 @@ impl Pending {
     /// Appends it to the program, its result on `grid`.
     pub(super) fn emit(self, grid: QParams, importer: &mut Importer) -> Check<ValueId> {
         let Self { name, head, inputs, clamp, moves, .. } = self;
-        let relu = clamp.low == 0.0;
-        let activation = if relu { Activation::RELU } else { Activation::NONE };
         // A layer's own ReLU takes care of the lower end.
-        let output = Clamp { low: if relu { f32::MIN } else { clamp.low }, ..clamp }.codes(grid)?;
+        let (activation, others) = apart(clamp);
+        let output = codes(others, grid)?;
         let instr = match head {
-            Head::Conv(layer, attrs) => Some(Instr::Conv { layer, attrs, output, activation }),
-            Head::Linear(layer) => Some(Instr::Linear { layer, output, activation }),
+            Head::Conv(layer, attrs) => {
+                let layer = Rc::unwrap_or_clone(layer);
+                Some(Instr::Conv { layer, attrs, output, activation })
+            }
+            Head::Linear(layer) => {
+                Some(Instr::Linear { layer: Rc::unwrap_or_clone(layer), output, activation })
+            }
             Head::Add => Some(Instr::Add { output, activation }),
             Head::Average { window, count_padding } => {
-                Some(Instr::AvgPool { window, count_padding, output: clamp.codes(grid)? })
+                Some(Instr::AvgPool { window, count_padding, output: codes(clamp, grid)? })
             }
             Head::Same => same(importer, inputs[0], clamp, grid)?,
         };
@@ -115,15 +105,30 @@ impl Pending {
     }
 }
 
+/// A ReLU, if the lower bound is zero, and the bounds that are left then.
+fn apart(clamp: Activation) -> (Activation, Activation) {
+    match clamp.min == 0.0 {
+        true => (Activation::RELU, Activation { min: f32::NEG_INFINITY, ..clamp }),
+        false => (Activation::NONE, clamp),
+    }
+}
+
+/// The grid with the codes of these values only; two of them at least.
+fn codes(clamp: Activation, grid: QParams) -> Check<QParams> {
+    let ends = clamp.clamp(grid);
+    QParams::new(grid.scale(), grid.zero_point(), ends.qmin()..=ends.qmax())
+        .map_err(|error| error.to_string())
+}
+
 /// The instruction that clamps a value and brings it to a grid; none if it is there.
-fn same(importer: &Importer, x: ValueId, clamp: Clamp, grid: QParams) -> Check<Option<Instr>> {
+fn same(importer: &Importer, x: ValueId, clamp: Activation, grid: QParams) -> Check<Option<Instr>> {
     let value = importer.builder.value(x);
-    let (from, output) = (value.grid().ok_or("no grid")?, clamp.codes(grid)?);
+    let (from, output) = (value.grid().ok_or("no grid")?, codes(clamp, grid)?);
     if on_one_grid(from, grid) {
         if output.qmin() <= from.qmin() && from.qmax() <= output.qmax() {
             return Ok(None);
         }
-        if clamp.low == 0.0 && from.qmax() <= output.qmax() {
+        if clamp.min == 0.0 && from.qmax() <= output.qmax() {
             return Ok(Some(Instr::Clip(Activation::RELU)));
         }
     }

@@ -1,18 +1,20 @@
 //! Weights and biases: constants that are codes.
 
+use std::sync::Arc;
+
 use ottava_tensor::Tensor;
 
 use super::super::super::attributes::Check;
 use super::super::super::constant::{Constant, Constants, Integers};
 use super::super::super::proto::{Node, data_type};
 
-/// Codes, and the grid of each channel along an axis.
+/// Codes, and the grid of each channel along an axis. Shares its numbers with the constants it is of.
 pub(super) struct Weight {
     /// The constant that holds the codes.
     pub name: String,
     codes: Integers,
-    scales: Vec<f32>,
-    zeros: Vec<i64>,
+    scales: Tensor<f32>,
+    zeros: Arc<[i64]>,
     axis: usize,
 }
 
@@ -54,7 +56,7 @@ impl Weight {
         let mut signed = Vec::with_capacity(codes.numbers.len());
         for (i, &code) in codes.numbers.iter().enumerate() {
             let zero = zeros[(i / inner) % zeros.len()];
-            match i8::try_from(code - zero) {
+            match i8::try_from(code.saturating_sub(zero)) {
                 Ok(code) => signed.push(code),
                 Err(_) => {
                     return refuse(format!(
@@ -68,20 +70,21 @@ impl Weight {
         if out == 1 {
             tensor = tensor.transpose(0, 1).map_err(|error| error.to_string())?.contiguous();
         }
-        let scales = match scales[..] {
+        let scales = match scales.to_vec()[..] {
             [scale] => vec![scale; shape[out]],
-            _ => scales.clone(),
+            ref scales => scales.to_vec(),
         };
         Ok((tensor, scales))
     }
 
     /// A bias in `units`, one a channel: the codes themselves if they are in them already.
     pub(super) fn bias(&self, units: &[f32]) -> Check<Vec<i32>> {
-        let inner = self.inner();
+        let (inner, scales) = (self.inner(), self.scales.to_vec());
         let value = |i: usize| {
             let channel = i / inner;
-            let code = self.codes.numbers[i] - self.zeros[channel % self.zeros.len()];
-            (code, f64::from(self.scales[channel % self.scales.len()]))
+            let zero = self.zeros[channel % self.zeros.len()];
+            let code = self.codes.numbers[i].saturating_sub(zero);
+            (code, f64::from(scales[channel % scales.len()]))
         };
         let Self { name, codes, .. } = self;
         bias(name, codes.numbers.len(), units, |i, unit| {
@@ -159,6 +162,7 @@ pub(super) fn quantize(
         data_type::INT32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
         kind => return Err(format!("codes of element type {kind}; s8, u8 and s32 are read")),
     };
+    let scales = scales.to_vec();
     let inner = shape[(axis + 1).min(shape.len())..].iter().product::<usize>().max(1);
     let code = |(i, x): (usize, f32)| {
         let channel = i / inner;
@@ -174,12 +178,12 @@ fn grids(
     shape: &[usize],
     constants: &Constants,
     (node, index, axis): (&Node, usize, i64),
-) -> Check<(Vec<f32>, Vec<i64>, usize)> {
+) -> Check<(Tensor<f32>, Arc<[i64]>, usize)> {
     if node.int("block_size", 0) != 0 {
         return Err("scales for blocks of a channel".into());
     }
-    let scales = constants.floats(node, index)?.1.to_vec();
-    let zeros = constants.integers(node, index + 1, "")?.unwrap_or_else(|| vec![0]);
+    let scales = constants.floats(node, index)?.1;
+    let zeros = constants.integers(node, index + 1, "")?.unwrap_or_else(|| vec![0].into());
     let rank = shape.len() as i64;
     let axis = if axis < 0 { axis.saturating_add(rank) } else { axis };
     let axis = usize::try_from(axis).map_err(|_| format!("axis {axis} of {rank}"))?;
@@ -191,7 +195,8 @@ fn grids(
             zeros.len()
         ));
     }
-    match scales.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
+    let bad = scales.iter().find(|scale| !(scale.is_finite() && *scale > 0.0));
+    match bad {
         Some(scale) => Err(format!("scale {scale} must be finite and above zero")),
         None => Ok((scales, zeros, axis)),
     }
