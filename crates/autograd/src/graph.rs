@@ -82,8 +82,8 @@ impl Graph {
     /// A graph of nodes in order.
     ///
     /// # Errors
-    /// [`Error::Trace`] if a node reads one that does not come before it, if names repeat, or if
-    /// there is not exactly one input.
+    /// [`Error::Trace`] if a node reads one that does not come before it, if an operator reads none, if
+    /// names repeat, or if there is not exactly one input.
     pub fn new(nodes: Vec<GraphNode>, output: NodeId) -> Result<Self> {
         let refuse = |reason: String| Err(Error::Trace { reason });
         let mut names = HashMap::new();
@@ -98,6 +98,9 @@ impl Graph {
                 }
                 NodeKind::Input(_) => input = Some(id),
                 NodeKind::Leaf(_) => {}
+                NodeKind::Op(_, inputs) if inputs.is_empty() => {
+                    return refuse(format!("`{}` reads nothing", node.name));
+                }
                 NodeKind::Op(_, inputs) => {
                     if let Some(later) = inputs.iter().find(|&&input| input >= id) {
                         return refuse(format!(

@@ -159,6 +159,10 @@ impl Tape {
         rule: &dyn Rule,
         inputs: &[Var<'t>],
     ) -> Result<Var<'t>> {
+        if inputs.iter().any(|var| !std::ptr::eq(var.tape, self)) {
+            let reason = "an input is a variable of another tape".into();
+            return Err(Error::Op { op: op.name(), reason });
+        }
         let ids: Vec<usize> = inputs.iter().map(|var| var.id).collect();
         let (values, needs) = {
             let nodes = self.nodes.borrow();

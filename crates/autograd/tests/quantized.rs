@@ -297,18 +297,13 @@ fn a_negative_learned_scale_acts_as_its_opposite() {
 }
 
 /// A layer whose learned scales clip its weights is linear in γ all the same, since they are folded with
-/// it: `γ·∂γ = Σ ∂y·(y − β)`, with BatchNorm frozen, and folded approximately while it is live.
+/// it: `γ·∂γ = Σ ∂y·(y − β)`, with BatchNorm frozen or live.
 #[test]
 fn gamma_learns_through_weights_that_learned_scales_clip() {
     let gamma = [0.8, -1.1, 0.5, 1.3];
     let mut layer = Layer::new(true, &gamma);
-    layer.op = QuantLayer {
-        learn_scales: true,
-        folding: Folding::Approximate,
-        activation: Activation::NONE,
-        output: None,
-        ..layer.op
-    };
+    layer.op =
+        QuantLayer { learn_scales: true, activation: Activation::NONE, output: None, ..layer.op };
     let beta = layer.leaves[2].get().to_vec();
     // Codes reach ±127·0.004: half of the weights are beyond.
     layer.leaves[5] = Leaf::param(Tensor::full(&[4], 0.004));

@@ -482,7 +482,7 @@ pub struct Bench {
 pub enum Plan {
     /// Weights in whatever form is fastest
     Fast,
-    /// A byte for each weight
+    /// The least memory: no Winograd, so no filter takes more than its weights
     Small,
 }
 

@@ -12,11 +12,12 @@ use crate::classifier::{Classifier, Evaluating, Integer, latency};
 use crate::memory::peak_rss;
 use crate::model::{Model, load};
 use crate::output::{note, result, round, table};
+use crate::setup::usage;
 
 /// `ottava bench`.
 pub fn run(args: &args::Bench) -> Result<()> {
     if args.batch == 0 || args.runs == 0 {
-        bail!("--batch {} --runs {}: both must be at least 1", args.batch, args.runs);
+        usage!("--batch {} --runs {}: both must be at least 1", args.batch, args.runs);
     }
     let mut rows = Vec::new();
     let mut json = json!({
@@ -66,7 +67,7 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
     let shape: Vec<usize> = std::iter::once(args.batch).chain(shape).collect();
     let values = shape.iter().try_fold(1usize, |values, &size| values.checked_mul(size));
     if values.is_none_or(|values| values > MAX_VALUES) {
-        bail!(
+        usage!(
             "--batch {}: images of shape {:?} are more than {MAX_VALUES} values",
             args.batch,
             &shape[1..]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use ottava::autograd::Mode;
+use ottava::autograd::{Mode, Tape};
 use ottava::data::Loader;
 use ottava::nn::{self, Metrics, Network};
 use ottava::quant::{Engine, Options, Workspace};
@@ -99,7 +99,9 @@ pub fn judge(
         let batch = batch?;
         let rows = classifier.logits(batch.images)?;
         // A loader of images may hold classes that the network does not know: refused by name.
-        metrics.add(&rows, &batch.labels, cross_entropy(&rows, &batch.labels))?;
+        let tape = Tape::no_grad(Mode::EVAL);
+        let loss = tape.input(rows.clone()).cross_entropy(&batch.labels, 0.0)?.tensor().item()?;
+        metrics.add(&rows, &batch.labels, loss)?;
         predictions.extend(rows.argmax_rows()?);
         classes = rows.shape()[1];
         logits.extend(rows.to_vec());
@@ -113,22 +115,6 @@ pub fn judge(
     }
     let logits = Tensor::new(&[predictions.len(), classes], logits)?;
     Ok(Judged { metrics, predictions, logits })
-}
-
-/// The mean cross-entropy of a batch; NaN for a class beyond the logits.
-fn cross_entropy(logits: &Tensor<f32>, labels: &[usize]) -> f32 {
-    let classes = logits.shape().get(1).copied().unwrap_or(1).max(1);
-    let total: f64 = logits
-        .to_vec()
-        .chunks(classes)
-        .zip(labels)
-        .map(|(row, &label)| {
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
-            sum.ln() - row.get(label).map_or(f64::NAN, |&x| f64::from(x - most))
-        })
-        .sum();
-    (total / labels.len().max(1) as f64) as f32
 }
 
 /// The median time of one run, in milliseconds, after a warm-up.

@@ -13,6 +13,7 @@ use crate::args::{self, Format, Weights};
 use crate::model::{Model, load};
 use crate::output::{bytes, result};
 use crate::qat::size;
+use crate::setup::usage;
 
 /// `ottava export`.
 pub fn run(args: &args::Export) -> Result<()> {
@@ -49,7 +50,7 @@ pub fn run(args: &args::Export) -> Result<()> {
                 "safetensors holds float weights; write an integer network as .onnx, or name the float one, such as best.ottava of a run"
             )
         }
-        _ => bail!("{}: the file's name must end in .onnx or .safetensors", args.out.display()),
+        _ => usage!("{}: the file's name must end in .onnx or .safetensors", args.out.display()),
     }
     let written = size(&args.out)?;
     let text = format!("{} ({})", args.out.display(), bytes(written));

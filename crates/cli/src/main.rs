@@ -60,6 +60,10 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::from(130)
         }
+        Err(error) if error.is::<setup::Usage>() => {
+            fail(&error);
+            ExitCode::from(2)
+        }
         Err(error) => fail(&error),
     }
 }

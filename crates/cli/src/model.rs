@@ -12,6 +12,8 @@ use ottava::nn::{self, Module, Network};
 use ottava::quant::{Container, Program};
 use ottava::tensor::Tensor;
 
+use crate::setup::{parsed, usage};
+
 /// Pixels along a side of an image that a network is tried with.
 const MAX_SIZE: usize = 4096;
 
@@ -131,7 +133,7 @@ impl FloatModel {
     /// [`input_shape`](Self::input_shape) for a size that somebody wrote.
     pub fn sized(&self, size: Option<usize>) -> Result<[usize; 3]> {
         if let Some(size) = size.filter(|size| !(1..=MAX_SIZE).contains(size)) {
-            bail!("--size {size}: use 1 to {MAX_SIZE} pixels");
+            usage!("--size {size}: use 1 to {MAX_SIZE} pixels");
         }
         let shape = self.input_shape(size);
         if matches!(self.network, FloatNetwork::Onnx(_)) {
@@ -355,9 +357,11 @@ fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<F
         })
     };
     let (network, config) = match named {
-        Some(name) => fits(name.parse()?)?,
+        Some(name) => fits(parsed(name)?)?,
         None => {
-            Architecture::ALL.iter().find_map(|&known| fits(known).ok()).with_context(|| {
+            let similar = |known: &&Architecture| classifier.get(1) == Some(&known.features());
+            let mut similar = Architecture::ALL.iter().filter(similar);
+            similar.find_map(|&known| fits(known).ok()).with_context(|| {
                 format!("{shown} fits no network of ours; --model NAME lists what differs")
             })?
         }
@@ -388,6 +392,18 @@ fn ours(
     config: ModelConfig,
     state: &StateDict,
 ) -> Result<FloatNetwork> {
+    // Memory is for what the file holds: every network of ours has as many numbers at least, in its first
+    // layer (16 windows of 3×3) and its classifier.
+    let least = (16 * 9 * config.in_channels as u128)
+        .max(architecture.features() as u128 * config.classes as u128);
+    let found: u128 = state.iter().map(|(_, tensor)| tensor.len() as u128).sum();
+    if found < least {
+        bail!(
+            "{shown} is no {architecture} for {} channels and {} classes: it holds {found} numbers",
+            config.in_channels,
+            config.classes
+        );
+    }
     let network = architecture.build(&config)?;
     network
         .load_state_dict(state.clone().into())

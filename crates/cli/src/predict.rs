@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use ottava::data::{Preprocess, read_image};
 use ottava::tensor::Tensor;
+use ottava::tensor::elementwise::softmax_rows;
 use serde_json::json;
 
 use crate::args;
@@ -54,8 +55,8 @@ pub fn run(args: &args::Predict) -> Result<()> {
         let ([c, h, w], pixels) = preprocess.apply(picture).with_context(|| shown.clone())?;
         // `apply` gives height, width, channels.
         let image = Tensor::from_nhwc([1, c, h, w], pixels)?;
-        let logits = classifier.logits(image).context(problem)?.to_vec();
-        let mut top: Vec<(usize, f64)> = softmax(&logits).into_iter().enumerate().collect();
+        let logits = classifier.logits(image).context(problem)?;
+        let mut top: Vec<(usize, f32)> = softmax_rows(&logits)?.iter().enumerate().collect();
         top.sort_by(|a, b| b.1.total_cmp(&a.1));
         top.truncate(args.top);
         let name = |class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());
@@ -66,7 +67,9 @@ pub fn run(args: &args::Predict) -> Result<()> {
         text.push('\n');
         let top: Vec<_> = top
             .iter()
-            .map(|&(class, p)| json!({"class": class, "name": name(class), "p": round(p, 6)}))
+            .map(
+                |&(class, p)| json!({"class": class, "name": name(class), "p": round(p.into(), 6)}),
+            )
             .collect();
         images.push(json!({"path": shown, "top": top}));
     }
@@ -78,11 +81,4 @@ fn advice([c, h, w]: [usize; 3]) -> String {
     format!(
         "the network is for [{c}, {h}, {w}]; --preprocess makes images of that size, as in --preprocess cifar10,resize={h}x{w}"
     )
-}
-
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|&x| f64::from(x - most).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|power| power / sum).collect()
 }

@@ -17,6 +17,7 @@ use crate::output::{bytes, can_write, result, table};
 use crate::qat::{
     adopt, calibrate, float_nodes, integer_metadata, prepare_graph, same_file, size, write_program,
 };
+use crate::setup::usage;
 use crate::task::{Task, name_skipped};
 use crate::widths::{self, Chosen};
 
@@ -26,7 +27,7 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     if let Some(out) = &args.out
         && out.extension().is_none_or(|extension| extension != "ottava")
     {
-        bail!("--out {}: the file's name must end in .ottava", out.display());
+        usage!("--out {}: the file's name must end in .ottava", out.display());
     }
     let mut model = load_float(&args.model_file, args.model.as_deref())?;
     let task = Task::new(&args.data, model.preprocess.clone())?;

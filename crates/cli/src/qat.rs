@@ -20,7 +20,7 @@ use crate::model::{FloatModel, load_float, put, read_container};
 use crate::output::{bar, bytes, note, result, table};
 use crate::run_dir::RunDir;
 use crate::scheme::Scheme;
-use crate::setup::{catch_interrupts, check_interrupt};
+use crate::setup::{catch_interrupts, check_interrupt, usage};
 use crate::task::{Task, input_shape, name_skipped};
 use crate::train::{Defaults, Job, Options, Recipe};
 use crate::widths;
@@ -299,7 +299,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let global = &args.global;
     let recipe = Recipe::new(&args.training, args.recipe.defaults())?;
     if recipe.defaults.epochs == 0 {
-        bail!("--epochs 0: nothing would be trained; `ottava ptq` converts without training");
+        usage!("--epochs 0: nothing would be trained; `ottava ptq` converts without training");
     }
     if let Some(warning) = rate_warning(&recipe.defaults) {
         note(global, warning);

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ottava::nn::{Checkpoint, Position};
+use ottava::nn::{Checkpoint, Metrics, Position};
 use ottava::quant::{Container, write_atomic};
 use ottava::tensor::Tensor;
 use serde::Serialize;
@@ -38,21 +38,12 @@ const OF_A_RUN: [&str; 12] = [
 ];
 
 /// Settings that may change when a run is gone on with.
-const FREE: [&str; 9] = [
-    "resume",
-    "out",
-    "epochs",
-    "checkpoint_steps",
-    "profile",
-    "workers",
-    "threads",
-    "json",
-    "quiet",
-];
+const FREE: [&str; 8] =
+    ["resume", "out", "checkpoint_steps", "profile", "workers", "threads", "json", "quiet"];
 
 impl RunDir {
-    /// Makes the directory and writes the command's configuration into it, unless it is to be gone on with: then
-    /// [`go_on`](Self::go_on) does.
+    /// Makes the directory and writes the command's configuration into it, unless it is to be gone on
+    /// with: then [`go_on`](Self::go_on) does.
     pub fn create(
         path: &Path,
         config: &impl Serialize,
@@ -109,6 +100,10 @@ impl RunDir {
             ("epoch", position.epoch.to_string()),
             ("step", position.step.to_string()),
             ("total_steps", position.total_steps.to_string()),
+            ("train_images", checkpoint.train.images.to_string()),
+            ("train_correct1", checkpoint.train.correct1.to_string()),
+            ("train_correct5", checkpoint.train.correct5.to_string()),
+            ("train_loss_sum", checkpoint.train.loss_sum.to_string()),
         ] {
             container.metadata_mut().insert(key.into(), value);
         }
@@ -141,6 +136,18 @@ impl RunDir {
             step: number("step")?,
             total_steps: number("total_steps")?,
         };
+        let train = Metrics {
+            images: number("train_images")?,
+            correct1: number("train_correct1")?,
+            correct5: number("train_correct5")?,
+            loss_sum: container
+                .metadata()
+                .get("train_loss_sum")
+                .and_then(|text| text.parse().ok())
+                .with_context(|| {
+                    format!("{} is no checkpoint: no train_loss_sum", path.display())
+                })?,
+        };
         let tensors = |prefix: &str| -> Result<Vec<(String, Tensor<f32>)>> {
             let names = container.tensors().keys();
             names
@@ -150,11 +157,11 @@ impl RunDir {
         };
         let best = container.metadata().get("best_top1").and_then(|text| text.parse().ok());
         let (network, optimizer) = (tensors("network.")?, tensors("optimizer.")?);
-        Ok((Checkpoint { position, network, optimizer }, best))
+        Ok((Checkpoint { position, network, optimizer, train }, best))
     }
 
-    /// Takes over from the run as it was left at `position`: drops from `metrics.jsonl` what came later, since a run
-    /// that was killed had gone further than its checkpoint, and will go there again.
+    /// Takes over from the run as it was left at `position`: drops from `metrics.jsonl` what came later,
+    /// since a run that was killed had gone further than its checkpoint, and will go there again.
     pub fn go_on(&mut self, position: Position, global: &Global) -> Result<()> {
         let before = fs::read_to_string(self.file("config.toml")).unwrap_or_default();
         let changed = changed(&before, &self.config);

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use ottava::autograd::Observer;
 use ottava::autograd::ops::{ActivationQuant, Folding, Learning};
 use ottava::nn::qat::{QConfig, QConfigMap};
 use ottava::quant::{Levels, WeightRange, WeightSpec};
 use serde::{Deserialize, Serialize};
+
+use crate::setup::usage;
 
 /// How a network is quantized.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
@@ -270,7 +272,7 @@ impl Scheme {
         });
         match parsed {
             Some(rule) => Ok(rule),
-            None => bail!(
+            None => usage!(
                 "--layer {rule}: write PATTERN=wNaM with widths of weights and activations from 2 to 8, such as `layer1.*=w4a8`, or PATTERN=float"
             ),
         }

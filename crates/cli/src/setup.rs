@@ -1,9 +1,10 @@
 //! What every command does before its work: threads, the instruction set, Ctrl-C.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ottava::tensor::Level;
 
 use crate::args::Global;
@@ -22,11 +23,40 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// A flag that no job can have as it is written.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// `bail!` for wrong usage.
+macro_rules! usage {
+    ($($text:tt)*) => {
+        return Err($crate::setup::Usage(format!($($text)*)).into())
+    };
+}
+pub(crate) use usage;
+
+/// The value that a flag says; wrong usage if it says none.
+pub fn parsed<T>(text: &str) -> Result<T>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| Usage(error.to_string()).into())
+}
+
 /// Checks the environment and makes the thread pool.
 pub fn prepare(global: &Global) -> Result<()> {
     Level::from_env().context("the environment variable OTTAVA_ISA")?;
     if let Some(threads) = global.threads.filter(|threads| !(1..=1024).contains(threads)) {
-        bail!("--threads {threads}: use 1 to 1024 threads");
+        usage!("--threads {threads}: use 1 to 1024 threads");
     }
     // Without the flag too: started at their first use, threads that cannot be had would be a panic.
     rayon::ThreadPoolBuilder::new()

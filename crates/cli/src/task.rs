@@ -11,6 +11,7 @@ use ottava::nn::Batch;
 
 use crate::args;
 use crate::output::note;
+use crate::setup::{parsed, usage};
 
 /// A data set, ready to load.
 pub struct Task {
@@ -23,7 +24,7 @@ pub struct Task {
 impl Task {
     /// The data set of the flags; preprocessing from the flag, the model file or the data set.
     pub fn new(args: &args::Data, of_model: Option<Preprocess>) -> Result<Self> {
-        let spec: DataSpec = args.data.parse()?;
+        let spec: DataSpec = parsed(&args.data)?;
         let preprocess = match (&args.preprocess, of_model) {
             (Some(name), _) => preprocess(name)?,
             (None, Some(preprocess)) => preprocess,
@@ -38,7 +39,7 @@ impl Task {
 
     /// The training split, shuffled and augmented.
     pub fn training(&self, batch: usize, args: &args::Training) -> Result<Loader> {
-        let jitter = args.color_jitter.as_deref().map(str::parse).transpose()?;
+        let jitter = args.color_jitter.as_deref().map(parsed).transpose()?;
         self.shuffled(batch, args.seed, |data| match args.augment {
             args::Augment::Standard => Augment { jitter, ..Augment::suited_to(data) },
             args::Augment::None => Augment { jitter, ..Augment::none() },
@@ -69,7 +70,7 @@ impl Task {
     /// `count` training images spread over the split, in order, as they are.
     pub fn calibration(&self, batch: usize, count: usize) -> Result<Loader> {
         if count == 0 {
-            bail!("--calibration 0: observers need at least one image");
+            usage!("--calibration 0: observers need at least one image");
         }
         let data = Arc::new(Subset::spread(self.spec.load(Split::Train)?, count));
         self.loader(data, self.options(batch))
@@ -78,7 +79,7 @@ impl Task {
     /// `count` test images spread over the split, in order.
     pub fn test_images(&self, batch: usize, count: usize) -> Result<Loader> {
         if count == 0 {
-            bail!("--images 0: there is nothing to measure on");
+            usage!("--images 0: there is nothing to measure on");
         }
         let data = Arc::new(Subset::spread(self.spec.load(Split::Test)?, count));
         self.loader(data, self.options(batch))
@@ -138,7 +139,7 @@ pub fn name_skipped(loaders: &[&Loader], json: &mut serde_json::Value, global: &
 pub fn preprocess(name: &str) -> Result<Preprocess> {
     let path = Path::new(name);
     if path.extension().is_none_or(|extension| extension != "toml") {
-        return Ok(name.parse()?);
+        return parsed(name);
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     let table: toml::Table = toml::from_str(&text).with_context(|| format!("{name} is no TOML"))?;

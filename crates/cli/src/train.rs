@@ -23,7 +23,7 @@ use crate::output::{bar, bytes, note, result, round};
 use crate::profile;
 use crate::qat::adopt;
 use crate::run_dir::RunDir;
-use crate::setup::{Interrupted, catch_interrupts, interrupted};
+use crate::setup::{Interrupted, catch_interrupts, interrupted, parsed, usage};
 use crate::task::{Task, batches, input_shape, name_skipped};
 
 /// What the flags leave open.
@@ -59,7 +59,7 @@ impl Recipe {
     /// The flags over the defaults.
     pub fn new(args: &args::Training, defaults: Defaults) -> Result<Self> {
         let optimizer = match &args.optimizer {
-            Some(name) => name.parse()?,
+            Some(name) => parsed(name)?,
             None => defaults.optimizer,
         };
         // A rate that suits SGD makes Adam diverge.
@@ -72,18 +72,18 @@ impl Recipe {
             batch: args.batch.unwrap_or(defaults.batch),
             lr: args.lr.unwrap_or(lr),
             optimizer,
-            schedule: args.schedule.as_deref().map_or(Ok(defaults.schedule), str::parse)?,
+            schedule: args.schedule.as_deref().map_or(Ok(defaults.schedule), parsed)?,
             warmup: args.warmup.unwrap_or(defaults.warmup),
             weight_decay: args.weight_decay.unwrap_or(defaults.weight_decay),
         };
         if !(defaults.lr.is_finite() && defaults.lr > 0.0) {
-            bail!("--lr {}: the learning rate must be above zero", defaults.lr);
+            usage!("--lr {}: the learning rate must be above zero", defaults.lr);
         }
         if !(defaults.warmup.is_finite() && defaults.warmup >= 0.0) {
-            bail!("--warmup {}: epochs are a number, not below zero", defaults.warmup);
+            usage!("--warmup {}: epochs are a number, not below zero", defaults.warmup);
         }
         if !(0.0..=1.0).contains(&args.label_smoothing) {
-            bail!("--label-smoothing {}: must lie in 0..=1", args.label_smoothing);
+            usage!("--label-smoothing {}: must lie in 0..=1", args.label_smoothing);
         }
         Ok(Self { defaults, label_smoothing: args.label_smoothing })
     }
@@ -258,7 +258,7 @@ pub fn run(args: &args::Train) -> Result<()> {
             seed: args.training.seed,
             ..ModelConfig::default()
         };
-        FloatModel::new(args.model.parse()?, config, input, &classes, train.preprocess())?
+        FloatModel::new(parsed(&args.model)?, config, input, &classes, train.preprocess())?
     };
     if let Some(path) = &args.weights {
         start_from(&model, path, &args.model, &args.global)?;

@@ -13,6 +13,7 @@ use crate::args::{Budget, Global};
 use crate::output::{note, round, table};
 use crate::qat::observe;
 use crate::scheme::Scheme;
+use crate::setup::usage;
 use crate::task::batches;
 
 /// Widths, and why.
@@ -37,7 +38,7 @@ pub fn choose(
     global: &Global,
 ) -> Result<Option<Chosen>> {
     if let Some(points) = budget.accuracy_budget.filter(|points| !points.is_finite()) {
-        bail!("--accuracy-budget {points}: write percentage points, as in 0.5");
+        usage!("--accuracy-budget {points}: write percentage points, as in 0.5");
     }
     if budget.size_budget.is_none() && budget.accuracy_budget.is_none() {
         return Ok(None);

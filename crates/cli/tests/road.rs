@@ -26,9 +26,14 @@ fn json(dir: &Path, args: &str) -> Value {
 
 /// The one line of a command that fails with exit code 1.
 fn refusal(dir: &Path, args: &str) -> String {
+    failure(dir, args, 1)
+}
+
+/// The one line of a command that fails with this exit code.
+fn failure(dir: &Path, args: &str, code: i32) -> String {
     let output = ottava(dir, &format!("{args} --quiet"));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
+    assert_eq!(output.status.code(), Some(code), "{args}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{args}: {stderr}");
     stderr
 }
@@ -160,7 +165,8 @@ fn a_run_is_neither_mixed_nor_lost() {
     );
     let said = String::from_utf8(resumed.stderr).unwrap();
     assert!(resumed.status.success() && said.contains("other settings"), "{said}");
-    assert!(said.lines().any(|line| line.ends_with("began with: --lr")), "{said}");
+    let settings = "began with: --epochs, --lr";
+    assert!(said.lines().any(|line| line.ends_with(settings)), "{said}");
 
     // Integers of other weights are worse than none.
     assert!(dir.join("run/int8.ottava").exists());
@@ -194,10 +200,10 @@ fn a_quantized_run_is_gone_on_with_as_it_began() {
             .map(|file| std::fs::read(dir.join("qat").join(file)).unwrap())
     };
     let before = files();
+    assert!(failure(dir, &qat("run --epochs 0 --out none"), 2).contains("--epochs 0"));
     for (args, words) in [
         (qat("other --epochs 2 --resume --out qat"), "began with another network"),
         (qat("run --epochs 2 --learn lsq --resume --out qat"), "other flags of quantization"),
-        (qat("run --epochs 0 --out none"), "--epochs 0"),
         (format!("ptq qat {DATA} --calibration 40"), "--out"),
         (format!("ptq qat/best.ottava {DATA} --calibration 40"), "--out"),
         (format!("ptq qat {DATA} --out no/x.ottava"), "cannot write no/x.ottava"),
@@ -274,7 +280,9 @@ fn a_config_file_says_what_flags_say() {
 #[test]
 fn wrong_usage_is_exit_code_two() {
     let dir = tempfile::tempdir().unwrap();
-    for args in ["", "trian", "train --epochs many", "qat", "ptq x --weight-bits 9"] {
+    for args in
+        ["", "trian", "train --epochs many", "qat", "ptq x --weight-bits 9", "demo --threads 0"]
+    {
         assert_eq!(ottava(dir.path(), args).status.code(), Some(2), "{args}");
     }
     assert_eq!(ottava(dir.path(), "--help").status.code(), Some(0));
@@ -284,22 +292,25 @@ fn wrong_usage_is_exit_code_two() {
 fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let says = |args: &str, words: &[&str]| {
-        let line = refusal(dir, args);
+    let fails = |code: i32, args: &str, words: &[&str]| {
+        let line = failure(dir, args, code);
         for word in words {
             assert!(line.contains(word), "{args}: `{word}` is not in: {line}");
         }
     };
+    let says = |args: &str, words: &[&str]| fails(1, args, words);
+    // A flag that no job could have.
+    let misused = |args: &str, words: &[&str]| fails(2, args, words);
     says("eval missing.ottava", &["missing.ottava"]);
     std::fs::write(dir.join("noise.ottava"), b"this is no model file at all").unwrap();
     says("eval noise.ottava", &["noise.ottava"]);
     std::fs::write(dir.join("noise.safetensors"), [0xFFu8; 64]).unwrap();
     says("eval noise.safetensors", &["noise.safetensors"]);
-    says(&format!("train --model resnet21 {DATA}"), &["resnet21", "resnet20"]);
+    misused(&format!("train --model resnet21 {DATA}"), &["resnet21", "resnet20"]);
     says("train --data cifar10:nowhere", &["nowhere"]);
-    says("train --data synthetic:3x16", &["synthetic"]);
-    says(&format!("train --model resnet8 {DATA} --lr 0 --out z"), &["--lr 0"]);
-    says(&format!("train --model resnet8 {DATA} --optimizer sdg --out z"), &["sdg", "adam"]);
+    misused("train --data synthetic:3x16", &["synthetic"]);
+    misused(&format!("train --model resnet8 {DATA} --lr 0 --out z"), &["--lr 0"]);
+    misused(&format!("train --model resnet8 {DATA} --optimizer sdg --out z"), &["sdg", "adam"]);
     says(
         &format!("train --model resnet8 {DATA} --epochs 40 --lr 1e30 --out nan"),
         &["loss", "learning rate"],
@@ -312,8 +323,19 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
         &["loss", "learning rate"],
     );
     assert!(!dir.join("nan/best.ottava").exists());
-    says(&format!("train --model resnet8 {DATA} --warmup nan --out z"), &["--warmup"]);
+    misused(&format!("train --model resnet8 {DATA} --warmup nan --out z"), &["--warmup"]);
     says("train --data synthetic:3x16x16:4:99999999999999 --out z", &["134217728 images"]);
+
+    // Small files that ask for networks of gigabytes.
+    let empty = |name: &str, shape: &str| {
+        format!(r#""{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}"#)
+    };
+    let header =
+        format!("{{{},{}}}", empty("a", "[0,1048576,1,1]"), empty("b", "[10,0]")).into_bytes();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    std::fs::write(dir.join("wide.safetensors"), &file).unwrap();
+    says(&format!("eval wide.safetensors {DATA}"), &["no network of ours"]);
+    says(&format!("eval wide.safetensors --model resnet50 {DATA}"), &["resnet50", "0 numbers"]);
 
     // A truncated data set and a wrong magic number.
     let idx = dir.join("idx");
@@ -345,8 +367,13 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
     );
     says("eval run --data synthetic:1x16x16:4:40", &["1 channels", "takes 3"]);
     says("verify run", &["qat.ottava"]);
-    says("inspect run --size 4294967295", &["--size 4294967295", "4096"]);
-    says("bench run --size 0", &["--size 0"]);
+    misused("inspect run --size 4294967295", &["--size 4294967295", "4096"]);
+    misused("bench run --size 0", &["--size 0"]);
+    let mut wide = ottava::quant::Container::load(dir.join("run/best.ottava")).unwrap();
+    wide.metadata_mut().insert("in_channels".into(), "1048576".into());
+    wide.metadata_mut().insert("input".into(), "1048576x16x16".into());
+    wide.save(dir.join("wide.ottava")).unwrap();
+    says(&format!("eval wide.ottava {DATA}"), &["wide.ottava", "1048576 channels"]);
     let mut huge = whole.clone();
     let at = huge.windows(7).position(|bytes| bytes == b"3x16x16").unwrap();
     huge[at..at + 7].copy_from_slice(b"3x9e9x9");
@@ -355,10 +382,10 @@ fn bad_input_is_one_clear_line_and_leaves_nothing_behind() {
     huge[at..at + 7].copy_from_slice(b"3x99999");
     std::fs::write(dir.join("huge.ottava"), &huge).unwrap();
     says("inspect huge.ottava", &["huge.ottava", "3x99999"]);
-    says("bench run --batch 0", &["--batch 0"]);
-    says("bench run --batch 99999999999", &["--batch 99999999999"]);
-    says("bench run --tune --batch 99999999999", &["--batch 99999999999"]);
-    says(
+    misused("bench run --batch 0", &["--batch 0"]);
+    misused("bench run --batch 99999999999", &["--batch 99999999999"]);
+    misused("bench run --tune --batch 99999999999", &["--batch 99999999999"]);
+    misused(
         &format!("ptq run {DATA} --accuracy-budget=nan --out int8.ottava"),
         &["--accuracy-budget"],
     );

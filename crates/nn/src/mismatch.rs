@@ -47,7 +47,7 @@ pub struct StateMismatch {
 }
 
 /// Comparing every left-over name with every other is done for this many at most.
-const COMPARED: usize = 1000;
+const COMPARED: usize = 300;
 
 impl StateMismatch {
     /// Whether everything fits.

@@ -91,7 +91,7 @@ impl Schedule {
         let decay = match kind {
             ScheduleKind::Constant => Decay::Constant,
             ScheduleKind::Step => {
-                Decay::Step { milestones: vec![total / 2, total - total / 4], factor: 0.1 }
+                Decay::Step { milestones: vec![total.div_ceil(2), total - total / 4], factor: 0.1 }
             }
             ScheduleKind::Cosine => Decay::Cosine { floor: 0.0 },
         };
@@ -124,6 +124,17 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_comes_after_half_of_the_run() {
+        let rates = |total: usize| {
+            let schedule = Schedule::new(ScheduleKind::Step, 1.0, 0, total);
+            (0..total).map(|step| schedule.lr(step)).collect::<Vec<_>>()
+        };
+        assert_eq!(rates(1), [1.0]);
+        assert_eq!(rates(4), [1.0, 1.0, 0.1, 0.01]);
+        assert_eq!(rates(5), [1.0, 1.0, 1.0, 0.1, 0.01]);
+    }
 
     #[test]
     fn warm_up_is_linear_and_ends_at_the_base() {

@@ -16,12 +16,12 @@ pub(crate) struct Matched {
 }
 
 impl Matched {
-    /// Sets what fits.
+    /// Sets what fits, and says of what does not what it may have meant.
     pub(crate) fn apply(self) -> StateMismatch {
         for (leaf, value) in self.fits {
             leaf.set(value);
         }
-        self.mismatch
+        self.mismatch.with_nearest()
     }
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn load(
 ) -> Result<()> {
     let matched = compare(leaves, state);
     if !matched.mismatch.is_empty() {
-        return Err(Error::State { of, mismatch: matched.mismatch });
+        return Err(Error::State { of, mismatch: matched.mismatch.with_nearest() });
     }
     matched.apply();
     Ok(())
@@ -80,7 +80,7 @@ pub(crate) fn compare(leaves: Vec<(String, Leaf)>, state: Vec<(String, Tensor<f3
             Some(Unexpected { name, shape, nearest: None })
         })
         .collect();
-    Matched { fits, mismatch: mismatch.with_nearest() }
+    Matched { fits, mismatch }
 }
 
 /// The length of what training wrappers put before every name of a state dict (`module.`, `_orig_mod.`,

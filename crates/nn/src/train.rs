@@ -51,6 +51,8 @@ pub struct Checkpoint {
     pub network: Vec<(String, Tensor<f32>)>,
     /// What the optimizer remembered.
     pub optimizer: Vec<(String, Tensor<f32>)>,
+    /// How the network did in the steps of the epoch so far.
+    pub train: Metrics,
 }
 
 /// What happened, for progress bars, logs and checkpoints.
@@ -84,8 +86,7 @@ pub enum Event {
     EpochEnd {
         /// The epoch, from 0.
         epoch: usize,
-        /// How the network did on the training images as it learned; after a resume, on the rest of
-        /// them.
+        /// How the network did on the training images as it learned.
         train: Metrics,
         /// What the evaluation said, if there is one.
         evaluation: Option<Metrics>,
@@ -141,6 +142,7 @@ pub struct Trainer<'a, N: ?Sized> {
     schedule: Schedule,
     config: TrainConfig,
     position: Position,
+    train: Metrics,
     mode: Box<dyn FnMut(usize) -> Mode + 'a>,
     evaluation: Option<Evaluation<'a, N>>,
     profile: Option<Profile>,
@@ -160,6 +162,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             schedule,
             config,
             position: Position::default(),
+            train: Metrics::default(),
             mode: Box::new(|_| Mode::TRAIN),
             evaluation: None,
             profile: None,
@@ -208,6 +211,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             position: self.position,
             network: self.network.state_dict(),
             optimizer: self.optimizer.state(),
+            train: self.train,
         }
     }
 
@@ -223,7 +227,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             self.network.load_state_dict(before)?;
             return Err(error);
         }
-        self.position = checkpoint.position;
+        (self.position, self.train) = (checkpoint.position, checkpoint.train);
         Ok(())
     }
 
@@ -236,7 +240,8 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
     /// # Errors
     /// [`Error::NonFinite`], naming epoch and step, if the loss or a clipped gradient is NaN or
     /// infinite (the parameters are then those before that step); [`Error::Data`];
-    /// [`Error::Config`] for an epoch without batches; what operators or the evaluation refuse.
+    /// [`Error::Config`] for an epoch without batches, or with fewer than were had before a resume; what
+    /// operators or the evaluation refuse.
     pub fn run<I, E>(
         &mut self,
         mut batches: impl FnMut(usize) -> I,
@@ -252,8 +257,16 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             if on_event(self, &Event::EpochBegin { epoch, mode }).is_break() {
                 return Ok(Outcome::Interrupted);
             }
-            let mut train = Metrics::default();
-            let mut batches = batches(epoch).into_iter().skip(self.position.step);
+            let mut batches = batches(epoch).into_iter();
+            if let Some(last) = self.position.step.checked_sub(1)
+                && batches.nth(last).is_none()
+            {
+                let reason = format!(
+                    "epoch {epoch} has fewer than the {} batches of it that were trained on: the data set or the batch size is another",
+                    last + 1
+                );
+                return Err(Error::Config { reason });
+            }
             loop {
                 let waiting = Instant::now();
                 let Some(batch) = batches.next() else { break };
@@ -262,7 +275,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
                     batch: self.position.step,
                     reason: error.to_string(),
                 })?;
-                let event = self.step(mode, images, &targets, &mut train)?;
+                let event = self.step(mode, images, &targets)?;
                 if on_event(self, &event).is_break() {
                     return Ok(Outcome::Interrupted);
                 }
@@ -277,6 +290,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
                 Some(evaluation) => Some(evaluation(self.network, epoch)?),
             };
             self.position = Position { epoch: epoch + 1, step: 0, ..self.position };
+            let train = std::mem::take(&mut self.train);
             if on_event(self, &Event::EpochEnd { epoch, train, evaluation }).is_break() {
                 return Ok(Outcome::Interrupted);
             }
@@ -292,13 +306,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
     }
 
     /// One batch forward, back, and along the gradient.
-    fn step(
-        &mut self,
-        mode: Mode,
-        images: Tensor<f32>,
-        targets: &[usize],
-        train: &mut Metrics,
-    ) -> Result<Event> {
+    fn step(&mut self, mode: Mode, images: Tensor<f32>, targets: &[usize]) -> Result<Event> {
         let Position { epoch, step, total_steps } = self.position;
         let finite = |what, value: f32| {
             if value.is_finite() {
@@ -307,6 +315,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
                 Err(Error::NonFinite { what, value, epoch, step })
             }
         };
+        let mut train = self.train;
         let (loss, mut gradients): (f32, Gradients) = {
             // The tape goes before the optimizer steps: it shares the parameters' memory.
             let tape = Tape::new(mode).with_saving(self.config.saving);
@@ -340,6 +349,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             profile.end_step();
         }
         self.position = Position { epoch, step: step + 1, total_steps: total_steps + 1 };
+        self.train = train;
         let images = targets.len();
         Ok(Event::Step { epoch, step, total_step: total_steps, loss, lr, grad_norm, images })
     }

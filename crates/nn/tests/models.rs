@@ -156,6 +156,16 @@ fn residual_branches_may_start_at_zero() {
 }
 
 #[test]
+fn the_classifier_reads_as_many_features_as_is_said() {
+    for architecture in Architecture::ALL {
+        let model = architecture.build(&ModelConfig::default()).unwrap();
+        let (_, weight) =
+            model.parameters().into_iter().rfind(|(_, leaf)| leaf.get().rank() == 2).unwrap();
+        assert_eq!(weight.get().shape(), [10, architecture.features()], "{architecture}");
+    }
+}
+
+#[test]
 fn impossible_networks_are_refused() {
     let Err(Error::Unknown { known, .. }) = build("resnet19", &ModelConfig::default()) else {
         panic!("resnet19 exists");

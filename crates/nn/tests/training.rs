@@ -135,6 +135,46 @@ fn a_resumed_run_ends_in_the_same_bits() {
     assert_eq!((stopped, end), (at(0, 0, 0), expected), "before the first step");
 }
 
+/// What an epoch reports does not depend on where in it the run stopped; and batches that are not there
+/// any more are no epoch that ended.
+#[test]
+fn an_interrupted_epoch_is_reported_whole() {
+    let report = |stop: Option<usize>| {
+        let tiny = Tiny::new(1);
+        let mut run = trainer(&tiny, 1);
+        if let Some(stop) = stop {
+            let at = |event: &Event| matches!(event, Event::Step { step, .. } if *step == stop);
+            run.run(batches, |_, event| match at(event) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+            .unwrap();
+            let checkpoint = run.checkpoint();
+            run = trainer(&tiny, 1);
+            run.resume(checkpoint.clone()).unwrap();
+            let mut fewer = trainer(&tiny, 1);
+            fewer.resume(checkpoint).unwrap();
+            let error = fewer.run(|epoch| batches(epoch).into_iter().take(stop), go_on);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("epoch 0") && error.contains("batch size"), "{error}");
+        }
+        let mut reported = None;
+        run.run(batches, |_, event| {
+            if let Event::EpochEnd { train, .. } = event {
+                reported = Some(*train);
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        reported.unwrap()
+    };
+    let whole = report(None);
+    assert_eq!(whole.images, 24);
+    for stop in [0, 2, 3] {
+        assert_eq!(report(Some(stop)), whole, "stopped after step {stop}");
+    }
+}
+
 #[test]
 fn the_mode_hook_freezes_what_it_says() {
     let tiny = Tiny::new(3);
@@ -228,6 +268,7 @@ fn what_cannot_be_trained_on_is_said() {
         position: Position::default(),
         network: other.state_dict(),
         optimizer: vec![],
+        train: Metrics::default(),
     };
     assert!(matches!(trainer(&tiny, 1).resume(checkpoint), Err(Error::State { .. })));
 }

@@ -72,6 +72,13 @@ pub enum Error {
         /// The images.
         batch: usize,
     },
+    /// A program whose values for one image need more memory than any network's.
+    Workspace {
+        /// The bytes it needs.
+        bytes: usize,
+        /// The bytes there may be.
+        most: u64,
+    },
     /// A file that is no container, is cut off, or contradicts itself.
     File {
         /// The part of the file that was being read.
@@ -131,6 +138,10 @@ impl fmt::Display for Error {
             Self::Input { expected, shape } => write!(
                 f,
                 "the program takes a batch of images of shape {expected:?}, but got a tensor of shape {shape:?}"
+            ),
+            Self::Workspace { bytes, most } => write!(
+                f,
+                "the program needs {bytes} bytes for the values of one image; at most {most} are allowed"
             ),
             Self::Batch { batch } => write!(
                 f,

@@ -113,9 +113,14 @@ pub(crate) fn reshape<T: Copy + Sync + Send>(
     } else if from[0] == 1 || from[1..] == [1, 1] {
         to_logical_order(x, turned, y);
     } else {
-        let mut logical = x.to_vec();
-        to_logical_order(x, from, &mut logical);
-        to_logical_order(&logical, turned, y);
+        let (pixels, image) = (from[1] * from[2], y.len().min(c * h * w));
+        for_each_chunk(y, image, |batch, y| {
+            let x = &x[batch * image..][..image];
+            for (place, y) in y.iter_mut().enumerate() {
+                let logical = place % c * (h * w) + place / c;
+                *y = x[logical % pixels * from[0] + logical / pixels];
+            }
+        });
     }
 }
 

@@ -146,8 +146,12 @@ fn round_clamped(x: f32, low: f32, high: f32) -> i32 {
 
 /// Quantizes a tensor of activations to unsigned codes. Parameters with signed codes are moved to
 /// unsigned ones first ([`QParams::to_unsigned`]).
+///
+/// # Panics
+/// If the codes are more than a byte holds: a grid may have up to 16 bits.
 pub fn quantize(x: &Tensor<f32>, params: QParams) -> Tensor<u8> {
     let params = params.to_unsigned();
+    assert!(params.qmin >= 0 && params.qmax <= 255, "codes of a byte");
     x.map(move |x| params.quantize(x) as u8)
 }
 

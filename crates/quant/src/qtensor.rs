@@ -19,6 +19,9 @@ impl QTensor {
     }
 
     /// Rounds values to the grid `params`.
+    ///
+    /// # Panics
+    /// If its codes are more than a byte holds.
     pub fn quantize(x: &Tensor<f32>, params: QParams) -> Self {
         Self::new(qparams::quantize(x, params), params)
     }

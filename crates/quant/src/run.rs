@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ottava_tensor::conv::int8::Algorithm;
@@ -108,11 +109,16 @@ impl Program {
     }
 }
 
+/// Bytes that the values of one image may take: far above any network's. Without a limit, a small file
+/// could ask for any amount of memory.
+const MAX_WORKSPACE: u64 = 1 << 32;
+
 impl Engine {
     /// Packs a program for this machine's best instruction set.
     ///
     /// # Errors
-    /// [`Error::Node`] if a layer is beyond what the kernels can do exactly.
+    /// [`Error::Node`] if a layer is beyond what the kernels can do exactly; [`Error::Workspace`] if one
+    /// image needs absurdly much memory.
     pub fn new(program: &Program) -> Result<Self> {
         Self::with_options(program, Options::default())
     }
@@ -132,8 +138,9 @@ impl Engine {
             Options { algorithm: tuned.unwrap_or(options.algorithm), ..options }
         };
         // A fused layer runs where its addition stands: all it reads is there by then.
+        let absorbed: HashSet<usize> = fused.iter().copied().flatten().collect();
         let nodes: Vec<usize> =
-            (0..program.nodes().len()).filter(|&index| !fused.contains(&Some(index))).collect();
+            (0..program.nodes().len()).filter(|index| !absorbed.contains(index)).collect();
         let steps = parallel::map(nodes.len(), |i| {
             let step = Step::new(program, nodes[i], &options_of(nodes[i]))?;
             match fused.get(nodes[i]).copied().flatten() {
@@ -169,7 +176,10 @@ impl Engine {
             front: Front::NONE,
         };
         // One image must find a place.
-        engine.workspace_bytes(1)?;
+        let bytes = engine.workspace_bytes(1)?;
+        if bytes as u64 > MAX_WORKSPACE {
+            return Err(Error::Workspace { bytes, most: MAX_WORKSPACE });
+        }
         let joins = |node: &Node| matches!(&node.instr, Instr::Float(op) if op.joins_images());
         if !program.nodes().iter().any(joins) {
             // By shapes and kernels: the same at any number of threads.
@@ -383,15 +393,26 @@ impl Engine {
         let moved =
             |step: &Step| bytes(step.output) + step.inputs.iter().map(|&x| bytes(x)).sum::<usize>();
         let many = self.steps.iter().take_while(|step| moved(step) >= step.packed_bytes()).count();
-        let kept = |steps: usize| {
-            let (first, rest) = self.steps.split_at(steps);
-            let made = first.iter().map(|step| step.output);
-            let read = |value: &usize| {
-                *value == self.output || rest.iter().any(|step| step.inputs.contains(value))
-            };
-            made.filter(read).map(bytes).sum::<usize>()
-        };
-        let steps = (1..=many).rev().min_by_key(|&steps| kept(steps)).unwrap_or(0);
+        let mut last_read = vec![0; self.values.len()];
+        for (index, step) in self.steps.iter().enumerate() {
+            step.inputs.iter().for_each(|&value| last_read[value] = index);
+        }
+        last_read[self.output] = usize::MAX;
+        // What is left of an image behind each of these steps: made by then, and read later.
+        let mut alive = vec![false; self.values.len()];
+        let mut left = 0;
+        let kept = self.steps[..many].iter().enumerate().map(|(index, step)| {
+            alive[step.output] = last_read[step.output] > index;
+            left += if alive[step.output] { bytes(step.output) } else { 0 };
+            for &value in &step.inputs {
+                if last_read[value] == index && std::mem::take(&mut alive[value]) {
+                    left -= bytes(value);
+                }
+            }
+            left
+        });
+        let kept: Vec<usize> = kept.collect();
+        let steps = (1..=many).rev().min_by_key(|&steps| kept[steps - 1]).unwrap_or(0);
         let largest = self.steps[..steps].iter().map(moved).max().unwrap_or(0);
         Front { steps, images: (FRONT / largest.max(1)).max(1) }
     }

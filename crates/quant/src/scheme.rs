@@ -87,7 +87,14 @@ fn choose(
     widen: impl Fn(f32) -> f32,
 ) -> Result<QParams> {
     let (qmin, qmax) = (*codes.start(), *codes.end());
-    let middle = if qmin < 0 { 0 } else { (qmin + qmax + 1) / 2 };
+    if qmin >= qmax || qmax.checked_sub(qmin).is_none() {
+        return Err(Error::BadCodes { qmin, qmax });
+    }
+    let middle = match (qmin, qmax) {
+        (..0, _) => 0,
+        (0, 255) => 128,
+        _ => qmin + (qmax - qmin) / 2,
+    };
     if min.is_nan() || max.is_nan() {
         return Err(Error::BadRange { min, max });
     }
@@ -116,6 +123,23 @@ fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A byte's middle is 128; of codes that were chosen it is what floor division gives.
+    #[test]
+    fn the_middle_of_unsigned_codes_is_pytorchs() {
+        let of = |codes| choose_qparams(-1.0, 2.0, Scheme::Symmetric, codes).unwrap().zero_point();
+        assert_eq!([of(0..=255), of(0..=127), of(0..=15), of(-8..=7)], [128, 63, 7, 0]);
+    }
+
+    #[test]
+    fn codes_that_cannot_be_counted_are_refused() {
+        for codes in [i32::MIN..=i32::MAX, 5..=5, 2_000_000_000..=i32::MAX] {
+            for scheme in [Scheme::Affine, Scheme::Symmetric] {
+                let error = choose_qparams(-1.0, 2.0, scheme, codes.clone()).unwrap_err();
+                assert!(matches!(error, Error::BadCodes { .. }), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn pytorchs_values() {

@@ -177,6 +177,10 @@ fn hostile_graphs_are_named_for_what_they_are() {
     refused(&graph("\"op\":\"add\"", "\"op\":\"sub\""), "\"sub\"");
     refused(&graph("\"relu\"", "\"gelu\""), "newer version");
     refused(&graph("\"stride\":2", "\"stride\":0"), "stride");
+    refused(
+        &graph("\"op\":\"add\"", "\"op\":\"add\",\"stride\":2"),
+        "\"add\" has no field \"stride\"",
+    );
     refused(&graph("\"output\":", "\"output\":1"), "none of the values");
     refused(&graph("add.5", "conv.4"), "conv.4");
     refused(&graph("\"grid\":[0.03,0]", "\"grid\":[0.0,0]"), "scale");
@@ -245,6 +249,51 @@ fn four_bit_weights_take_half_a_byte() {
     assert_eq!(container.tensors()["fc.weight"].bytes().len(), (63 * 33usize).div_ceil(2));
     assert_eq!(program.summary().nodes[1].weight_bits, 4);
     assert_eq!(open(container.to_bytes()).unwrap(), program);
+}
+
+/// Names of the file's own are no metadata of a program, read or written.
+#[test]
+fn metadata_of_the_file_stay_the_files() {
+    for name in ["program", "format", "version"] {
+        let mut program = resnet(1, 4, 8);
+        program.metadata_mut().insert(name.into(), "2.1".into());
+        let error = program.to_container().unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("own"), "{error}");
+    }
+    let mut container = resnet(1, 4, 8).to_container().unwrap();
+    container.metadata_mut().insert("version".into(), "2.1".into());
+    assert_eq!(Program::from_container(&container).unwrap(), resnet(1, 4, 8));
+}
+
+/// A program of many nodes is packed in a moment, and one of absurd values refused, whatever its file
+/// weighs.
+#[test]
+fn small_programs_do_not_ask_for_much() {
+    let mut builder = Program::builder(&[1]).unwrap();
+    let mut x = builder.input();
+    for i in 0..20_000 {
+        x = builder.push(format!("relu{i}"), Instr::Clip(Activation::RELU), &[x]).unwrap();
+    }
+    Engine::new(&builder.finish(x).unwrap()).unwrap();
+
+    let mut builder = Program::builder(&[1, 1, 1]).unwrap();
+    let wide: Vec<_> = (0..9)
+        .map(|i| {
+            let pad = Instr::Pad { axis: 2, before: 0, after: (1 << 28) - 1 - i };
+            builder.push(format!("pad{i}"), pad, &[builder.input()]).unwrap()
+        })
+        .collect();
+    let ends: Vec<_> = wide
+        .iter()
+        .enumerate()
+        .map(|(i, &x)| {
+            let slice = Instr::Slice { axis: 2, start: 0, end: 1, step: 1 };
+            builder.push(format!("slice{i}"), slice, &[x]).unwrap()
+        })
+        .collect();
+    let all = builder.push("all", Instr::Concat { axis: 1, output: None }, &ends).unwrap();
+    let error = Engine::new(&builder.finish(all).unwrap()).err().unwrap();
+    assert!(matches!(error, Error::Workspace { .. }), "{error}");
 }
 
 /// A file has one range of codes for a rounding: what it could not hold is refused when it is built.

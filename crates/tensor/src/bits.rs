@@ -30,8 +30,11 @@ pub fn word(values: &[f32], passes: impl Fn(f32) -> bool) -> u64 {
 
 /// The values whose bits are set, and zeros in the place of the others; `words` begin with the first
 /// value's. Infinity and NaN are zero there too.
+///
+/// # Panics
+/// If there are fewer bits than values, or not as many results.
 pub fn select(level: Level, words: &[u64], values: &[f32], selected: &mut [f32]) {
-    debug_assert_eq!(values.len(), selected.len());
+    assert!(values.len() == selected.len() && words.len() >= values.len().div_ceil(WORD));
     dispatch_f32!(level, isa => {
         let blocks = values.chunks(WORD).zip(selected.chunks_mut(WORD));
         for ((values, selected), &word) in blocks.zip(words) {
@@ -45,7 +48,11 @@ pub fn select(level: Level, words: &[u64], values: &[f32], selected: &mut [f32])
 }
 
 /// [`select`] in place.
+///
+/// # Panics
+/// If there are fewer bits than values.
 pub fn keep(level: Level, words: &[u64], values: &mut [f32]) {
+    assert!(words.len() >= values.len().div_ceil(WORD));
     dispatch_f32!(level, isa => {
         for (values, &word) in values.chunks_mut(WORD).zip(words) {
             if let Some(values) = values.as_mut_array() {

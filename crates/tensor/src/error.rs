@@ -81,11 +81,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Length { shape, elements } => write!(
-                f,
-                "shape {shape:?} holds {} elements, but {elements} were given",
-                shape.iter().product::<usize>()
-            ),
+            Self::Length { shape, elements } => {
+                match shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size)) {
+                    Some(len) => write!(f, "shape {shape:?} holds {len} elements")?,
+                    None => write!(f, "shape {shape:?} holds more elements than can be counted")?,
+                }
+                write!(f, ", but {elements} were given")
+            }
             Self::ShapeMismatch { op, left, right } => {
                 write!(f, "{op}: shapes {left:?} and {right:?} do not fit together")
             }

@@ -27,7 +27,7 @@ pub struct Statistics {
 /// `x`: `[n, c]` or `[n, c, …]`; results: `c`. NaN, and ends in the wrong order, if there are no elements.
 pub fn channel_statistics(x: &Tensor<f32>) -> Statistics {
     let level = Level::current();
-    let x = x.channels_last().dense();
+    let x = x.channels_last();
     let (values, channels) = (x.as_dense().expect("dense"), x.shape()[1]);
     let size = chunk_rows(channels) * channels;
     let parts = parallel::map(values.len().div_ceil(size.max(1)), |i| {
@@ -42,7 +42,11 @@ pub fn channel_statistics(x: &Tensor<f32>) -> Statistics {
     }
     let count = count(&x);
     let mean = |seen: &Seen| seen.sum / count;
-    let var = |seen: &Seen| (seen.square / count - mean(seen) * mean(seen)).max(0.0) as f32;
+    let var = |seen: &Seen| {
+        let var = (seen.square / count - mean(seen) * mean(seen)) as f32;
+        // Rounding; `max` would take a NaN for zero.
+        if var < 0.0 { 0.0 } else { var }
+    };
     Statistics {
         mean: seen.iter().map(|seen| mean(seen) as f32).collect(),
         var: seen.iter().map(var).collect(),
@@ -101,7 +105,7 @@ fn chunk_statistics(x: &[f32], seen: &mut [Seen]) {
 /// # Shapes
 /// As [`channel_statistics`].
 pub fn channel_sums(x: &Tensor<f32>) -> Vec<f32> {
-    let x = x.channels_last().dense();
+    let x = x.channels_last();
     let [sums, _] = sums(&x, &x, Gate::Open);
     sums.into_iter().map(|sum| sum as f32).collect()
 }
@@ -113,9 +117,9 @@ pub fn channel_sums(x: &Tensor<f32>) -> Vec<f32> {
 /// `x`: `[n, c]` or `[n, c, …]`; `scale`, `shift`: `c`; result: as `x`, channels-last.
 pub fn channel_affine(x: &Tensor<f32>, scale: &[f32], shift: &[f32], relu: bool) -> Tensor<f32> {
     let level = Level::current();
-    let x = x.channels_last().dense();
+    let x = x.channels_last();
     let (values, channels) = (x.as_dense().expect("dense"), x.shape()[1]);
-    debug_assert!(scale.len() == channels && shift.len() == channels);
+    assert!(scale.len() == channels && shift.len() == channels, "one a channel");
     let mut y = Tensor::recycled_channels_last(x.shape());
     let (scale, shift) = (repeated(scale), repeated(shift));
     let size = chunk_rows(channels) * channels;
@@ -156,9 +160,9 @@ pub fn channel_affine_add_relu(
     shift: &[f32],
     shortcut: &Tensor<f32>,
 ) -> (Tensor<f32>, Vec<u64>) {
-    debug_assert_eq!(x.shape(), shortcut.shape());
+    assert_eq!(x.shape(), shortcut.shape());
     let level = Level::current();
-    let [x, shortcut] = [x, shortcut].map(|x| x.channels_last().dense());
+    let [x, shortcut] = [x, shortcut].map(|x| x.channels_last());
     let (values, added) = (x.as_dense().expect("dense"), shortcut.as_dense().expect("dense"));
     let mut y = Tensor::recycled_channels_last(x.shape());
     let mut words = vec![0; values.len().div_ceil(bits::WORD)];
@@ -263,9 +267,9 @@ pub fn batch_norm_grad(
     weight: &[f32],
     gate: Gate<'_>,
 ) -> (Tensor<f32>, Vec<f32>, Vec<f32>) {
-    debug_assert_eq!(grad.shape(), x.shape());
+    assert_eq!(grad.shape(), x.shape());
     let level = Level::current();
-    let (grad, x) = (grad.channels_last().dense(), x.channels_last().dense());
+    let (grad, x) = (grad.channels_last(), x.channels_last());
     let channels = x.shape()[1];
     let [sums, products] = sums(&grad, &x, gate);
     let count = count(&x);
@@ -441,11 +445,41 @@ mod tests {
         x.slice(1, c..c + 1, 1).unwrap().iter().map(f64::from).collect()
     }
 
+    /// However a matrix lies in memory, and its gradient.
+    #[test]
+    fn transposed_rows_are_read_by_their_places() {
+        let turned =
+            |x: &Tensor<f32>| x.transpose(0, 1).unwrap().contiguous().transpose(0, 1).unwrap();
+        let (x, grad) = (uneven(&[70, 5], 1), uneven(&[70, 5], 2));
+        let (scale, shift) = ([0.5, -2.0, 1.0, 0.25, 3.0], [0.1, 0.2, -0.3, 0.4, -0.5]);
+        let affine = |x: &Tensor<f32>| channel_affine(x, &scale, &shift, true);
+        assert_eq!(affine(&turned(&x)), affine(&x));
+        let sum = |x: &Tensor<f32>, y: &Tensor<f32>| channel_affine_add_relu(x, &scale, &shift, y);
+        assert_eq!(sum(&turned(&x), &grad), sum(&x, &turned(&grad)));
+        let back = |grad: &Tensor<f32>, x: &Tensor<f32>| {
+            batch_norm_grad(grad, x, &shift, &scale, &scale, Gate::Open)
+        };
+        assert_eq!(back(&turned(&grad), &x), back(&grad, &turned(&x)));
+        assert_eq!(back(&grad, &turned(&x)), back(&grad, &x));
+    }
+
+    /// What diverged has no variance, rather than none.
+    #[test]
+    fn values_that_are_not_finite_have_no_variance() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let x = Tensor::new(&[2, 2], [bad, 1.0, 1.0, 3.0]).unwrap();
+            let Statistics { var, .. } = channel_statistics(&x);
+            assert!(var[0].is_nan() && var[1] == 1.0, "{var:?}");
+        }
+        assert!(channel_statistics(&Tensor::zeros(&[0, 1])).var[0].is_nan());
+    }
+
     #[test]
     fn statistics_of_any_shape_and_layout() {
         for shape in [vec![7, 5], vec![3, 37, 5, 6], vec![2, 16, 40, 41], vec![1, 3, 2]] {
             let x = uneven(&shape, 1);
-            for x in [x.clone(), x.channels_last()] {
+            let turned = x.transpose(0, 1).unwrap().contiguous().transpose(0, 1).unwrap();
+            for x in [x.clone(), x.channels_last(), turned] {
                 let Statistics { mean, var, ends } = channel_statistics(&x);
                 let sums = channel_sums(&x);
                 for c in 0..shape[1] {

@@ -2,8 +2,19 @@
 
 use crate::{Error, Result};
 
-/// How many elements `shape` holds, refusing a product (or a size in bytes) that overflows.
-pub(crate) fn checked_len<T>(shape: &[usize]) -> Result<usize> {
+/// How many elements of a type `shape` holds, refusing a product (or a size in bytes) that overflows: the
+/// check of a shape that comes from a file.
+///
+/// # Errors
+/// [`Error::Overflow`].
+///
+/// ```
+/// use ottava_tensor::shape::checked_len;
+///
+/// assert_eq!(checked_len::<f32>(&[2, 0, 5]), Ok(0));
+/// assert!(checked_len::<f32>(&[usize::MAX, 2]).is_err());
+/// ```
+pub fn checked_len<T>(shape: &[usize]) -> Result<usize> {
     // A zero anywhere makes the tensor empty, but the other dimensions must still be addressable.
     let bound = isize::MAX as usize / size_of::<T>().max(1);
     shape

@@ -54,7 +54,7 @@ impl ModelConfig {
 }
 
 macro_rules! architectures {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $input:literal: $build:expr;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $input:literal, $features:literal: $build:expr;)*) => {
         /// The networks there are.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Architecture {
@@ -79,6 +79,13 @@ macro_rules! architectures {
                 }
             }
 
+            /// How many numbers of an image the classifier reads.
+            pub fn features(self) -> usize {
+                match self {
+                    $(Self::$variant => $features),*
+                }
+            }
+
             /// The network, with the weights of `config.seed`.
             ///
             /// # Errors
@@ -96,41 +103,41 @@ macro_rules! architectures {
 
 architectures! {
     /// 18 layers of [`BasicBlock`]s, torchvision's.
-    ResNet18 = "resnet18", 224: |config, rng| ResNet::new(Stem::Large, Block::Basic, [2, 2, 2, 2], config, rng);
+    ResNet18 = "resnet18", 224, 512: |config, rng| ResNet::new(Stem::Large, Block::Basic, [2, 2, 2, 2], config, rng);
     /// 34 layers of [`BasicBlock`]s, torchvision's.
-    ResNet34 = "resnet34", 224: |config, rng| ResNet::new(Stem::Large, Block::Basic, [3, 4, 6, 3], config, rng);
+    ResNet34 = "resnet34", 224, 512: |config, rng| ResNet::new(Stem::Large, Block::Basic, [3, 4, 6, 3], config, rng);
     /// 50 layers of [`Bottleneck`]s, torchvision's.
-    ResNet50 = "resnet50", 224: |config, rng| ResNet::new(Stem::Large, Block::Bottleneck, [3, 4, 6, 3], config, rng);
+    ResNet50 = "resnet50", 224, 2048: |config, rng| ResNet::new(Stem::Large, Block::Bottleneck, [3, 4, 6, 3], config, rng);
     /// 101 layers of [`Bottleneck`]s, torchvision's.
-    ResNet101 = "resnet101", 224: |config, rng| ResNet::new(Stem::Large, Block::Bottleneck, [3, 4, 23, 3], config, rng);
+    ResNet101 = "resnet101", 224, 2048: |config, rng| ResNet::new(Stem::Large, Block::Bottleneck, [3, 4, 23, 3], config, rng);
     /// 152 layers of [`Bottleneck`]s, torchvision's.
-    ResNet152 = "resnet152", 224: |config, rng| ResNet::new(Stem::Large, Block::Bottleneck, [3, 8, 36, 3], config, rng);
+    ResNet152 = "resnet152", 224, 2048: |config, rng| ResNet::new(Stem::Large, Block::Bottleneck, [3, 8, 36, 3], config, rng);
     /// The 20 layers of He et al. 2015, section 4.2, for CIFAR.
-    ResNet20 = "resnet20", 32: |config, rng| ResNetCifar::new(3, Shortcut::Pad, config, rng);
+    ResNet20 = "resnet20", 32, 64: |config, rng| ResNetCifar::new(3, Shortcut::Pad, config, rng);
     /// The same with 32 layers.
-    ResNet32 = "resnet32", 32: |config, rng| ResNetCifar::new(5, Shortcut::Pad, config, rng);
+    ResNet32 = "resnet32", 32, 64: |config, rng| ResNetCifar::new(5, Shortcut::Pad, config, rng);
     /// The same with 44 layers.
-    ResNet44 = "resnet44", 32: |config, rng| ResNetCifar::new(7, Shortcut::Pad, config, rng);
+    ResNet44 = "resnet44", 32, 64: |config, rng| ResNetCifar::new(7, Shortcut::Pad, config, rng);
     /// The same with 56 layers.
-    ResNet56 = "resnet56", 32: |config, rng| ResNetCifar::new(9, Shortcut::Pad, config, rng);
+    ResNet56 = "resnet56", 32, 64: |config, rng| ResNetCifar::new(9, Shortcut::Pad, config, rng);
     /// [`ResNet20`](Self::ResNet20) with projections as shortcuts ("option B").
-    ResNet20B = "resnet20b", 32: |config, rng| ResNetCifar::new(3, Shortcut::Project, config, rng);
+    ResNet20B = "resnet20b", 32, 64: |config, rng| ResNetCifar::new(3, Shortcut::Project, config, rng);
     /// The same with 32 layers.
-    ResNet32B = "resnet32b", 32: |config, rng| ResNetCifar::new(5, Shortcut::Project, config, rng);
+    ResNet32B = "resnet32b", 32, 64: |config, rng| ResNetCifar::new(5, Shortcut::Project, config, rng);
     /// The same with 44 layers.
-    ResNet44B = "resnet44b", 32: |config, rng| ResNetCifar::new(7, Shortcut::Project, config, rng);
+    ResNet44B = "resnet44b", 32, 64: |config, rng| ResNetCifar::new(7, Shortcut::Project, config, rng);
     /// The same with 56 layers.
-    ResNet56B = "resnet56b", 32: |config, rng| ResNetCifar::new(9, Shortcut::Project, config, rng);
+    ResNet56B = "resnet56b", 32, 64: |config, rng| ResNetCifar::new(9, Shortcut::Project, config, rng);
     /// [`ResNet18`](Self::ResNet18) with [`Stem::Small`].
-    ResNet18Cifar = "resnet18_cifar", 32: |config, rng| ResNet::new(Stem::Small, Block::Basic, [2, 2, 2, 2], config, rng);
+    ResNet18Cifar = "resnet18_cifar", 32, 512: |config, rng| ResNet::new(Stem::Small, Block::Basic, [2, 2, 2, 2], config, rng);
     /// [`ResNet34`](Self::ResNet34) with [`Stem::Small`].
-    ResNet34Cifar = "resnet34_cifar", 32: |config, rng| ResNet::new(Stem::Small, Block::Basic, [3, 4, 6, 3], config, rng);
+    ResNet34Cifar = "resnet34_cifar", 32, 512: |config, rng| ResNet::new(Stem::Small, Block::Basic, [3, 4, 6, 3], config, rng);
     /// [`ResNet50`](Self::ResNet50) with [`Stem::Small`].
-    ResNet50Cifar = "resnet50_cifar", 32: |config, rng| ResNet::new(Stem::Small, Block::Bottleneck, [3, 4, 6, 3], config, rng);
+    ResNet50Cifar = "resnet50_cifar", 32, 2048: |config, rng| ResNet::new(Stem::Small, Block::Bottleneck, [3, 4, 6, 3], config, rng);
     /// The image classifier of MLPerf Tiny.
-    ResNet8 = "resnet8", 32: ResNet8::new;
+    ResNet8 = "resnet8", 32, 64: ResNet8::new;
     /// Inverted residuals, torchvision's.
-    MobileNetV2 = "mobilenet_v2", 224: MobileNetV2::new;
+    MobileNetV2 = "mobilenet_v2", 224, 1280: MobileNetV2::new;
 }
 
 impl fmt::Display for Architecture {

@@ -129,15 +129,19 @@ impl OptimizerConfig {
             ("momentum", f64::from(self.momentum), unit.contains(&f64::from(self.momentum))),
             ("beta1", beta1, unit.contains(&beta1)),
             ("beta2", beta2, unit.contains(&beta2)),
-            ("eps", self.eps, self.eps >= 0.0),
-            ("weight decay", f64::from(self.weight_decay), self.weight_decay >= 0.0),
+            ("eps", self.eps, self.eps >= 0.0 && self.eps.is_finite()),
+            (
+                "weight decay",
+                f64::from(self.weight_decay),
+                self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+            ),
             ("momentum, which Nesterov's needs,", 0.0, !self.nesterov || self.momentum > 0.0),
         ];
         match numbers.iter().find(|(.., fits)| !fits) {
             None => Ok(()),
             Some((name, value, _)) => Err(Error::Config {
                 reason: format!(
-                    "optimizer: {name} is {value}; betas and momentum lie in 0..1, eps and weight decay are not negative"
+                    "optimizer: {name} is {value}; betas and momentum lie in 0..1, eps and weight decay are finite and not negative"
                 ),
             }),
         }

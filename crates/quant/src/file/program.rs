@@ -25,6 +25,9 @@ use crate::{
 /// The metadata entry that holds the graph.
 const KEY: &str = "program";
 
+/// Metadata entries that are a file's own, and no program's.
+const RESERVED: [&str; 3] = [KEY, "format", "version"];
+
 /// Nodes a program in a file may have; bounds the memory that reading a hostile one takes.
 const MAX_NODES: usize = 1 << 16;
 
@@ -32,12 +35,12 @@ impl Program {
     /// The program as a container: what [`save`](Self::save) writes.
     ///
     /// # Errors
-    /// [`Error::Entry`] if the program's metadata uses the name `program`.
+    /// [`Error::Entry`] if the program's metadata use the name `program`, `format` or `version`.
     pub fn to_container(&self) -> Result<Container> {
         let mut container = Container::default();
-        if self.metadata().contains_key(KEY) {
-            let reason = "this metadata name holds the program itself".into();
-            return Err(Error::Entry { name: KEY.into(), reason });
+        if let Some(name) = RESERVED.iter().find(|name| self.metadata().contains_key(**name)) {
+            let reason = "this metadata name is the file's own".into();
+            return Err(Error::Entry { name: (*name).into(), reason });
         }
         container.metadata_mut().clone_from(self.metadata());
         let mut graph = String::from("{\"input\":");
@@ -82,7 +85,7 @@ impl Program {
         }
         let mut program = builder.finish(ValueId(graph.output))?;
         program.metadata_mut().clone_from(container.metadata());
-        program.metadata_mut().remove(KEY);
+        RESERVED.iter().for_each(|name| drop(program.metadata_mut().remove(*name)));
         Ok(program)
     }
 
@@ -280,6 +283,26 @@ fn unpack_nibbles(byte: u8) -> [i8; 2] {
     [(byte << 4) as i8 >> 4, byte as i8 >> 4]
 }
 
+/// The fields of instructions.
+const FIELDS: [&str; 16] = [
+    "grid",
+    "kernel",
+    "stride",
+    "pad",
+    "dilation",
+    "groups",
+    "relu",
+    "min",
+    "max",
+    "count_padding",
+    "axis",
+    "range",
+    "by",
+    "int4",
+    "shape",
+    "codes",
+];
+
 /// The graph as read, not yet checked.
 struct Graph {
     input: Vec<usize>,
@@ -310,6 +333,32 @@ struct Fields {
     shape: Option<Vec<usize>>,
     codes: Option<[i32; 2]>,
     why: String,
+    /// Those of an instruction that were there.
+    given: Vec<&'static str>,
+}
+
+/// The fields that an operation may have, besides `name`, `op`, `in` and `why`; `None` for one that is
+/// unknown.
+fn fields_of(op: &str) -> Option<&'static [&'static str]> {
+    Some(match op {
+        "quantize" => &["grid"],
+        "conv" => &["int4", "stride", "pad", "dilation", "groups", "grid", "relu", "min", "max"],
+        "linear" => &["int4", "grid", "relu", "min", "max"],
+        "add" => &["grid", "relu", "min", "max"],
+        "max_pool" => &["kernel", "stride", "pad"],
+        "avg_pool" => &["kernel", "stride", "pad", "count_padding", "grid"],
+        "clip" => &["relu", "min", "max"],
+        "slice" => &["axis", "range"],
+        "pad" => &["axis", "by"],
+        "reshape" => &["shape"],
+        "concat" => &["axis", "grid"],
+        "float_conv" => &["stride", "pad", "dilation", "groups"],
+        "float_avg_pool" => &["kernel", "stride", "pad", "count_padding"],
+        "fake_quant" => &["axis", "codes"],
+        "dequantize" | "relu" | "flatten" | "float_linear" | "float_matmul" | "float_affine"
+        | "float_add" | "float_mul" | "softmax" | "log_softmax" | "dynamic_linear" => &[],
+        _ => return None,
+    })
 }
 
 impl Graph {
@@ -342,6 +391,7 @@ impl Fields {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let mut fields = Self::default();
         reader.object(|reader, key| {
+            fields.given.extend(FIELDS.iter().filter(|field| **field == key));
             match key {
                 "name" => fields.name = reader.string()?.into(),
                 "op" => fields.op = reader.string()?.into(),
@@ -380,6 +430,11 @@ impl Fields {
     fn instr(self, name: &str, container: &Container) -> Result<Instr> {
         let refuse = |reason: String| Error::Entry { name: name.into(), reason };
         let needs = |field: &str| refuse(format!("a node {:?} needs the field {field:?}", self.op));
+        let known = fields_of(&self.op);
+        let alien = |field: &&&str| known.is_some_and(|known| !known.contains(*field));
+        if let Some(field) = self.given.iter().find(alien) {
+            return Err(refuse(format!("a node {:?} has no field {field:?}", self.op)));
+        }
         let grid = || self.grid.ok_or_else(|| needs("grid"));
         let axis = || self.axis.ok_or_else(|| needs("axis"));
         let window = self.kernel.map(|kernel| Window {

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use crate::{Error, Result};
 
 /// What a convolution is told besides its tensors (PyTorch `Conv2d`, ONNX `Conv`).
@@ -124,10 +126,11 @@ impl ConvGeometry {
         [self.batch, self.out_channels, self.out_size[0], self.out_size[1]]
     }
 
-    /// Multiply-accumulates of a direct convolution, padding included.
+    /// Multiply-accumulates of a direct convolution, padding included; `u64::MAX` if there are more.
     pub fn macs(&self) -> u64 {
         let [_, channels, kh, kw] = self.weight_shape();
-        self.output_shape().iter().chain(&[channels, kh, kw]).map(|&size| size as u64).product()
+        let sizes = self.output_shape().into_iter().chain([channels, kh, kw]);
+        sizes.fold(1, |macs: u64, size| macs.saturating_mul(size as u64))
     }
 }
 
@@ -154,8 +157,8 @@ impl PoolGeometry {
     /// Checks an input of shape `[n, c, h, w]` against a window.
     ///
     /// # Errors
-    /// [`Error::Geometry`] if the window does not fit, or if padding reaches half of it, so that a
-    /// window could lie in padding alone.
+    /// [`Error::Geometry`] if the window does not fit, or if padding exceeds half of it, so that a window
+    /// could lie in padding alone.
     pub fn new(
         input: [usize; 4],
         kernel: [usize; 2],
@@ -170,6 +173,11 @@ impl PoolGeometry {
         let columns = windows(width, [left, right], kernel[1], stride[1], 1)
             .filter(|_| thin(left, kernel[1]) && thin(right, kernel[1]));
         match (rows, columns) {
+            (Some(_), Some(_)) if !countable([batch, channels], [height, width]) => {
+                let reason =
+                    format!("pooling: an input of shape {input:?} is larger than can be counted");
+                Err(Error::Geometry { reason })
+            }
             (Some(rows), Some(columns)) => Ok(Self {
                 batch,
                 channels,
@@ -186,6 +194,15 @@ impl PoolGeometry {
                 ),
             }),
         }
+    }
+
+    /// The input rows (axis 0) or columns (axis 1) under window `i`, without padding. Never empty, since
+    /// padding is at most half the window.
+    #[inline(always)]
+    pub(crate) fn window(&self, axis: usize, i: usize) -> Range<usize> {
+        let (start, padding) = (i * self.stride[axis], self.padding[axis]);
+        let end = (start + self.kernel[axis]).saturating_sub(padding);
+        start.saturating_sub(padding)..end.min(self.in_size[axis])
     }
 
     /// `[n, c, h, w]` of the input.
@@ -270,5 +287,7 @@ mod tests {
         let apart = ConvAttrs { stride: [1, usize::MAX], ..ConvAttrs::default() };
         assert!(ConvGeometry::new([1, 4, 1, 1], [1, 4, 1, 1], apart).is_err());
         assert!(PoolGeometry::new([1, 3, 8, 8], [2, 2], [2, 2], [2; 4]).is_err());
+        let many = PoolGeometry::new([1 << 33, 1 << 31, 1, 1], [1, 1], [1, 1], [0; 4]).unwrap_err();
+        assert!(many.to_string().contains("larger than can be counted"), "{many}");
     }
 }

@@ -121,13 +121,7 @@ impl Row<'_> {
     /// The rows and columns of the image that window `x` sees.
     #[inline(always)]
     fn window(&self, x: usize) -> [Range<usize>; 2] {
-        let PoolGeometry { in_size, kernel, stride, padding, .. } = *self.geometry;
-        let clip = |axis: usize, o: usize| {
-            let start = o * stride[axis];
-            start.saturating_sub(padding[axis])
-                ..(start + kernel[axis]).saturating_sub(padding[axis]).min(in_size[axis])
-        };
-        [clip(0, self.y), clip(1, x)]
+        [self.geometry.window(0, self.y), self.geometry.window(1, x)]
     }
 
     /// The channels of neighbouring pixels of an input row.

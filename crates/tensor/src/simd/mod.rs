@@ -26,6 +26,7 @@ mod wasm;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 pub use wasm::Wasm;
 
+use std::env::VarError;
 use std::sync::OnceLock;
 
 use crate::{Error, Result};
@@ -141,7 +142,8 @@ impl Level {
         CHOSEN
             .get_or_init(|| match std::env::var("OTTAVA_ISA") {
                 Ok(name) if !name.is_empty() => Self::named(&name),
-                _ => Ok(Self::best()),
+                Ok(_) | Err(VarError::NotPresent) => Ok(Self::best()),
+                Err(VarError::NotUnicode(name)) => Self::named(&name.to_string_lossy()),
             })
             .clone()
     }

@@ -6,8 +6,11 @@ use crate::{Element, Level, Result, parallel, shape};
 /// Maps.
 impl<T: Element> Tensor<T> {
     /// `f` of every element, in the same memory order.
+    ///
+    /// # Panics
+    /// If elements of the other type are beyond what memory can address: those of a view may be.
     pub fn map<U: Element>(&self, f: impl Fn(T) -> U + Sync + Send) -> Tensor<U> {
-        let dense = if self.as_dense().is_some() { self.clone() } else { self.contiguous() };
+        let dense = self.dense();
         let source = dense.span();
         let mut result = Tensor::<U>::recycled(&self.shape);
         let level = Level::current();
@@ -30,7 +33,7 @@ impl<T: Element> Tensor<T> {
     /// memory as the first operand does, if that has the result's shape.
     ///
     /// # Errors
-    /// [`crate::Error::ShapeMismatch`], naming `op`.
+    /// [`crate::Error::ShapeMismatch`], naming `op`; [`crate::Error::Overflow`].
     pub fn zip_map<U: Element, V: Element>(
         &self,
         op: &'static str,
@@ -38,6 +41,7 @@ impl<T: Element> Tensor<T> {
         f: impl Fn(T, U) -> V + Sync + Send,
     ) -> Result<Tensor<V>> {
         let shape = shape::broadcast(op, &self.shape, &other.shape)?;
+        shape::checked_len::<V>(&shape)?;
         let left = self.broadcast_to(&shape)?;
         let right = other.broadcast_to(&shape)?;
         // Bring both into one dense memory order: the left one's, or else the right one's.

@@ -100,7 +100,8 @@ impl<T: Element> Tensor<T> {
     /// A tensor of zeros (`false`).
     ///
     /// # Panics
-    /// If the shape is beyond what memory can address; check a shape that came from a file first.
+    /// If the shape is beyond what memory can address; check a shape that came from a file first, with
+    /// [`checked_len`](crate::shape::checked_len).
     pub fn zeros(shape: &[usize]) -> Self {
         let len = shape::checked_len::<T>(shape).expect("shape fits memory");
         Self::from_storage(shape, Storage::zeroed(len))
@@ -417,6 +418,32 @@ mod tests {
         assert_eq!(rows, last);
         assert_eq!(rows.at(&[1, 2, 0, 1]), 21.0 + 30.0);
         assert_eq!(b.zip_map("sub", &x, |b, x| b - x).unwrap().at(&[0, 1, 1, 1]), 20.0 - 7.0);
+    }
+
+    /// Views of nothing, and steps to no second index, point into the memory there is.
+    #[test]
+    fn slices_stay_in_memory() {
+        let empty = Tensor::<f32>::zeros(&[0, 5]).slice(1, 3..5, 1).unwrap();
+        assert_eq!((empty.shape(), empty.to_vec().len()), (&[0, 2][..], 0));
+        let product = crate::gemm::matmul(&Tensor::zeros(&[4, 0]), &empty).unwrap();
+        assert_eq!(product, Tensor::zeros(&[4, 2]));
+        let one = counting(&[4]).slice(0, 1..2, usize::MAX).unwrap();
+        assert_eq!(one.to_vec(), [1]);
+        assert_eq!(counting(&[2, 3]).slice(0, 1..2, usize::MAX).unwrap().to_vec(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn what_memory_cannot_address_is_refused() {
+        let wide = Tensor::scalar(1u8).broadcast_to(&[1 << 62]).unwrap();
+        let sum = wide.zip_map("add", &wide, |a, b| f32::from(a) + f32::from(b));
+        assert!(matches!(sum, Err(Error::Overflow { .. })));
+        let tall = Tensor::scalar(1.0).broadcast_to(&[1 << 60, 1]).unwrap();
+        let product = crate::gemm::matmul(&Tensor::zeros(&[0, 1 << 60]), &tall);
+        assert!(matches!(product, Err(Error::Overflow { .. })));
+        let beyond = Error::Length { shape: vec![usize::MAX, 2], elements: 3 }.to_string();
+        assert!(beyond.contains("more elements than can be counted"), "{beyond}");
+        assert!(Tensor::zeros(&[3, 0]).argmax_rows().is_err());
+        assert_eq!(Tensor::zeros(&[0, 3]).argmax_rows(), Ok(vec![]));
     }
 
     #[test]

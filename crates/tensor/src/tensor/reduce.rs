@@ -9,7 +9,7 @@ use crate::{Error, Result, parallel};
 impl Tensor<f32> {
     /// The sum of all elements, accumulated in `f64`.
     pub fn sum(&self) -> f32 {
-        let dense = if self.as_dense().is_some() { self.clone() } else { self.contiguous() };
+        let dense = self.dense();
         let data = dense.span();
         let parts = parallel::map(data.len().div_ceil(parallel::CHUNK), |i| {
             let chunk = &data[i * parallel::CHUNK..data.len().min((i + 1) * parallel::CHUNK)];
@@ -26,7 +26,7 @@ impl Tensor<f32> {
     /// The smallest and the largest element, both NaN if any element is; `None` if there are no
     /// elements.
     pub fn min_max(&self) -> Option<(f32, f32)> {
-        let dense = if self.as_dense().is_some() { self.clone() } else { self.contiguous() };
+        let dense = self.dense();
         let data = dense.span();
         parallel::map(data.len().div_ceil(parallel::CHUNK), |i| {
             let chunk = &data[i * parallel::CHUNK..data.len().min((i + 1) * parallel::CHUNK)];
@@ -90,9 +90,14 @@ impl Tensor<f32> {
     /// The index of the largest element of each row of a `[rows, columns]` tensor; the first of equals.
     ///
     /// # Errors
-    /// [`Error::Rank`] if the tensor is not a matrix.
+    /// [`Error::Rank`] if the tensor is not a matrix; [`Error::Geometry`] if its rows are empty.
     pub fn argmax_rows(&self) -> Result<Vec<usize>> {
-        let [_, columns] = self.dims("argmax_rows")?;
+        let [rows, columns] = self.dims("argmax_rows")?;
+        if columns == 0 && rows > 0 {
+            let reason =
+                format!("argmax_rows: {rows} rows without a column have no largest element");
+            return Err(Error::Geometry { reason });
+        }
         Ok(self.to_vec().chunks(columns.max(1)).map(argmax).collect())
     }
 }

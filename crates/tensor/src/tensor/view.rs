@@ -71,8 +71,11 @@ impl<T: Element> Tensor<T> {
         let mut view = self.clone();
         view.shape[axis] = (end - start).div_ceil(step);
         // An empty view points at nothing: its offset must not leave the memory.
-        if view.shape[axis] > 0 {
+        if !view.is_empty() {
             view.offset += start * self.strides[axis];
+        }
+        // A single index is no step from any other.
+        if view.shape[axis] > 1 {
             view.strides[axis] *= step;
         }
         Ok(view)
@@ -81,7 +84,8 @@ impl<T: Element> Tensor<T> {
     /// The tensor stretched to a larger shape by NumPy's rule; a view.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if an axis that is not of size one would have to stretch.
+    /// [`Error::ShapeMismatch`] if an axis that is not of size one would have to stretch;
+    /// [`Error::Overflow`].
     pub fn broadcast_to(&self, shape: &[usize]) -> Result<Self> {
         shape::checked_len::<T>(shape)?;
         let strides =
@@ -125,9 +129,12 @@ impl<T: Element> Tensor<T> {
         like
     }
 
-    /// The same tensor in N, spatial, C memory order; itself if it is already.
+    /// The same tensor in N, spatial, C memory order; itself if it is already. Without spatial axes that is
+    /// row-major.
     pub fn channels_last(&self) -> Self {
-        if self.rank() < 3 || self.is_channels_last() {
+        if self.rank() < 3 {
+            self.contiguous()
+        } else if self.is_channels_last() {
             self.clone()
         } else {
             self.copy_in_order(&channels_last_order(self.rank()))

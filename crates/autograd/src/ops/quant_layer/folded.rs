@@ -9,7 +9,7 @@ use ottava_tensor::norm::channel_sums;
 use super::super::conv::vector;
 use super::super::quantizer::{ActivationQuant, Rounding};
 use super::back::{products, scale_rows};
-use super::{Folded, Input, LayerKind, Run, per_channel};
+use super::{Folded, Folding, Input, LayerKind, Run, per_channel};
 use crate::mask::Mask;
 use crate::op::{Context, Output};
 use crate::{Result, Value};
@@ -40,7 +40,8 @@ impl Run<'_> {
         let Some(rounding) = rounding else { return Ok(Output::constant(value)) };
 
         // ∂x = ∂y ⋆ flipped s·q_W', ∂W = f · (x ⋆ ∂y), ∂b = f · Σ∂y; with BatchNorm also
-        // ∂γ = (Σ_k W·∂W' + (b − μ) Σ∂y) / σ, ∂β = Σ∂y, and learned scales add their share to ∂γ
+        // ∂γ = (Σ_k W·∂W' + (b − μ) Σ∂y) / σ, ∂β = Σ∂y; a learned scale is folded with γ too, which
+        // PyTorch's folding takes for a constant
         let Folded { weight: folded, grids, .. } = folded;
         let weight_rounding = self.layer.weight_rounding(&self.leaves, &folded, grids);
         let rounded = rounded.reshape(&self.geometry.weight_shape())?;
@@ -50,6 +51,7 @@ impl Run<'_> {
             let factors = self.norm_leaf(0).iter().zip(&inv_std).map(|(g, i)| g * i).collect();
             (factors, self.norm_leaf(2), inv_std)
         });
+        let scales_fold = self.layer.folding == Folding::Exact;
         let (weight, bias, x) = (self.weight()?, self.bias(), x.saved(context));
         Ok(Output::new(value, move |grad, wanted| {
             let (grad, range) = back.rounded(grad, &rounding);
@@ -62,8 +64,8 @@ impl Run<'_> {
             let mut norm_grads = Vec::new();
             if let Some((factors, mean, inv_std)) = &norm {
                 let of_weight = products(&dw, &weight);
-                let of_scale =
-                    |c| slopes.as_ref().map_or(0.0, |slopes| slopes.of_factor(c, factors[c]));
+                let folded = slopes.as_ref().filter(|_| scales_fold);
+                let of_scale = |c| folded.map_or(0.0, |slopes| slopes.of_factor(c, factors[c]));
                 let dgamma = (0..db.len()).map(|c| {
                     (of_weight[c] + of_scale(c) + (bias[c] - mean[c]) * db[c]) * inv_std[c]
                 });

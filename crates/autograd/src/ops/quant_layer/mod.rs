@@ -58,7 +58,8 @@ pub enum Folding {
     Exact,
     /// `BN((x ⋆ round(W · f)) / f)` with `f = γ / σ` of the running statistics before the batch, through
     /// which the gradient flows. The gradient of a channel grows as its γ falls; at γ = 0, where
-    /// PyTorch has NaN, `f` is 1.
+    /// PyTorch has NaN, `f` is 1. To the gradient of γ scales are constants, learned ones too, also where
+    /// statistics are frozen.
     ///
     /// # Source
     /// PyTorch `torch.ao.nn.intrinsic.qat.ConvBn2d` (`_forward_approximate`).

@@ -142,15 +142,12 @@ impl Run<'_> {
             let slopes = weight_rounding.as_ref().and_then(|rounding| rounding.back(&mut dw));
             let scales = slopes.as_ref().map(|slopes| slopes.of_scales(factors.as_deref()));
             if let (Some(factors), Some(of_product)) = (&factors, of_product) {
-                // ∂f = Σ ∂(W·f)·W − Σ ∂c·c / f, ∂γ += ∂f / σ, ∂W = f·∂(W·f); with learned scales ∂f = 0,
-                // but for rounding: the codes of W·f are those of W
+                // ∂f = Σ ∂(W·f)·W − Σ ∂c·c / f, ∂γ += ∂f / σ, ∂W = f·∂(W·f); PyTorch takes the scale as a
+                // constant here, learned or not
                 let of_weight = products(&dw, &weight);
                 if let Some((dgamma, _)) = &mut norm_grads {
                     for (c, dgamma) in dgamma.iter_mut().enumerate() {
-                        let of_scale =
-                            slopes.as_ref().map_or(0.0, |slopes| slopes.of_factor(c, factors[c]));
-                        *dgamma +=
-                            (of_weight[c] + of_scale - of_product[c] / factors[c]) * running[c];
+                        *dgamma += (of_weight[c] - of_product[c] / factors[c]) * running[c];
                     }
                 }
                 scale_rows(&mut dw, factors);

@@ -60,6 +60,7 @@ pub(super) fn forward_with(
 ) -> Tensor<f32> {
     assert_eq!(x.shape(), g.input_shape());
     assert_eq!(weight.shape(), g.weight_shape());
+    assert!(bias.is_none_or(|bias| bias.shape() == [g.out_channels]), "one a channel");
     let mut y = Tensor::recycled_channels_last(&g.output_shape());
     if y.is_empty() {
         return y;

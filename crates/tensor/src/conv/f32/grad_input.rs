@@ -10,7 +10,7 @@ use crate::{Level, Tensor, parallel};
 /// `dx[n, c, y, x] = Σ_{o, u, v} grad[n, o, i, j]·weight[o, c, u, v]`, over all windows with
 /// `y = i·s + u·d − p` and `x = j·s + v·d − p`.
 ///
-/// The result is channels-last.
+/// The result is channels-last. Values that are not finite spread as in [`forward`](super::forward).
 ///
 /// # Shapes
 /// `grad`: `g.output_shape()`; `weight`: `g.weight_shape()`; result: `g.input_shape()`.

@@ -22,7 +22,8 @@ const TASK_WEIGHTS: usize = 1 << 18;
 /// `dw[o, c, u, v] = Σ_{n, i, j} grad[n, o, i, j]·x[n, c, i·s + u·d − p, j·s + v·d − p]`.
 ///
 /// The result is row-major. Its sums are taken over fixed parts of the batch, which are then added
-/// in order: it does not depend on the number of threads.
+/// in order: it does not depend on the number of threads. Values that are not finite spread as in
+/// [`forward`](super::forward).
 ///
 /// # Shapes
 /// `grad`: `g.output_shape()`; `x`: `g.input_shape()`; result: `g.weight_shape()`, OIHW.

@@ -69,6 +69,15 @@ fn check(g: &ConvGeometry) {
     }
 }
 
+/// A stride to where no second window is: memory is for the windows there are.
+#[test]
+fn strides_beyond_the_image_cost_nothing() {
+    for stride in [[1 << 30, 1], [2, 1 << 30], [1 << 26; 2]] {
+        let attrs = ConvAttrs { stride, padding: [1; 4], ..ConvAttrs::default() };
+        check(&ConvGeometry::new([2, 3, 5, 40], [4, 3, 2, 3], attrs).unwrap());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 

@@ -22,11 +22,13 @@ impl Windows {
     /// The windows of a convolution over its input.
     pub(super) fn forward(g: &ConvGeometry) -> Self {
         let [top, left, ..] = g.attrs.padding;
+        // To a second window; where there is none, it says nothing, and may be beyond the image.
+        let stride = |axis: usize| if g.out_size[axis] > 1 { g.attrs.stride[axis] } else { 1 };
         Self {
             size: [g.in_size[0], g.in_size[1], g.in_channels],
             columns: g.out_size[1],
             taps: g.kernel,
-            stride: g.attrs.stride,
+            stride: [stride(0), stride(1)],
             first: [-(top as isize), -(left as isize)],
             dilation: g.attrs.dilation,
         }

@@ -68,6 +68,10 @@ impl Int8Conv {
             return Err(Error::Length { shape: shape.to_vec(), elements: weights.len() });
         }
         let ConvAttrs { stride, dilation, groups, .. } = attrs;
+        if weights.is_empty() {
+            let reason = format!("convolution: a weight of shape {shape:?} is empty");
+            return Err(Error::Geometry { reason });
+        }
         if groups == 0
             || !outputs.is_multiple_of(groups)
             || stride.contains(&0)
@@ -79,21 +83,16 @@ impl Int8Conv {
                 ),
             });
         }
-        let sums = if terms == 0 {
-            vec![0; outputs]
-        } else {
-            let mut sums = vec![0i32; outputs];
-            let filters = weights.chunks_exact(terms);
-            level.vectorize(
-                #[inline(always)]
-                || {
-                    for (sum, filter) in sums.iter_mut().zip(filters) {
-                        *sum = filter.iter().map(|&w| i32::from(w)).sum();
-                    }
-                },
-            );
-            sums
-        };
+        let mut sums = vec![0i32; outputs];
+        let filters = weights.chunks_exact(terms);
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (sum, filter) in sums.iter_mut().zip(filters) {
+                    *sum = filter.iter().map(|&w| i32::from(w)).sum();
+                }
+            },
+        );
         let depthwise = channels == 1 && groups == outputs && groups > 1;
         let winograd = winograd::COMPILED
             && algorithm != Algorithm::Direct
@@ -280,6 +279,17 @@ mod tests {
     use crate::conv::int8::{reference, testing};
     use crate::parallel::Threads;
     use proptest::prelude::*;
+
+    /// Nothing of it is as large as the other sizes say.
+    #[test]
+    fn an_empty_weight_is_refused() {
+        let many = ConvAttrs { groups: 1 << 60, ..ConvAttrs::default() };
+        for (shape, attrs) in [([usize::MAX, 0, 1, 1], ConvAttrs::default()), ([0, 1, 1, 1], many)]
+        {
+            let made = Int8Conv::new(Level::current(), &[], shape, attrs, Algorithm::Direct);
+            assert!(matches!(made.err().unwrap(), Error::Geometry { .. }));
+        }
+    }
 
     /// All four outputs of every level and algorithm against the laws, on one thread or all.
     fn check(geometry: &ConvGeometry, zero: u8, extreme: u8, seed: u64) -> Result<(), String> {

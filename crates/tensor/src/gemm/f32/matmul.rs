@@ -13,8 +13,8 @@ const TASK_TILES: usize = 8;
 
 /// The matrix product `c[i, j] = Σₖ a[i, k]·b[k, j]`.
 ///
-/// Transposed and otherwise strided views are read where they lie. The result is row-major and the
-/// same, bit for bit, for any number of threads.
+/// Transposed views are read where they lie, and on the left any others too. The result is row-major and
+/// the same, bit for bit, for any number of threads.
 ///
 /// # Shapes
 /// `a`: `[m, k]`; `b`: `[k, n]`; result: `[m, n]`.
@@ -74,7 +74,7 @@ impl PackedMatrix {
     /// Packs `b`, `[k, n]`, of any strides.
     ///
     /// # Errors
-    /// [`Error::Rank`] unless it is a matrix.
+    /// [`Error::Rank`] unless it is a matrix; [`Error::Overflow`].
     pub fn new(b: &Tensor<f32>) -> Result<Self> {
         Self::new_on(Level::current(), b)
     }
@@ -84,7 +84,9 @@ impl PackedMatrix {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn new_on(level: Level, b: &Tensor<f32>) -> Result<Self> {
-        b.dims::<2>("matmul")?;
+        let [k, n] = b.dims("matmul")?;
+        // Panels are whole vectors wide.
+        crate::shape::checked_len::<f32>(&[k, n.saturating_add(Panels::SLACK)])?;
         Ok(Self { level, panels: Panels::from_matrix(level, b) })
     }
 
@@ -135,7 +137,11 @@ fn product(level: Level, a: &Tensor<f32>, [m, n, k]: [usize; 3], right: &Panels)
     let mut out = Tensor::recycled(&[m, n]);
     let left = Matrix { data: a.memory(), strides: [a.strides()[0], a.strides()[1]] };
     let tile = dispatch_f32!(level, isa => most_rows(isa, right.get(0).0.width));
-    let rows = if m * n * k < 2 * TASK_MACS { Some(m) } else { task_rows(m, n * k, tile) };
+    let rows = if m.saturating_mul(n).saturating_mul(k) < 2 * TASK_MACS {
+        Some(m)
+    } else {
+        task_rows(m, n * k, tile)
+    };
     if let Some(rows) = rows {
         parallel::for_each_chunk(out.data_mut(), rows * n, |i, out| {
             let rows = i * rows..m.min((i + 1) * rows);

@@ -32,6 +32,9 @@ pub(crate) struct Panel {
 }
 
 impl Panels {
+    /// Columns that the last panel has beyond the matrix, at most: less than a vector.
+    pub(crate) const SLACK: usize = 16;
+
     /// Packs a matrix whose rows are contiguous: `row(k)` starts with `columns` values.
     pub(crate) fn from_rows<'a>(
         level: Level,

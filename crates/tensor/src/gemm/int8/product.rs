@@ -21,12 +21,13 @@ impl Int8Gemm {
     /// Packs `b`, row-major `[k, n]`.
     ///
     /// # Errors
-    /// [`Error::Terms`] if `k` exceeds [`MAX_TERMS`], [`Error::Length`] if `b` has another length.
+    /// [`Error::Terms`] if `k` exceeds [`MAX_TERMS`], [`Error::Length`] if `b` has another length,
+    /// [`Error::Overflow`].
     pub fn new(level: Level, k: usize, n: usize, b: &[i8]) -> Result<Self> {
         if k > MAX_TERMS {
             return Err(Error::Terms { terms: k, limit: MAX_TERMS });
         }
-        if k.checked_mul(n) != Some(b.len()) {
+        if crate::shape::checked_len::<i32>(&[k, n])? != b.len() {
             return Err(Error::Length { shape: vec![k, n], elements: b.len() });
         }
         let mut sums = vec![0; n];
@@ -158,6 +159,15 @@ mod tests {
     use super::*;
     use crate::gemm::int8::reference;
     use proptest::prelude::*;
+
+    #[test]
+    fn sizes_beyond_memory_are_refused() {
+        let level = Level::current();
+        for (k, n) in [(0, usize::MAX), (2, usize::MAX)] {
+            let error = Int8Gemm::new(level, k, n, &[]).err().unwrap();
+            assert!(matches!(error, crate::Error::Overflow { .. }), "{error}");
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]

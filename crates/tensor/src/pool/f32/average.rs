@@ -1,4 +1,3 @@
-use super::window;
 use crate::conv::PoolGeometry;
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
@@ -9,7 +8,7 @@ use crate::{Level, Tensor, parallel};
 /// # Shapes
 /// `x`: `g.input_shape()`; result: `g.output_shape()`, channels-last.
 pub fn avg_pool(x: &Tensor<f32>, g: &PoolGeometry, count_include_pad: bool) -> Tensor<f32> {
-    debug_assert_eq!(x.shape(), g.input_shape());
+    assert_eq!(x.shape(), g.input_shape());
     let level = Level::current();
     let mut y = Tensor::zeros_channels_last(&g.output_shape());
     let x = x.channels_last();
@@ -25,8 +24,8 @@ fn avg_row(images: &[f32], g: &PoolGeometry, include: bool, row: usize, y: &mut 
     let [height, width] = g.in_size;
     let (image, i) = (row / g.out_size[0], row % g.out_size[0]);
     for (j, y) in y.chunks_exact_mut(g.channels).enumerate() {
-        for u in window(g, 0, i) {
-            for v in window(g, 1, j) {
+        for u in g.window(0, i) {
+            for v in g.window(1, j) {
                 let pixel = (image * height + u) * width + v;
                 for (sum, &x) in y.iter_mut().zip(&images[pixel * g.channels..]) {
                     *sum += x;
@@ -45,7 +44,7 @@ fn avg_row(images: &[f32], g: &PoolGeometry, include: bool, row: usize, y: &mut 
 /// # Shapes
 /// `grad`: `g.output_shape()`; result: `g.input_shape()`, channels-last.
 pub fn avg_pool_grad(grad: &Tensor<f32>, g: &PoolGeometry, count_include_pad: bool) -> Tensor<f32> {
-    debug_assert_eq!(grad.shape(), g.output_shape());
+    assert_eq!(grad.shape(), g.output_shape());
     let level = Level::current();
     let mut dx = Tensor::zeros_channels_last(&g.input_shape());
     let grad = grad.channels_last();
@@ -65,8 +64,8 @@ fn avg_image_grad(grad: &[f32], g: &PoolGeometry, include: bool, dx: &mut [f32])
     for (pixel, grad) in grad.chunks_exact(g.channels).enumerate() {
         let (i, j) = (pixel / g.out_size[1], pixel % g.out_size[1]);
         let share = share(g, include, i, j);
-        for u in window(g, 0, i) {
-            for v in window(g, 1, j) {
+        for u in g.window(0, i) {
+            for v in g.window(1, j) {
                 let target = &mut dx[(u * g.in_size[1] + v) * g.channels..][..g.channels];
                 for (target, &grad) in target.iter_mut().zip(grad) {
                     *target += grad * share;
@@ -82,7 +81,7 @@ fn share(g: &PoolGeometry, include: bool, i: usize, j: usize) -> f32 {
     let count = if include {
         g.kernel[0] * g.kernel[1]
     } else {
-        window(g, 0, i).len() * window(g, 1, j).len()
+        g.window(0, i).len() * g.window(1, j).len()
     };
     1.0 / count as f32
 }

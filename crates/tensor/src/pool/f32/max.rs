@@ -1,4 +1,3 @@
-use super::window;
 use crate::conv::PoolGeometry;
 use crate::simd::f32::dispatch_f32;
 use crate::{Level, Tensor, parallel};
@@ -11,7 +10,7 @@ use crate::{Level, Tensor, parallel};
 /// `x`: `g.input_shape()`; both results: `g.output_shape()`, channels-last. The second holds
 /// `row·width + column` of the winner in its input plane.
 pub fn max_pool(x: &Tensor<f32>, g: &PoolGeometry) -> (Tensor<f32>, Tensor<i32>) {
-    debug_assert_eq!(x.shape(), g.input_shape());
+    assert_eq!(x.shape(), g.input_shape());
     let level = Level::current();
     let mut y = Tensor::recycled_channels_last(&g.output_shape());
     let mut winners = Tensor::<i32>::recycled_channels_last(&g.output_shape());
@@ -38,7 +37,7 @@ fn max_row(images: &[f32], g: &PoolGeometry, row: usize, y: &mut [f32], winners:
     let pixels = y.chunks_exact_mut(g.channels).zip(winners.chunks_exact_mut(g.channels));
     for (j, (best, winners)) in pixels.enumerate() {
         best.fill(f32::NEG_INFINITY);
-        let (rows, columns) = (window(g, 0, i), window(g, 1, j));
+        let (rows, columns) = (g.window(0, i), g.window(1, j));
         winners.fill((rows.start * width + columns.start) as i32);
         for u in rows {
             for v in columns.clone() {
@@ -59,8 +58,8 @@ fn max_row(images: &[f32], g: &PoolGeometry, row: usize, y: &mut [f32], winners:
 /// # Shapes
 /// `grad`, `winners`: `g.output_shape()`; result: `g.input_shape()`, channels-last.
 pub fn max_pool_grad(grad: &Tensor<f32>, winners: &Tensor<i32>, g: &PoolGeometry) -> Tensor<f32> {
-    debug_assert_eq!(grad.shape(), g.output_shape());
-    debug_assert_eq!(winners.shape(), g.output_shape());
+    assert_eq!(grad.shape(), g.output_shape());
+    assert_eq!(winners.shape(), g.output_shape());
     let mut dx = Tensor::zeros_channels_last(&g.input_shape());
     let (grad, winners) = (grad.channels_last(), winners.channels_last());
     let grad = grad.as_nhwc().expect("channels-last");

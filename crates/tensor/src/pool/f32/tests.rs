@@ -1,4 +1,5 @@
 use super::*;
+use crate::conv::PoolGeometry;
 use crate::parallel::tests::with_threads;
 use crate::{Tensor, parallel};
 use proptest::prelude::*;

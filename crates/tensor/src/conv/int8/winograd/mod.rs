@@ -123,8 +123,9 @@ impl<V: Variant> Winograd<V> {
         let input = Input::new(geometry, blocks.pixel, input, zero_point);
         // As many as were planned for, though the pool may be another now.
         let bytes = Self::worker_bytes(isa, geometry, &Blocks::largest::<I, V>(geometry));
-        let products =
-            blocks.tiles * Self::POSITIONS * geometry.in_channels * geometry.out_channels;
+        let products = [Self::POSITIONS, geometry.in_channels, geometry.out_channels]
+            .into_iter()
+            .fold(blocks.tiles, usize::saturating_mul);
         let work = products / (I::LANES * I::Words::GROUP);
         let fit = (scratch.room::<u8>() / bytes).min(WORKERS);
         let workers = parallel::threads().min(fit).min(work / WORK).max(1);
