@@ -6,7 +6,7 @@ from .engine import ALL, LABELS
 
 HOW = {
     "ottava": "int8: `prepare` → calibrate → `convert` → `Engine` (per-channel weights, min-max activations, `Algorithm::Auto`); "
-              "f32: the traced graph on a tape without gradients (BatchNorm is not folded; packed weights are kept while nobody writes them)",
+              "f32: `fold_norms` → `convert` → `Engine`",
     "onnxruntime": "all graph optimisations, intra-op threads as stated, bound inputs and outputs; int8: its own static QDQ quantizer",
     "openvino": "latency hint, one stream, f32 precision; int8: ONNX Runtime's QDQ file imported",
     "torch": "the fastest of eager channels-last, frozen TorchScript and inductor (f32), FX `x86` and PT2E X86Inductor (int8), chosen by timing",

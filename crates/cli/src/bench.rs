@@ -8,7 +8,7 @@ use ottava::tensor::{Level, Tensor, parallel};
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::classifier::{Classifier, Evaluating, Integer, latency};
+use crate::classifier::{Deployed, latency};
 use crate::memory::peak_rss;
 use crate::model::{Model, load};
 use crate::output::{note, result, round, table};
@@ -87,11 +87,11 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
     let values: Vec<f32> =
         (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0).collect();
     let images = Tensor::new(&shape, values)?.channels_last();
-    let (name, mut classifier): (_, Box<dyn Classifier + '_>) = match &model {
-        Model::Float(model) => ("float", Box::new(Evaluating(&model.network))),
-        Model::Integer(program) => ("int8", Box::new(Integer::with_options(program, options)?)),
+    let (name, program) = match &model {
+        Model::Float(float) => ("float", &float.program([shape[1], shape[2], shape[3]])?),
+        Model::Integer(program) => ("int8", program),
     };
-    let timing = latency(classifier.as_mut(), &images, args.runs)?;
+    let timing = latency(&mut Deployed::with_options(program, options)?, &images, args.runs)?;
     let rate = round(shape[0] as f64 * 1e3 / timing.median, 2);
     let figures =
         json!({"ms_median": timing.median, "ms_p95": timing.p95, "images_per_second": rate});

@@ -29,13 +29,13 @@ impl<N: Network + ?Sized> Classifier for Evaluating<'_, N> {
     }
 }
 
-/// An integer program.
-pub struct Integer {
+/// A program.
+pub struct Deployed {
     engine: Engine,
     workspace: Workspace,
 }
 
-impl Integer {
+impl Deployed {
     pub fn new(program: &ottava::quant::Program) -> Result<Self> {
         Self::with_options(program, Options::fast())
     }
@@ -46,7 +46,7 @@ impl Integer {
     }
 }
 
-impl Classifier for Integer {
+impl Classifier for Deployed {
     fn logits(&mut self, images: Tensor<f32>) -> Result<Tensor<f32>> {
         Ok(self.engine.run(&images, &mut self.workspace)?)
     }

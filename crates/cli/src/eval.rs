@@ -8,7 +8,7 @@ use ottava::interop::{Precision, StateDict, write_safetensors};
 use serde_json::json;
 
 use crate::args;
-use crate::classifier::{Classifier, Evaluating, Integer, judge};
+use crate::classifier::{Classifier, Deployed, Evaluating, judge};
 use crate::model::{Model, load};
 use crate::output::{can_write, result, round};
 use crate::qat::{same_channels, same_classes};
@@ -44,7 +44,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
     let start = Instant::now();
     let mut classifier: Box<dyn Classifier + '_> = match &model {
         Model::Float(model) => Box::new(Evaluating(&model.network)),
-        Model::Integer(program) => Box::new(Integer::new(program)?),
+        Model::Integer(program) => Box::new(Deployed::new(program)?),
     };
     let judged = judge(classifier.as_mut(), &test, "evaluate", &args.global)?;
     let seconds = start.elapsed().as_secs_f64();

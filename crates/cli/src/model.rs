@@ -8,6 +8,7 @@ use ottava::autograd::{Graph, Leaf, Result as TapeResult, Var};
 use ottava::data::Preprocess;
 use ottava::interop::{self, OnnxOptions, StateDict};
 use ottava::nn::models::{Architecture, ModelConfig};
+use ottava::nn::qat::{convert, fold_norms};
 use ottava::nn::{self, Module, Network};
 use ottava::quant::{Container, Program};
 use ottava::tensor::Tensor;
@@ -128,6 +129,12 @@ impl FloatModel {
                 [*c, *h, *w]
             }
         }
+    }
+
+    /// The network as a program in floats, its BatchNorms folded, for images of this shape: what is deployed
+    /// if nothing is quantized.
+    pub fn program(&self, shape: [usize; 3]) -> Result<Program> {
+        Ok(convert(&fold_norms(&self.trace(shape)?)?)?)
     }
 
     /// [`input_shape`](Self::input_shape) for a size that somebody wrote.

@@ -7,7 +7,7 @@ use ottava::tensor::elementwise::softmax_rows;
 use serde_json::json;
 
 use crate::args;
-use crate::classifier::{Classifier, Evaluating, Integer};
+use crate::classifier::{Classifier, Deployed, Evaluating};
 use crate::model::{Model, class_names, load};
 use crate::output::{result, round};
 
@@ -31,7 +31,7 @@ pub fn run(args: &args::Predict) -> Result<()> {
     };
     let mut classifier: Box<dyn Classifier + '_> = match &model {
         Model::Float(model) => Box::new(Evaluating(&model.network)),
-        Model::Integer(program) => Box::new(Integer::new(program)?),
+        Model::Integer(program) => Box::new(Deployed::new(program)?),
     };
     // Integers take one shape; a float network may take others than it was made for.
     let (made_for, only) = match &model {

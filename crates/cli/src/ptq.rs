@@ -10,7 +10,7 @@ use ottava::quant::Program;
 use serde_json::json;
 
 use crate::args;
-use crate::classifier::{Evaluating, Integer, judge};
+use crate::classifier::{Deployed, Evaluating, judge};
 use crate::helpers;
 use crate::model::{FloatModel, load_float};
 use crate::output::{bytes, can_write, result, table};
@@ -47,7 +47,7 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     let program = write_program(program, &model, &file)?;
 
     let float = judge(&mut Evaluating(&graph), &test, "float", global)?;
-    let integer = judge(&mut Integer::new(&program)?, &test, "int8", global)?;
+    let integer = judge(&mut Deployed::new(&program)?, &test, "int8", global)?;
     let written = size(&file)?;
     let row = |name: &str, judged: &crate::classifier::Judged, size: String| {
         vec![

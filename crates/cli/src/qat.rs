@@ -14,7 +14,7 @@ use ottava::quant::Program;
 use serde_json::{Value, json};
 
 use crate::args::{self, Global};
-use crate::classifier::{Evaluating, Integer, Judged, judge, latency};
+use crate::classifier::{Deployed, Evaluating, Judged, judge, latency};
 use crate::memory::peak_rss;
 use crate::model::{FloatModel, load_float, put, read_container};
 use crate::output::{bar, bytes, note, result, table};
@@ -232,10 +232,10 @@ impl Row {
 
 /// Judges a float network, its file, and its latency on one image.
 pub fn float_row(model: &FloatModel, file: &Path, test: &Loader, global: &Global) -> Result<Row> {
-    let graph = model.trace(input_shape(test)?)?;
-    let judged = judge(&mut Evaluating(&graph), test, "float", global)?;
-    let image = one_image(test)?;
-    let latency = latency(&mut Evaluating(&graph), &image, LATENCY_RUNS)?.median;
+    let shape = input_shape(test)?;
+    let judged = judge(&mut Evaluating(&model.trace(shape)?), test, "float", global)?;
+    let mut program = Deployed::new(&model.program(shape)?)?;
+    let latency = latency(&mut program, &one_image(test)?, LATENCY_RUNS)?.median;
     Ok(Row { name: "float", judged, bytes: Some(size(file)?), latency: Some(latency) })
 }
 
@@ -247,7 +247,7 @@ pub fn integer_row(
     test: &Loader,
     global: &Global,
 ) -> Result<Row> {
-    let mut integer = Integer::new(program)?;
+    let mut integer = Deployed::new(program)?;
     let judged = judge(&mut integer, test, name, global)?;
     let latency = latency(&mut integer, &one_image(test)?, LATENCY_RUNS)?.median;
     Ok(Row { name, judged, bytes: Some(size(file)?), latency: Some(latency) })

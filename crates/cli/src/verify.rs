@@ -6,7 +6,7 @@ use ottava::quant::Program;
 use serde_json::json;
 
 use crate::args;
-use crate::classifier::{Evaluating, Integer, judge};
+use crate::classifier::{Deployed, Evaluating, judge};
 use crate::model::read_container;
 use crate::output::{result, table};
 use crate::qat::load_graph;
@@ -46,7 +46,7 @@ pub fn run(args: &args::Verify) -> Result<()> {
 
     let nodes = verify(&graph, &program, &batch.images)?;
     let ours = judge(&mut Evaluating(&graph), &test, "graph", &args.global)?;
-    let theirs = judge(&mut Integer::new(&program)?, &test, "program", &args.global)?;
+    let theirs = judge(&mut Deployed::new(&program)?, &test, "program", &args.global)?;
     let agreement = ours.agreement(&theirs);
     let rows: Vec<Vec<String>> = nodes
         .iter()

@@ -10,7 +10,7 @@ use ottava_nn::qat::{
     fold_norms, prepare, sensitivities,
 };
 use ottava_nn::{Network as _, predict, trace};
-use ottava_quant::{WeightRange, WeightSpec};
+use ottava_quant::{Engine, WeightRange, WeightSpec, Workspace};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -83,6 +83,10 @@ fn folding_and_equalizing_keep_the_function() {
     assert!(pairs.iter().any(|p| p.first.ends_with("conv1") && p.second.ends_with("conv2")));
     let ours = predict(&folded, Mode::EVAL, images(4, 3)).unwrap();
     assert!(largest_difference(&expected, &ours) < 1e-3);
+    // As a program, in fewer steps, it is the same to the bit.
+    let program = Engine::new(&convert(&folded).unwrap()).unwrap();
+    let deployed = program.run(&images(4, 3), &mut Workspace::new()).unwrap();
+    assert_eq!(deployed, ours);
     // The original is as it was.
     assert_eq!(predict(&graph, Mode::EVAL, images(4, 3)).unwrap(), expected);
 }

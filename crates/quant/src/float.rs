@@ -5,6 +5,8 @@
 mod kernel;
 
 #[cfg(feature = "float")]
+pub(crate) use kernel::FloatConv;
+#[cfg(feature = "float")]
 pub use kernel::linear;
 
 use ottava_tensor::conv::ConvAttrs;
@@ -78,6 +80,10 @@ pub enum FloatOp {
 
 /// Computes the result of a batch from its inputs.
 pub(crate) type FloatKernel = Box<dyn Fn(&[Tensor<f32>]) -> Tensor<f32> + Send + Sync>;
+
+/// A convolution that writes its results where they belong. There is none in this build.
+#[cfg(not(feature = "float"))]
+pub(crate) enum FloatConv {}
 
 impl FloatOp {
     /// The operation's name in files and reports.
@@ -251,6 +257,22 @@ impl FloatOp {
     /// There are none in this build: [`check`](Self::check) accepts no operator that has one.
     pub(crate) fn kernel(&self, _x: &ValueType) -> FloatKernel {
         unreachable!("{} was refused when the program was built", self.name())
+    }
+
+    /// As [`kernel`](Self::kernel).
+    pub(crate) fn convolution(&self, _x: &ValueType) -> Option<FloatConv> {
+        None
+    }
+}
+
+#[cfg(not(feature = "float"))]
+impl FloatConv {
+    pub(crate) fn run(&self, _: usize, _: &[f32], _: Option<&[f32]>, _: bool, _: &mut [f32]) {
+        match *self {}
+    }
+
+    pub(crate) fn packed_bytes(&self) -> usize {
+        match *self {}
     }
 }
 

@@ -11,7 +11,7 @@ use crate::kernels::{self, Images};
 use crate::plan::{Front, Plan, Use};
 use crate::step::Step;
 use crate::workspace::{Memory, Workspace};
-use crate::{Error, Instr, Node, Program, QTensor, Result, Tuning, ValueId};
+use crate::{Activation, Error, FloatOp, Instr, Node, Program, QTensor, Result, Tuning, ValueId};
 
 /// How a [`Program`] is made ready to run. No choice changes a result.
 #[derive(Clone, Copy, Debug)]
@@ -137,16 +137,18 @@ impl Engine {
             let tuned = tuning.as_ref().and_then(|tuning| tuning.algorithm(name));
             Options { algorithm: tuned.unwrap_or(options.algorithm), ..options }
         };
-        // A fused layer runs where its addition stands: all it reads is there by then.
+        // A fused layer runs where the last of its nodes stands: all it reads is there by then.
         let absorbed: HashSet<usize> = fused.iter().copied().flatten().collect();
         let nodes: Vec<usize> =
             (0..program.nodes().len()).filter(|index| !absorbed.contains(index)).collect();
         let steps = parallel::map(nodes.len(), |i| {
-            let step = Step::new(program, nodes[i], &options_of(nodes[i]))?;
-            match fused.get(nodes[i]).copied().flatten() {
-                Some(layer) => Ok(Step::new(program, layer, &options_of(layer))?.with_add(step)),
-                None => Ok(step),
+            let mut chain = vec![nodes[i]];
+            while let Some(before) = fused.get(chain[chain.len() - 1]).copied().flatten() {
+                chain.push(before);
             }
+            let (behind, layer) = (&chain[..chain.len() - 1], chain[chain.len() - 1]);
+            let step = Step::new(program, layer, &options_of(layer))?;
+            Ok(behind.iter().rev().fold(step, |step, &node| step.then(program, node)))
         });
         let steps = steps.into_iter().collect::<Result<Vec<Step>>>()?;
         // What is quantized at once is read where the caller has it.
@@ -446,21 +448,43 @@ impl Engine {
 /// What is shown each node's index and value.
 type See<'a> = &'a mut dyn FnMut(usize, &Value);
 
-/// For each node that adds to a layer's result nobody else reads: that layer's node.
+/// For each node that completes a layer's result nobody else reads, as one step with it, the node that it
+/// completes: an addition a layer; in floats, an addition a convolution, and a ReLU either.
 ///
-/// Only a layer that is the *first* operand is fused: in `f32`, `(a + fixed) + b` rounds
+/// Of codes only a layer that is the *first* operand is fused: in `f32`, `(a + fixed) + b` rounds
 /// differently from `(b + fixed) + a`.
-fn fusible(program: &Program) -> Vec<Option<usize>> {
+pub(crate) fn fusible(program: &Program) -> Vec<Option<usize>> {
     let nodes = program.nodes();
     let mut readers = vec![0; nodes.len() + 1];
     nodes.iter().flat_map(|node| &node.inputs).for_each(|input| readers[input.0] += 1);
     readers[program.output().0] += 1;
-    nodes
-        .iter()
-        .map(|node| {
-            let first = node.inputs[0];
-            let layer = first.node().filter(|&layer| nodes[layer].instr.layer().is_some());
-            layer.filter(|_| matches!(node.instr, Instr::Add { .. }) && readers[first.0] == 1)
-        })
-        .collect()
+    let mut fused: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        let shape = |id: ValueId| &program.value(id).shape;
+        let is_conv = |id: usize| matches!(nodes[id].instr, Instr::Float(FloatOp::Conv { .. }));
+        // The node of a value that nobody else reads.
+        let own = |id: ValueId| id.node().filter(|_| readers[id.0] == 1);
+        let before = match &node.instr {
+            Instr::Add { .. } => {
+                own(node.inputs[0]).filter(|&id| nodes[id].instr.layer().is_some())
+            }
+            Instr::Float(FloatOp::Add(None)) => {
+                let whole = |id: &ValueId| shape(*id) == shape(ValueId::of_node(index));
+                let operands =
+                    node.inputs.iter().copied().filter(|_| node.inputs.iter().all(whole));
+                operands.filter_map(own).find(|&id| is_conv(id))
+            }
+            Instr::Clip(Activation::RELU) => {
+                own(node.inputs[0]).filter(|&id| is_conv(id) || is_sum_of_conv(id, nodes, &fused))
+            }
+            _ => None,
+        };
+        fused.push(before);
+    }
+    fused
+}
+
+/// Whether a node adds to a convolution in floats, in one step with it.
+fn is_sum_of_conv(id: usize, nodes: &[Node], fused: &[Option<usize>]) -> bool {
+    matches!(nodes[id].instr, Instr::Float(FloatOp::Add(None))) && fused[id].is_some()
 }

@@ -8,7 +8,7 @@ use ottava_tensor::pool::int8::{self, Average};
 use ottava_tensor::{Level, Tensor, pool};
 
 use crate::codes;
-use crate::float::FloatKernel;
+use crate::float::{FloatConv, FloatKernel};
 use crate::instr::{Elements, ValueType, contiguous};
 use crate::kernels::{self, Axis, Images};
 use crate::plan::{ALIGN, Plan, Sharing};
@@ -61,6 +61,12 @@ enum Kernel {
     /// Of each input the bytes that are one behind another, and their new codes.
     Concat(Vec<(usize, Option<Box<[u8; 256]>>)>),
     View,
+    /// A convolution in floats; what is added to its results is a second input.
+    FloatConv {
+        conv: Box<FloatConv>,
+        add: bool,
+        relu: bool,
+    },
     /// A computation on tensors, given the shape of each input; its memory is its own.
     Float(FloatKernel, Vec<Vec<usize>>),
 }
@@ -189,19 +195,33 @@ impl Step {
                     linear.run(&x[0]).unwrap_or_else(|_| Tensor::full(&shape, f32::NAN))
                 }))
             }
-            Instr::Float(op) => float(op.kernel(x)),
+            Instr::Float(op) => match op.convolution(x) {
+                Some(conv) => Kernel::FloatConv { conv: Box::new(conv), add: false, relu: false },
+                None => float(op.kernel(x)),
+            },
         };
         let inputs = node.inputs.iter().map(|id| id.0).collect();
         Ok(Self { node: Some(index), kernel, inputs, output: ValueId::of_node(index).0 })
     }
 
-    /// This layer's step and the addition behind it, in one.
-    pub(crate) fn with_add(mut self, add: Self) -> Self {
-        if let (Kernel::Conv(conv), Kernel::Add(codes)) = (&mut self.kernel, &add.kernel) {
-            conv.add = Some(*codes);
-            self.inputs.push(add.inputs[1]);
-            self.output = add.output;
+    /// This layer's step and the node behind it, which [`fusible`](crate::run::fusible) found to be one.
+    pub(crate) fn then(mut self, program: &Program, index: usize) -> Self {
+        let node = &program.nodes()[index];
+        match (&mut self.kernel, &node.instr) {
+            (Kernel::Conv(conv), Instr::Add { output, activation }) => {
+                let [a, b] = [0, 1].map(|i| grid(program.value(node.inputs[i])));
+                conv.add = Some(add_codes(a, b, *output, *activation));
+                self.inputs.push(node.inputs[1].0);
+            }
+            (Kernel::FloatConv { add, .. }, Instr::Float(FloatOp::Add(None))) => {
+                *add = true;
+                let other = node.inputs.iter().find(|id| id.0 != self.output);
+                self.inputs.push(other.expect("another operand").0);
+            }
+            (Kernel::FloatConv { relu, .. }, Instr::Clip(_)) => *relu = true,
+            _ => unreachable!("a {} is not one with the layer before it", node.instr.op()),
         }
+        self.output = ValueId::of_node(index).0;
         self
     }
 
@@ -221,6 +241,7 @@ impl Step {
             | Kernel::Pad { .. }
             | Kernel::Reshape { .. }
             | Kernel::Concat(_)
+            | Kernel::FloatConv { .. }
             | Kernel::Float(..) => Sharing::None,
         }
     }
@@ -251,7 +272,10 @@ impl Step {
 
     /// Bytes of its packed weights.
     pub(crate) fn packed_bytes(&self) -> usize {
-        self.conv().map_or(0, |conv| conv.packed.packed_bytes())
+        match &self.kernel {
+            Kernel::FloatConv { conv, .. } => conv.packed_bytes(),
+            _ => self.conv().map_or(0, |conv| conv.packed.packed_bytes()),
+        }
     }
 
     fn conv(&self) -> Option<&Conv> {
@@ -269,6 +293,7 @@ impl Step {
             | Kernel::Reshape { .. }
             | Kernel::Concat(_)
             | Kernel::View
+            | Kernel::FloatConv { .. }
             | Kernel::Float(..) => None,
         }
     }
@@ -375,6 +400,20 @@ impl Step {
                     let (y, [x]) = carve(arena, output.clone(), [place(i)]);
                     kernels::concat(row, start..start + bytes, table.as_deref(), x, y);
                     start += bytes;
+                }
+            }
+            Kernel::FloatConv { conv, add, relu } => {
+                let run = |x: &[u8], add: Option<&[u8]>, y: &mut [u8]| {
+                    let add = add.map(bytemuck::cast_slice);
+                    let (x, y) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(y));
+                    conv.run(batch, x, add, *relu, y);
+                };
+                if *add {
+                    let (y, [x, b]) = carve(arena, output, [place(0), place(1)]);
+                    run(x, Some(b), y);
+                } else {
+                    let (x, y) = unary(arena);
+                    run(x, None, y);
                 }
             }
             Kernel::Float(kernel, shapes) => {

@@ -6,7 +6,10 @@ mod oracle;
 
 use networks::{Dice, random, resnet};
 use oracle::{Naive, evaluate};
-use ottava_quant::{Engine, Error, FloatOp, Instr, Options, Program, Threads, Tuning, Workspace};
+use ottava_quant::{
+    Activation, Engine, Error, FloatOp, Instr, Options, Program, Threads, Tuning, Workspace,
+};
+use ottava_tensor::conv::ConvAttrs;
 use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::{Level, Tensor};
 use proptest::prelude::*;
@@ -167,6 +170,50 @@ proptest! {
 fn a_resnet_is_exact_on_every_level() {
     let program = resnet(1, 8, 12);
     check(&program, &images(&program, 2, 3), &Level::available());
+}
+
+/// Convolutions in floats take the addition and the ReLU behind them along, on either side of the sum, but
+/// not what somebody else reads, or what is stretched.
+#[test]
+fn float_blocks_are_the_same_in_one_step() {
+    let mut dice = Dice(5);
+    for own in [true, false] {
+        let mut b = Program::builder(&[6, 9, 9]).unwrap();
+        let mut conv = |b: &mut ottava_quant::Builder, name: &str, x, kernel: usize| {
+            let weight = dice.floats(&[6, 6, kernel, kernel]).map(|w| w * 0.2);
+            let (bias, attrs) = (Some(dice.floats(&[6])), ConvAttrs::new(1, kernel / 2));
+            b.push(name, Instr::Float(FloatOp::Conv { weight, bias, attrs }), &[x]).unwrap()
+        };
+        let relu = || Instr::Clip(Activation::RELU);
+        let sum = || Instr::Float(FloatOp::Add(None));
+        let input = b.input();
+        let first = conv(&mut b, "first", input, 3);
+        let x = b.push("first.relu", relu(), &[first]).unwrap();
+        let y = conv(&mut b, "second", x, 3);
+        let y = b.push("sum", sum(), &[x, y]).unwrap();
+        let y = b.push("sum.relu", relu(), &[y]).unwrap();
+        let z = conv(&mut b, "third", y, 1);
+        let shortcut = if own { y } else { z };
+        let z = b.push("twice", sum(), &[z, shortcut]).unwrap();
+        let mean = FloatOp::AvgPool { window: None, count_padding: false };
+        let mean = b.push("mean", Instr::Float(mean), &[z]).unwrap();
+        let stretched = conv(&mut b, "stretched", mean, 1);
+        let z = b.push("beside", sum(), &[z, stretched]).unwrap();
+        let z = b.push("end", relu(), &[z]).unwrap();
+        let program = b.finish(z).unwrap();
+        for batch in [1, 3] {
+            check(&program, &images(&program, batch, 7), &[Level::current()]);
+        }
+        let mut steps = vec![];
+        let see = |node: usize, _: &_| steps.push(program.nodes()[node].name.as_str());
+        Engine::new(&program)
+            .unwrap()
+            .run_traced(&images(&program, 1, 7), &mut Workspace::new(), see)
+            .unwrap();
+        let third: &[&str] = if own { &["twice"] } else { &["third", "twice"] };
+        let behind = ["mean", "stretched", "beside", "end"];
+        assert_eq!(steps, [&["first.relu", "sum.relu"], third, &behind].concat());
+    }
 }
 
 #[test]

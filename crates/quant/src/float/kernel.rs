@@ -1,6 +1,7 @@
 //! How operators in `f32` compute: with the kernels of training. They are a quarter of a small program.
 
-use ottava_tensor::conv::{self, ConvGeometry, PoolGeometry};
+use ottava_tensor::conv::PoolGeometry;
+use ottava_tensor::conv::f32::{Ending, PackedConv};
 use ottava_tensor::gemm::matmul;
 use ottava_tensor::norm::channel_affine;
 use ottava_tensor::{Tensor, elementwise, pool};
@@ -12,18 +13,42 @@ use crate::{Result, ValueType, Window, fake_quantize_per_channel};
 /// Why nothing fails while a program runs.
 const CHECKED: &str = "shapes that the builder has checked";
 
+/// A convolution that writes its results where they belong.
+pub(crate) struct FloatConv(PackedConv);
+
+impl FloatConv {
+    /// Convolves a batch of images `x`, adds to the results and makes the negative ones zero, if told so.
+    pub(crate) fn run(
+        &self,
+        batch: usize,
+        x: &[f32],
+        add: Option<&[f32]>,
+        relu: bool,
+        y: &mut [f32],
+    ) {
+        self.0.run(batch, x, &Ending { add, relu }, y);
+    }
+
+    /// Memory its packed weights take, in bytes.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        self.0.packed_bytes()
+    }
+}
+
 impl FloatOp {
-    /// The operator for batches of inputs like `x`, which [`check`](Self::check) has accepted.
+    /// A convolution for images like `x`, which [`check`](Self::check) has accepted; `None` for other
+    /// operators.
+    pub(crate) fn convolution(&self, x: &ValueType) -> Option<FloatConv> {
+        let Self::Conv { weight, bias, attrs } = self else { return None };
+        let shape = weight.dims("conv").expect(CHECKED);
+        let geometry = conv_geometry(shape, *attrs, x).expect(CHECKED);
+        Some(FloatConv(PackedConv::new(weight, bias.as_ref(), &geometry)))
+    }
+
+    /// Any other operator for batches of inputs like `x`, which [`check`](Self::check) has accepted.
     pub(crate) fn kernel(&self, x: &ValueType) -> FloatKernel {
         match self.clone() {
-            Self::Conv { weight, bias, attrs } => {
-                let shape = weight.dims("conv").expect(CHECKED);
-                let geometry = conv_geometry(shape, attrs, x).expect(CHECKED);
-                Box::new(move |x| {
-                    let geometry = ConvGeometry { batch: x[0].shape()[0], ..geometry };
-                    conv::f32::forward(&x[0], &weight, bias.as_ref(), &geometry)
-                })
-            }
+            Self::Conv { .. } => unreachable!("computed in place"),
             Self::Linear { weight, bias } => {
                 Box::new(move |x| linear(&x[0], &weight, bias.as_ref()).expect(CHECKED))
             }

@@ -1,11 +1,7 @@
 use super::super::ConvGeometry;
-use super::convolve::{Rows, convolve, task_rows};
-use super::weights;
-use super::windows::Windows;
-use super::winograd::{self, Tiling};
-use crate::simd::f32::dispatch_f32;
+use super::packed::{Ending, Kernel};
 use crate::storage::Key;
-use crate::{Level, Tensor, parallel};
+use crate::{Level, Tensor};
 
 /// 2-D convolution (cross-correlation, as in PyTorch):
 /// `y[n, o, i, j] = bias[o] + Σ_{c, u, v} x[n, c, i·s + u·d − p, j·s + v·d − p]·weight[o, c, u, v]`.
@@ -69,34 +65,9 @@ pub(super) fn forward_with(
     let images = x.as_nhwc().expect("channels-last");
     let bias = bias.map(Tensor::to_vec);
     let weight = weight.contiguous();
-    let groups = g.attrs.groups;
-    let key = |what| keep.then(|| key(what, level, g));
-    if let Some(tiling) = Tiling::forward(g) {
-        let panels = weight
-            .derived(key(tiling.name()), |weight| winograd::forward_panels(level, weight, &tiling));
-        winograd::convolve(level, images, &tiling, &panels, bias.as_deref(), y.data_mut());
-        return y;
-    }
-
-    let [_, channels, kh, kw] = g.weight_shape();
-    let depth = kh * kw * channels;
-    let panels = weight.derived(key("conv2d"), |weight| {
-        Vec::from_iter((0..groups).map(|group| weights::forward(level, weight, g, group)))
-    });
-
-    let windows = Windows::forward(g);
-    let [out_height, out_width] = g.out_size;
-    let row_len = out_width * g.out_channels;
-    let task_rows = task_rows(row_len * depth, out_width);
-    parallel::for_each_chunk(y.data_mut(), task_rows * row_len, |i, out| {
-        let (rows, places): (Vec<_>, Vec<_>) = (0..out.len() / row_len)
-            .map(|row| (row, i * task_rows + row))
-            .map(|(place, row)| ((row / out_height, row % out_height), place * row_len))
-            .unzip();
-        let to = Rows { rows: &rows, places: &places, step: g.out_channels };
-        dispatch_f32!(level, isa =>
-            convolve(isa, images, windows, &panels, bias.as_deref(), &to, out));
-    });
+    let key = keep.then(|| key(Kernel::name(g), level, g));
+    let kernel = weight.derived(key, |weight| Kernel::new(level, weight, g));
+    kernel.run(level, g, images, bias.as_deref(), &Ending::default(), y.data_mut());
     y
 }
 

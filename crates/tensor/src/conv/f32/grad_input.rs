@@ -1,5 +1,6 @@
 use super::super::ConvGeometry;
 use super::convolve::{Rows, convolve, task_rows};
+use super::packed::Ending;
 use super::weights;
 use super::windows::Windows;
 use super::winograd::{self, Tiling};
@@ -37,7 +38,8 @@ pub fn grad_input_on(
     if let Some(tiling) = Tiling::backward(g) {
         let mut dx = Tensor::recycled_channels_last(&g.input_shape());
         let panels = winograd::backward_panels(level, weight, &tiling);
-        winograd::convolve(level, images, &tiling, &panels, None, dx.data_mut());
+        let ending = Ending::default();
+        winograd::convolve(level, images, &tiling, &panels, None, &ending, dx.data_mut());
         return dx;
     }
 

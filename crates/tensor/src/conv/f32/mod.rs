@@ -6,12 +6,14 @@
 //! Forward and the gradient of the input are the same loops (`convolve.rs`); the gradient of the
 //! weight is a product over pixels (`grad_weight.rs`). Images too narrow for a tile go through the
 //! matrix product, packed window by window (`patches.rs`). Where 3×3 layers of stride one are large enough,
-//! Winograd's algorithm takes the place of all three (`winograd`).
+//! Winograd's algorithm takes the place of all three (`winograd`). Weights that stay are packed once
+//! (`packed.rs`).
 
 mod convolve;
 mod forward;
 mod grad_input;
 mod grad_weight;
+mod packed;
 mod patches;
 #[cfg(test)]
 pub(crate) mod reference;
@@ -25,3 +27,4 @@ mod winograd;
 pub use forward::{forward, forward_on, infer};
 pub use grad_input::{grad_input, grad_input_on};
 pub use grad_weight::{grad_weight, grad_weight_on};
+pub use packed::{Ending, PackedConv};

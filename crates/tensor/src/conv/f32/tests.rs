@@ -243,6 +243,48 @@ fn an_empty_batch_is_ordinary() {
     }
 }
 
+/// Packed once: [`forward`], and what is added and cut off behind it, bit for bit, at any batch and number
+/// of threads.
+#[test]
+fn packed_weights_and_endings_change_no_bit() {
+    let same =
+        |a: &[f32], b: &[f32]| a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits()));
+    for (channels, outputs, size, kernel, groups) in
+        [(16, 24, 12, 3, 1), (16, 16, 6, 3, 1), (3, 8, 11, 5, 1), (8, 8, 3, 3, 2), (5, 7, 1, 1, 1)]
+    {
+        let attrs = ConvAttrs { groups, ..ConvAttrs::new(1, kernel / 2) };
+        let shape = [outputs, channels / groups, kernel, kernel];
+        let one = ConvGeometry::new([1, channels, size, size], shape, attrs).unwrap();
+        let (weight, bias) = (uneven(&shape, 2), uneven(&[outputs], 3));
+        for level in Level::available() {
+            let conv = PackedConv::new_on(level, &weight, Some(&bias), &one);
+            for batch in [1, 5] {
+                let g = ConvGeometry { batch, ..one };
+                let mut x = uneven(&g.input_shape(), 1).channels_last();
+                x.data_mut()[0] = f32::NAN;
+                let mut add = uneven(&g.output_shape(), 4).channels_last();
+                add.data_mut()[1] = f32::NEG_INFINITY;
+                let y = forward_on(level, &x, &weight, Some(&bias), &g);
+                let [x, add, y] = [&x, &add, &y].map(|t| t.as_nhwc().unwrap());
+                for (added, relu) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let expected: Vec<f32> = y
+                        .iter()
+                        .zip(add)
+                        .map(|(y, add)| if added { y + add } else { *y })
+                        .map(|y| if relu && y < 0.0 { 0.0 } else { y })
+                        .collect();
+                    let ending = Ending { add: added.then_some(add), relu };
+                    for threads in [1, 2] {
+                        let mut ours = vec![-1.0; y.len()];
+                        with_threads(threads, || conv.run(batch, x, &ending, &mut ours));
+                        assert!(same(&ours, &expected), "{g:?} on {level:?}: {added}, {relu}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The same weights at one image size and another, which take tiles of different sizes.
 #[test]
 fn kept_weights_are_those_of_this_size() {

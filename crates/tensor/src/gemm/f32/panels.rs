@@ -137,6 +137,11 @@ impl Panels {
         self.shape.count()
     }
 
+    /// Memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.data.as_slice())
+    }
+
     /// Panel `i`, and its packed rows.
     pub(crate) fn get(&self, i: usize) -> (Panel, &[f32]) {
         let panel = self.shape.panel(i);

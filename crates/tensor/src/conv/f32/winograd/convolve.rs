@@ -1,5 +1,6 @@
 //! Forward, and backward to the input.
 
+use super::super::packed::Ending;
 use super::super::strip::Strip;
 use super::lines::Lines;
 use super::transform::{self, both_sides};
@@ -84,13 +85,14 @@ fn fill<I: Float, W: Variant>(
     }
 }
 
-/// Convolves all images into `out`, NHWC.
+/// Convolves all images into `out`, NHWC; `ending` completes each task's results.
 pub(in super::super) fn convolve(
     level: Level,
     images: &[f32],
     tiling: &Tiling,
     panels: &Panels,
     bias: Option<&[f32]>,
+    ending: &Ending<'_>,
     out: &mut [f32],
 ) {
     let channels = tiling.size[2];
@@ -111,8 +113,10 @@ pub(in super::super) fn convolve(
         rest = later;
     }
     parallel::for_each_item(tasks, |_, (rows, out)| {
+        let start = tiling.out_row(rows.start) * row_len;
         with_variant!(tiling.tile, W => dispatch_f32!(level, isa =>
             convolve_rows::<_, W>(isa, images, tiling, panels, bias, rows, block_rows, out)));
+        ending.complete(level, start, out);
     });
 }
 
