@@ -10,8 +10,8 @@ use crate::{Error, Leaf, Mode, Result, Tape, Var};
 ///
 /// Leaves are named by `leaves`; a captured tensor that has no name there is an error, since it would
 /// be frozen into the graph unnoticed. The recording is checked by running it beside `forward` on a
-/// second input of another batch size and other values: results must be equal bit for bit, or the network
-/// depends on its input in a way that a graph cannot.
+/// second input of another batch size and other values: results must be equal, or the network depends on its
+/// input in a way that a graph cannot.
 ///
 /// # Errors
 /// [`Error::Trace`], or what an operator refuses.
@@ -40,9 +40,9 @@ pub fn trace(
     let (ours, theirs) = (Tape::no_grad(Mode::EVAL), Tape::no_grad(Mode::EVAL));
     let ours = graph.run(ours.input(second.clone()))?.tensor();
     let theirs = forward(theirs.input(second))?.tensor();
-    // By bits: a NaN of the network's own is no difference.
+    // A NaN of the network's own is no difference.
     let same = ours.shape() == theirs.shape()
-        && ours.iter().map(f32::to_bits).eq(theirs.iter().map(f32::to_bits));
+        && ours.iter().zip(theirs.iter()).all(|(a, b)| a == b || a.is_nan() && b.is_nan());
     if !same {
         return Err(Error::Trace {
             reason: format!(
