@@ -1,4 +1,3 @@
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ottava_tensor::conv::int8::Algorithm;
@@ -138,9 +137,9 @@ impl Engine {
             Options { algorithm: tuned.unwrap_or(options.algorithm), ..options }
         };
         // A fused layer runs where the last of its nodes stands: all it reads is there by then.
-        let absorbed: HashSet<usize> = fused.iter().copied().flatten().collect();
-        let nodes: Vec<usize> =
-            (0..program.nodes().len()).filter(|index| !absorbed.contains(index)).collect();
+        let mut absorbed = vec![false; program.nodes().len()];
+        fused.iter().flatten().for_each(|&layer| absorbed[layer] = true);
+        let nodes: Vec<usize> = (0..absorbed.len()).filter(|&index| !absorbed[index]).collect();
         let steps = parallel::map(nodes.len(), |i| {
             let mut chain = vec![nodes[i]];
             while let Some(before) = fused.get(chain[chain.len() - 1]).copied().flatten() {
