@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use ottava::nn::{Checkpoint, Metrics, Position};
@@ -136,17 +137,16 @@ impl RunDir {
             step: number("step")?,
             total_steps: number("total_steps")?,
         };
+        // Earlier builds did not write these.
+        fn or_zero<T: Default + FromStr>(container: &Container, key: &str) -> T {
+            let text = container.metadata().get(key);
+            text.and_then(|text| text.parse().ok()).unwrap_or_default()
+        }
         let train = Metrics {
-            images: number("train_images")?,
-            correct1: number("train_correct1")?,
-            correct5: number("train_correct5")?,
-            loss_sum: container
-                .metadata()
-                .get("train_loss_sum")
-                .and_then(|text| text.parse().ok())
-                .with_context(|| {
-                    format!("{} is no checkpoint: no train_loss_sum", path.display())
-                })?,
+            images: or_zero(&container, "train_images"),
+            correct1: or_zero(&container, "train_correct1"),
+            correct5: or_zero(&container, "train_correct5"),
+            loss_sum: or_zero(&container, "train_loss_sum"),
         };
         let tensors = |prefix: &str| -> Result<Vec<(String, Tensor<f32>)>> {
             let names = container.tensors().keys();
