@@ -56,15 +56,17 @@ fn main() -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<setup::Interrupted>() => {
-            eprintln!("{error}");
-            ExitCode::from(130)
-        }
-        Err(error) if error.is::<setup::Usage>() => {
-            fail(&error);
-            ExitCode::from(2)
-        }
-        Err(error) => fail(&error),
+        Err(error) => match error.downcast_ref::<setup::Exit>() {
+            Some(setup::Exit::Interrupted(_)) => {
+                eprintln!("{error}");
+                ExitCode::from(130)
+            }
+            Some(setup::Exit::Usage(_)) => {
+                fail(&error);
+                ExitCode::from(2)
+            }
+            None => fail(&error),
+        },
     }
 }
 

@@ -11,34 +11,28 @@ use crate::args::Global;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// The user asked to stop.
+/// Why a command ends that did not fail at its job.
 #[derive(Debug)]
-pub struct Interrupted(pub String);
+pub enum Exit {
+    /// A flag has a value that no job can have.
+    Usage(String),
+    /// The user asked to stop.
+    Interrupted(String),
+}
 
-impl fmt::Display for Interrupted {
+impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let (Self::Usage(reason) | Self::Interrupted(reason)) = self;
+        f.write_str(reason)
     }
 }
 
-impl std::error::Error for Interrupted {}
-
-/// A flag that no job can have as it is written.
-#[derive(Debug)]
-pub struct Usage(pub String);
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
+impl std::error::Error for Exit {}
 
 /// `bail!` for wrong usage.
 macro_rules! usage {
     ($($text:tt)*) => {
-        return Err($crate::setup::Usage(format!($($text)*)).into())
+        return Err($crate::setup::Exit::Usage(format!($($text)*)).into())
     };
 }
 pub(crate) use usage;
@@ -49,7 +43,7 @@ where
     T: FromStr,
     T::Err: fmt::Display,
 {
-    text.parse().map_err(|error: T::Err| Usage(error.to_string()).into())
+    text.parse().map_err(|error: T::Err| Exit::Usage(error.to_string()).into())
 }
 
 /// Checks the environment and makes the thread pool.
@@ -79,7 +73,7 @@ pub fn catch_interrupts() -> Result<()> {
 /// Ends what has no checkpoint of its own, if the user asked to stop.
 pub fn check_interrupt(when: &str) -> Result<()> {
     match interrupted() {
-        true => Err(Interrupted(format!("interrupted {when}")).into()),
+        true => Err(Exit::Interrupted(format!("interrupted {when}")).into()),
         false => Ok(()),
     }
 }

@@ -23,7 +23,7 @@ use crate::output::{bar, bytes, note, result, round};
 use crate::profile;
 use crate::qat::adopt;
 use crate::run_dir::RunDir;
-use crate::setup::{Interrupted, catch_interrupts, interrupted, parsed, usage};
+use crate::setup::{Exit, catch_interrupts, interrupted, parsed, usage};
 use crate::task::{Task, batches, input_shape, name_skipped};
 
 /// What the flags leave open.
@@ -227,7 +227,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
         if outcome == Outcome::Interrupted {
             run.save_checkpoint(&trainer.checkpoint(), top)?;
             let path = run.file("checkpoint.ottava");
-            return Err(Interrupted(format!(
+            return Err(Exit::Interrupted(format!(
                 "interrupted; {} lets --resume go on from here",
                 path.display()
             ))

@@ -18,7 +18,7 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// How much of each target is spread over all classes, from 0 to 1.
     pub label_smoothing: f32,
-    /// The length that gradients are shortened to if they are longer.
+    /// The length that gradients are shortened to if they are longer, above zero.
     pub clip_norm: Option<f32>,
     /// How memory is kept small.
     pub saving: Saving,
@@ -240,7 +240,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
     /// # Errors
     /// [`Error::NonFinite`], naming epoch and step, if the loss or a clipped gradient is NaN or
     /// infinite (the parameters are then those before that step); [`Error::Data`];
-    /// [`Error::Config`] for an epoch without batches, or with fewer than were had before a resume; what
+    /// [`Error::Config`] for an impossible length to clip at, for an epoch without batches, or with fewer than were had before a resume; what
     /// operators or the evaluation refuse.
     pub fn run<I, E>(
         &mut self,
@@ -251,6 +251,10 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
         I: IntoIterator<Item = Result<Batch, E>>,
         E: fmt::Display,
     {
+        if let Some(limit) = self.config.clip_norm.filter(|&limit| limit.is_nan() || limit <= 0.0) {
+            let reason = format!("gradients clipped to length {limit}; it must be above zero");
+            return Err(Error::Config { reason });
+        }
         while self.position.epoch < self.config.epochs {
             let epoch = self.position.epoch;
             let mode = (self.mode)(epoch);

@@ -263,6 +263,19 @@ fn what_cannot_be_trained_on_is_said() {
     let error = trainer(&tiny, 1).run(stranger, go_on).unwrap_err();
     assert!(error.to_string().contains("class 3"), "{error}");
 
+    for limit in [0.0, -1.0, f32::NAN] {
+        let config = TrainConfig { clip_norm: Some(limit), ..TrainConfig::new(1) };
+        let optimizer = optimizer(&tiny, OptimizerKind::Sgd);
+        let schedule = Schedule::new(ScheduleKind::Constant, 0.1, 0, 4);
+        let error = Trainer::new(&tiny, optimizer, schedule, config).run(batches, go_on);
+        assert!(error.unwrap_err().to_string().contains("above zero"));
+    }
+    for weight_decay in [-1.0, f32::INFINITY, f32::NAN] {
+        let config = OptimizerConfig::new(OptimizerKind::Sgd, weight_decay);
+        let error = config.build(tiny.parameters(), optim::all).err().unwrap().to_string();
+        assert!(error.contains("weight decay"), "{error}");
+    }
+
     let other = ottava_nn::models::build("resnet8", &Default::default()).unwrap();
     let checkpoint = Checkpoint {
         position: Position::default(),

@@ -19,7 +19,7 @@ pub const MIN_SCALE: f32 = f32::EPSILON;
 /// With `lo = min(min, 0)` and `hi = max(max, 0)`, so that zero is exact:
 /// affine `scale = (hi − lo) / (qmax − qmin)`, `zero_point = qmin − round(lo / scale)`, clamped;
 /// symmetric `scale = max(−lo, hi) / ((qmax − qmin) / 2)`, zero-point 0 for signed codes and the
-/// middle (128 of `0..=255`) for unsigned ones. The scale is at least [`MIN_SCALE`]: a channel of
+/// middle for unsigned ones (128 of `0..=255`, rounded down of any others). The scale is at least [`MIN_SCALE`]: a channel of
 /// zeros gets that. An observer that saw nothing (`min > max`) gives scale 1, zero-point 0 (or the
 /// middle), as in PyTorch.
 ///

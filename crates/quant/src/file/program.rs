@@ -283,26 +283,6 @@ fn unpack_nibbles(byte: u8) -> [i8; 2] {
     [(byte << 4) as i8 >> 4, byte as i8 >> 4]
 }
 
-/// The fields of instructions.
-const FIELDS: [&str; 16] = [
-    "grid",
-    "kernel",
-    "stride",
-    "pad",
-    "dilation",
-    "groups",
-    "relu",
-    "min",
-    "max",
-    "count_padding",
-    "axis",
-    "range",
-    "by",
-    "int4",
-    "shape",
-    "codes",
-];
-
 /// The graph as read, not yet checked.
 struct Graph {
     input: Vec<usize>,
@@ -333,8 +313,8 @@ struct Fields {
     shape: Option<Vec<usize>>,
     codes: Option<[i32; 2]>,
     why: String,
-    /// Those of an instruction that were there.
-    given: Vec<&'static str>,
+    /// The names of those that only some operations have.
+    given: Vec<String>,
 }
 
 /// The fields that an operation may have, besides `name`, `op`, `in` and `why`; `None` for one that is
@@ -391,7 +371,9 @@ impl Fields {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let mut fields = Self::default();
         reader.object(|reader, key| {
-            fields.given.extend(FIELDS.iter().filter(|field| **field == key));
+            if !matches!(key, "name" | "op" | "in" | "why") {
+                fields.given.push(key.to_owned());
+            }
             match key {
                 "name" => fields.name = reader.string()?.into(),
                 "op" => fields.op = reader.string()?.into(),
@@ -431,7 +413,7 @@ impl Fields {
         let refuse = |reason: String| Error::Entry { name: name.into(), reason };
         let needs = |field: &str| refuse(format!("a node {:?} needs the field {field:?}", self.op));
         let known = fields_of(&self.op);
-        let alien = |field: &&&str| known.is_some_and(|known| !known.contains(*field));
+        let alien = |field: &&String| known.is_some_and(|known| !known.contains(&field.as_str()));
         if let Some(field) = self.given.iter().find(alien) {
             return Err(refuse(format!("a node {:?} has no field {field:?}", self.op)));
         }

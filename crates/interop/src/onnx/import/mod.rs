@@ -431,6 +431,16 @@ mod tests {
         }
     }
 
+    /// The zero-point `z` of unsigned codes.
+    fn zero() -> TensorProto {
+        TensorProto {
+            data_type: data_type::UINT8,
+            int32_data: vec![0],
+            name: "z".into(),
+            ..Default::default()
+        }
+    }
+
     /// `Identity` gives a product a second name, under which it is read without the bias.
     #[test]
     fn a_bias_reaches_nobody_else() {
@@ -466,12 +476,6 @@ mod tests {
     /// A constant that layers share becomes each layer's own, up to a limit.
     #[test]
     fn weights_are_shared_within_reason() {
-        let zero = TensorProto {
-            data_type: data_type::UINT8,
-            int32_data: vec![0],
-            name: "z".into(),
-            ..Default::default()
-        };
         let codes = TensorProto {
             dims: vec![512, 512],
             data_type: data_type::INT8,
@@ -492,7 +496,7 @@ mod tests {
                 nodes.push(format!("{last} = DequantizeLinear(q{i}, s, z)"));
             }
             let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-            let constants = vec![zero.clone(), codes.clone(), floats("s", &[], &[0.5])];
+            let constants = vec![zero(), codes.clone(), floats("s", &[], &[0.5])];
             onnx_program_from_bytes("t", &file(&[1, 512], &nodes, constants))
         };
         assert_eq!(open(64).unwrap().nodes().len(), 65);
@@ -503,14 +507,8 @@ mod tests {
     /// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.
     #[test]
     fn a_bound_is_rounded_to_the_grid_behind_it() {
-        let zero = TensorProto {
-            data_type: data_type::UINT8,
-            int32_data: vec![0],
-            name: "z".into(),
-            ..Default::default()
-        };
         let constants = vec![
-            zero,
+            zero(),
             floats("s1", &[], &[0.236]),
             floats("s2", &[], &[6.0 / 255.0]),
             floats("low", &[], &[0.0]),

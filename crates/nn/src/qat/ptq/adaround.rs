@@ -53,8 +53,8 @@ pub struct Rounded {
 /// levels are not uniform.
 ///
 /// # Errors
-/// [`Error::Node`] naming a layer with a BatchNorm or learned scales, or with [`WeightRange::MeanMagnitude`], or
-/// whose observer saw nothing;
+/// [`Error::Node`] naming a layer with a BatchNorm, with learned scales or scales of the
+/// [`WeightRange::MeanMagnitude`], or whose observer saw nothing;
 /// [`crate::Error::Data`].
 ///
 /// # Source
