@@ -7,7 +7,7 @@ use super::transform::{self, both_sides};
 use super::variant::{MOST_REACH, MOST_STEP, Variant};
 use super::{Tiling, place_step, with_variant};
 use crate::gemm::f32::{
-    Onto, Panel, Panels, Strided, Widest, accumulate, asked_for, finish, with_rows,
+    Onto, Panel, Panels, Strided, WHOLE, Widest, accumulate, asked_for, finish, with_rows,
 };
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
@@ -19,6 +19,9 @@ const BLOCK: usize = 1 << 16;
 
 /// Tiles to use a panel of weights for, at the most.
 const TILES: usize = 96;
+
+/// How many rows register tiles may have.
+const REGISTER_ROWS: [usize; 6] = [14, 12, 10, 8, 6, 4];
 
 /// Multiply-accumulates of a task at the least.
 const TASK_MACS: usize = 1 << 20;
@@ -98,7 +101,8 @@ pub(in super::super) fn convolve(
     let channels = tiling.size[2];
     let (places, fewest) = with_variant!(tiling.tile, W => (W::PLACES, W::TILES));
     let tiles = (BLOCK / (places * channels)).clamp(fewest, TILES);
-    let block_rows = dispatch_f32!(level, isa => block_rows(isa, tiling, tiles));
+    let cost = |tiles| dispatch_f32!(level, isa => register_rows(isa, tiles))[1];
+    let block_rows = tiling.block_rows(tiles, cost);
     let row_macs = tiling.columns * places * channels * tiling.outputs;
     let task_rows = (TASK_MACS / row_macs.max(1)).max(1).next_multiple_of(block_rows);
 
@@ -120,9 +124,15 @@ pub(in super::super) fn convolve(
     });
 }
 
+/// How many rows the register tiles have that multiply so many tiles in the shortest time, and that time: few
+/// tiles lost to make them a multiple, and few register tiles.
 #[inline(always)]
-fn block_rows<I: Float>(_: I, tiling: &Tiling, tiles: usize) -> usize {
-    tiling.block_rows(tiles, I::ROWS)
+fn register_rows<I: Float>(_: I, tiles: usize) -> [usize; 2] {
+    // What a register tile takes beside its rows: loading a panel, storing sums.
+    const BESIDE: usize = 2;
+    let time = |rows: usize| tiles.div_ceil(rows) * (rows + BESIDE);
+    let rows = REGISTER_ROWS.into_iter().filter(|&rows| rows <= I::ROWS);
+    rows.map(|rows| [rows, time(rows)]).min_by_key(|&[_, time]| time).expect("four fit anywhere")
 }
 
 /// Convolves some rows of tiles.
@@ -141,19 +151,22 @@ fn convolve_rows<I: Float, W: Variant>(
     // `[place][vector of channels][tile][channel]`: what a register tile reads at a time is one run of memory,
     // and its rows are a known distance apart.
     let vectors = channels.div_ceil(I::LANES);
-    let most_tiles = (block_rows * columns).next_multiple_of(I::ROWS);
+    let most_tiles = block_rows * columns + I::ROWS;
     let mut transformed =
         Storage::<f32>::recycled(W::PLACES * place_step(most_tiles * vectors * I::LANES));
     let mut products = Storage::<f32>::recycled(W::PLACES * place_step(most_tiles * 2 * I::LANES));
     let mut strip = Strip::new(tiling.windows(), block_rows, I::LANES);
     let first_out_row = tiling.out_row(rows.start);
+    let forgets = panels.bytes() / size_of::<f32>() > WHOLE;
 
     for first in rows.clone().step_by(block_rows) {
         let block = Vec::from_iter((first..rows.end.min(first + block_rows)).map(
             #[inline(always)]
             |row| tiling.row(row),
         ));
-        let tiles = (block.len() * columns).next_multiple_of(I::ROWS);
+        let tiles = block.len() * columns;
+        let [register_rows, _] = register_rows(isa, tiles);
+        let tiles = tiles.next_multiple_of(register_rows);
         strip.fill(isa, images, &block);
         let transformed = transformed.as_mut_slice();
         let products = products.as_mut_slice();
@@ -176,7 +189,17 @@ fn convolve_rows<I: Float, W: Variant>(
         );
         for i in 0..panels.count() {
             let (panel, weights) = panels.get(i);
-            multiply::<I, W>(isa, transformed, tiles, channels, weights, panel.width, products);
+            let next = if i + 1 < panels.count() { panels.get(i + 1).1 } else { &[] };
+            multiply::<I, W>(
+                isa,
+                transformed,
+                [tiles, register_rows],
+                channels,
+                panel.width,
+                weights,
+                forgets.then_some(next),
+                products,
+            );
             let to = Target { tiling, block: &block, first_out_row, panel };
             isa.enter(
                 #[inline(always)]
@@ -186,33 +209,37 @@ fn convolve_rows<I: Float, W: Variant>(
     }
 }
 
-/// For each place, all tiles by one panel.
+/// For each place, all tiles by one panel. While the weights of a step are multiplied, those of the next step are asked
+/// for, the first ones of the `next` panel at the end; not if there is none, since the cache has them.
 #[inline(always)]
 fn multiply<I: Float, W: Variant>(
     isa: I,
     transformed: &[f32],
-    tiles: usize,
+    [tiles, rows]: [usize; 2],
     channels: usize,
-    weights: &[f32],
     width: usize,
+    weights: &[f32],
+    next: Option<&[f32]>,
     products: &mut [f32],
 ) {
     let len = channels.next_multiple_of(I::LANES) * tiles;
     let sources = transformed.chunks(place_step(len));
     let targets = products.chunks_mut(place_step(tiles * width));
     let depth_step = channels.div_ceil(channels.div_ceil(W::DEPTH)).next_multiple_of(I::LANES);
-    for ((source, target), weights) in
-        sources.zip(targets).zip(weights.chunks_exact(channels * width))
-    {
+    for (place, (source, target)) in sources.zip(targets).enumerate().take(W::PLACES) {
         let (source, target) = (&source[..len], &mut target[..tiles * width]);
         for first in (0..channels).step_by(depth_step) {
             let depth = first..channels.min(first + depth_step);
+            let at = (place * channels + first) * width;
+            let (now, behind) = weights[at..].split_at(depth.len() * width);
+            let coming = next.map_or(&[][..], |next| if behind.is_empty() { next } else { behind });
+            let coming = &coming[..coming.len().min(now.len())];
             if width == I::LANES {
-                with_rows!(@ isa, I::ROWS, I::ROWS, R =>
-                    multiply_tiles::<I, R, 1>(isa, source, tiles, depth, weights, target); 4 6 12 14);
+                with_rows!(@ isa, I::ROWS, rows, R =>
+                    multiply_tiles::<I, R, 1>(isa, source, tiles, depth, now, coming, target); 4 6 8 10 12 14);
             } else {
-                with_rows!(@ isa, I::ROWS, I::ROWS, R =>
-                    multiply_tiles::<I, R, 2>(isa, source, tiles, depth, weights, target); 4 6 12 14);
+                with_rows!(@ isa, I::ROWS, rows, R =>
+                    multiply_tiles::<I, R, 2>(isa, source, tiles, depth, now, coming, target); 4 6 8 10 12 14);
             }
         }
     }
@@ -225,23 +252,41 @@ fn multiply_tiles<I: Float, const R: usize, const V: usize>(
     tiles: usize,
     depth: std::ops::Range<usize>,
     weights: &[f32],
+    coming: &[f32],
     target: &mut [f32],
 ) {
     let width = V * I::LANES;
     let onto = if depth.start == 0 { Onto::Nothing } else { Onto::Output };
+    // Each tile asks for its share of what comes, a little every few steps: many at once would wait for each other.
+    const LINES: usize = 32;
+    let (mut steps, mut share) = (I::LANES, 0);
+    if !coming.is_empty() {
+        steps = 4;
+        let times = tiles / R * depth.len().div_ceil(steps);
+        share = coming.len().div_ceil(times).next_multiple_of(LINES);
+    }
+    let mut asked = 0;
     for (i, target) in target.chunks_exact_mut(R * width).enumerate() {
         let mut acc = [[isa.splat(0.0); V]; R];
         for first in depth.clone().step_by(I::LANES) {
             let channels = I::LANES.min(depth.end - first);
             let lines = &source[first * tiles + i * R * I::LANES..];
             let left = Strided::<R>::new(lines, I::LANES, channels);
-            accumulate(
-                isa,
-                &mut acc,
-                #[inline(always)]
-                |r, k| left.at(r, k),
-                asked_for::<I, V>(isa, &weights[first * width..(first + channels) * width]),
-            );
+            let weights = &weights[(first - depth.start) * width..][..channels * width];
+            for (i, weights) in weights.chunks(steps * width).enumerate() {
+                let end = coming.len().min(asked + share);
+                for at in (asked..end).step_by(LINES) {
+                    isa.prefetch_outer(coming, at);
+                }
+                asked = end;
+                accumulate(
+                    isa,
+                    &mut acc,
+                    #[inline(always)]
+                    |r, k| left.at(r, i * steps + k),
+                    asked_for::<I, V>(isa, weights),
+                );
+            }
         }
         for r in 0..R {
             finish(isa, &acc[r], onto, &mut target[r * width..][..width]);

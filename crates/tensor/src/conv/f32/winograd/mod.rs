@@ -180,14 +180,14 @@ impl Tiling {
         (tiles / self.columns).clamp(1, self.all_rows.max(1))
     }
 
-    /// How many rows of at most about `tiles` tiles to take at a time: with few tiles lost to make them a
-    /// multiple of `multiple`, and blocks that threads share evenly. No result of a tile depends on its block.
-    fn block_rows(&self, tiles: usize, multiple: usize) -> usize {
+    /// How many rows of at most about `tiles` tiles to take at a time, given what a number of tiles costs: blocks
+    /// that threads share evenly. No result of a tile depends on its block.
+    fn block_rows(&self, tiles: usize, cost: impl Fn(usize) -> usize) -> usize {
         let most = self.rows_of(tiles);
         let threads = crate::parallel::threads();
         let cost = |&rows: &usize| {
             let turns = self.all_rows.div_ceil(rows).div_ceil(threads);
-            turns * (rows * self.columns).next_multiple_of(multiple)
+            turns * cost(rows * self.columns)
         };
         // The largest of the cheapest.
         (most.div_ceil(2)..=most).rev().min_by_key(cost).unwrap_or(1)
