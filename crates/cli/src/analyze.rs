@@ -6,10 +6,11 @@ use ottava::nn::qat::{NodeAnalysis, Problem, analyze, diagnose};
 use ottava::quant::write_atomic;
 use serde_json::{Value, json};
 
-use crate::args;
+use crate::args::{self, BadImages};
 use crate::model::load_float;
 use crate::output::{can_write, note, result, round, table};
 use crate::qat::{adopt, load_graph, observe, prepare_graph};
+use crate::run_dir;
 use crate::task::{Task, name_skipped};
 
 /// `ottava analyze`.
@@ -21,13 +22,16 @@ pub fn run(args: &args::Analyze) -> Result<()> {
     }
     let trained = args.model_file.join("qat.ottava");
     let (graph, task, seen) = if trained.is_file() {
-        let (graph, model) = load_graph(&trained)?;
+        let (graph, mut model) = load_graph(&trained)?;
         note(
             global,
             "as the run has trained it; --calibration and the scheme's flags do not apply",
         );
-        (graph, Task::new(&args.data, model.preprocess)?, None)
+        let task = Task::new(&data_of(args)?, model.preprocess.clone())?;
+        adopt(&mut model, &task.test(args.batch)?)?;
+        (graph, task, None)
     } else {
+        args.scheme.untrained()?;
         let mut model = load_float(&args.model_file, args.model.as_deref())?;
         let task = Task::new(&args.data, model.preprocess.clone())?;
         let images = task.calibration(args.batch, args.calibration)?;
@@ -102,6 +106,17 @@ pub fn run(args: &args::Analyze) -> Result<()> {
         write_atomic(file, serde_json::to_string(&json)?.as_bytes())?;
     }
     result(global, json, &text)
+}
+
+/// The data set of the flags, or else the one that a run was trained on.
+fn data_of(args: &args::Analyze) -> Result<args::Data> {
+    if args.data.data.is_some() {
+        return Ok(args.data.clone());
+    }
+    let of_run = run_dir::data(&args.model_file)?;
+    let args::Data { preprocess, workers, bad_images, .. } = args.data.clone();
+    let bad_images = if bad_images == BadImages::Skip { bad_images } else { of_run.bad_images };
+    Ok(args::Data { preprocess, workers, bad_images, ..of_run })
 }
 
 /// `null` where nothing differs.

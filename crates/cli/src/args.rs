@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ottava::data::MAX_WORKERS;
 use serde::Serialize;
 
 use crate::scheme::Scheme;
@@ -75,9 +76,11 @@ pub struct Global {
     pub threads: Option<usize>,
     /// Print one JSON object as the last line of standard output
     #[arg(long, global = true)]
+    #[serde(skip)]
     pub json: bool,
     /// No progress on standard error
     #[arg(long, global = true)]
+    #[serde(skip)]
     pub quiet: bool,
     /// Read flags from a TOML file, one key a flag; flags on the command line win
     #[arg(long, value_name = "FILE.toml", global = true)]
@@ -88,28 +91,42 @@ pub struct Global {
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct Data {
     /// Data set: fashion-mini, idx:DIR, cifar10:DIR, cifar100:DIR, folder:DIR or
-    /// synthetic:CxHxW:CLASSES:N
-    #[arg(long, value_name = "SPEC", default_value = "fashion-mini")]
-    pub data: String,
+    /// synthetic:CxHxW:CLASSES:N [default: fashion-mini]
+    #[arg(long, value_name = "SPEC")]
+    #[serde(serialize_with = "or_embedded")]
+    pub data: Option<String>,
     /// What happens to pixels: imagenet, cifar10, fashion, unit, raw or FILE.toml [default: the model
     /// file's, or the data set's]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<String>,
     /// Background threads that load images
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = workers)]
     pub workers: usize,
     /// What to do about pictures that cannot be decoded
     #[arg(long, value_enum, default_value_t = BadImages::Refuse)]
     pub bad_images: BadImages,
 }
 
+/// The data set where no flag names one: it is part of the program.
+const EMBEDDED: &str = "fashion-mini";
+
 impl Data {
     /// A data set as it is when no flag says more.
     pub fn of(spec: impl Into<String>) -> Self {
         let bad_images = BadImages::Refuse;
-        Self { data: spec.into(), preprocess: None, workers: 1, bad_images }
+        Self { data: Some(spec.into()), preprocess: None, workers: 1, bad_images }
     }
+
+    /// The data set's name.
+    pub fn spec(&self) -> &str {
+        self.data.as_deref().unwrap_or(EMBEDDED)
+    }
+}
+
+/// A run's configuration says which data set it was, whatever the default will be.
+fn or_embedded<S: serde::Serializer>(data: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(data.as_deref().unwrap_or(EMBEDDED))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -123,31 +140,31 @@ pub enum BadImages {
 
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct Training {
-    /// Epochs to train
-    #[arg(long, value_name = "N")]
+    /// Epochs to train [default: train 30, qat 6]
+    #[arg(long, value_name = "N", value_parser = epochs)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<usize>,
-    /// Images per step
-    #[arg(long, value_name = "N")]
+    /// Images per step [default: train 128, qat 64]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
-    /// Learning rate, after warm-up
+    /// Learning rate, after warm-up; Adam's is at most 0.001 unless it is given [default: train 0.1, qat 0.001]
     #[arg(long, value_name = "X")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f32>,
-    /// Who moves the weights: sgd, adam or adamw
+    /// Who moves the weights: sgd, adam or adamw [default: sgd]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub optimizer: Option<String>,
-    /// How the learning rate falls: constant, step or cosine
+    /// How the learning rate falls: constant, step or cosine [default: cosine]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
-    /// Epochs in which the learning rate rises from zero
+    /// Epochs in which the learning rate rises from zero [default: train 1, qat 0]
     #[arg(long, value_name = "X")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<f32>,
-    /// Pull of the weights towards zero
+    /// Pull of the weights towards zero [default: train 0.0005, qat 0.0001]
     #[arg(long, value_name = "X")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f32>,
@@ -164,7 +181,7 @@ pub struct Training {
     /// What initial weights, order and augmentation depend on
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=SEEDS))]
     pub seed: u64,
-    /// Directory for the configuration, metrics, checkpoints and models
+    /// Directory for the configuration, metrics, checkpoints and models [default: runs/train, runs/qat]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
@@ -200,7 +217,7 @@ pub enum Augment {
     None,
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 pub struct Demo {
     /// What initial weights, order and augmentation depend on
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=SEEDS))]
@@ -209,6 +226,7 @@ pub struct Demo {
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub out: PathBuf,
     #[command(flatten)]
+    #[serde(flatten)]
     pub global: Global,
 }
 
@@ -240,13 +258,14 @@ pub struct Qat {
     #[serde(skip)]
     pub model_file: Option<PathBuf>,
     /// The same, as a configuration file says it
-    #[arg(long, value_name = "MODEL", conflicts_with = "model_file")]
+    #[arg(long, value_name = "MODEL")]
     pub weights: Option<PathBuf>,
     /// The network, where the file does not say
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Epochs, batch, optimizer, rate and what is frozen when, where no flag says otherwise
+    /// Epochs, batch, optimizer, rate and what is frozen when, where no flag says otherwise; the defaults of
+    /// the others are of the first
     #[arg(long, value_enum, default_value_t = RecipeName::Published)]
     pub recipe: RecipeName,
     #[command(flatten)]
@@ -262,7 +281,7 @@ pub struct Qat {
     #[serde(flatten)]
     pub training: Training,
     /// Images to calibrate observers with before the first step
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub calibration: usize,
     /// First epoch, from 0, that rounds [default: 0]
     #[arg(long, value_name = "N")]
@@ -329,6 +348,25 @@ pub struct Helpers {
     pub adaround_iterations: usize,
 }
 
+/// Epochs at the most: more are a slip, and their steps could not be counted.
+const MAX_EPOCHS: usize = 1_000_000;
+
+/// A number of epochs.
+fn epochs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number <= MAX_EPOCHS => Ok(number),
+        _ => Err(format!("write a number up to {MAX_EPOCHS}")),
+    }
+}
+
+/// A number of threads that load images.
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number <= MAX_WORKERS => Ok(number),
+        _ => Err(format!("write a number up to {MAX_WORKERS}")),
+    }
+}
+
 /// A number that is not zero.
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -364,13 +402,13 @@ pub struct Analyze {
     #[command(flatten)]
     pub data: Data,
     /// Training images to calibrate with
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub calibration: usize,
     /// Test images to analyze on
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub images: usize,
     /// Images per batch
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_one)]
     pub batch: usize,
     #[command(flatten)]
     pub global: Global,
@@ -412,10 +450,10 @@ pub struct Ptq {
     #[command(flatten)]
     pub data: Data,
     /// Training images to calibrate with
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     pub calibration: usize,
     /// Images per batch
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
     pub batch: usize,
     #[command(flatten)]
     pub global: Global,
@@ -431,7 +469,7 @@ pub struct Eval {
     #[command(flatten)]
     pub data: Data,
     /// Images per batch
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
     pub batch: usize,
     /// Save the logits as safetensors
     #[arg(long, value_name = "FILE")]
@@ -444,7 +482,7 @@ pub struct Eval {
 pub struct Verify {
     /// A `qat` run directory
     pub run: PathBuf,
-    /// Test images to compare on
+    /// Test images to compare node by node; the classes are compared on all
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     pub images: usize,
     #[command(flatten)]
@@ -535,12 +573,12 @@ pub struct Export {
     /// Weights as s8, or as u8 with zero-point 128 for runtimes whose s8 products saturate
     #[arg(long, value_enum, default_value_t = Weights::S8)]
     pub weights: Weights,
-    /// Version of ONNX's operators
-    #[arg(long, value_name = "N", default_value_t = 17)]
-    pub opset: i64,
-    /// Version of ONNX's file format
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub ir_version: i64,
+    /// Version of ONNX's operators, 13 to 21 [default: 17]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(13..=21))]
+    pub opset: Option<i64>,
+    /// Version of ONNX's file format, 7 to 10 [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(7..=10))]
+    pub ir_version: Option<i64>,
     #[command(flatten)]
     pub global: Global,
 }
@@ -570,6 +608,34 @@ mod tests {
         error.map(|error| error.to_string()).unwrap_or_default()
     }
 
+    /// The help names what a flag is without being given.
+    #[test]
+    fn the_help_says_the_recipes() {
+        use crate::qat::QAT;
+        use crate::train::FLOAT;
+        use clap::CommandFactory as _;
+        let command = Cli::command();
+        for name in ["train", "qat"] {
+            let command = command.find_subcommand(name).unwrap();
+            let says = |flag: &str, values: [String; 2]| {
+                let flag = command.get_arguments().find(|arg| arg.get_id() == flag).unwrap();
+                let help = flag.get_help().unwrap().to_string();
+                let default = help.split("[default: ").nth(1).unwrap_or_default().to_owned();
+                let [train, qat] = values;
+                let each = if train == qat { train } else { format!("train {train}, qat {qat}") };
+                assert_eq!(default, format!("{each}]"), "{help}");
+            };
+            says("epochs", [FLOAT.epochs, QAT.epochs].map(|n| n.to_string()));
+            says("batch", [FLOAT.batch, QAT.batch].map(|n| n.to_string()));
+            says("warmup", [FLOAT.warmup, QAT.warmup].map(|n| n.to_string()));
+            says("weight_decay", [FLOAT.weight_decay, QAT.weight_decay].map(|n| n.to_string()));
+            says("lr", [FLOAT.lr, QAT.lr].map(|n| n.to_string()));
+            let lower = |name: String| name.to_lowercase();
+            says("optimizer", [FLOAT, QAT].map(|d| lower(format!("{:?}", d.optimizer))));
+            says("schedule", [FLOAT, QAT].map(|d| lower(format!("{:?}", d.schedule))));
+        }
+    }
+
     #[test]
     fn numbers_without_effect_are_refused() {
         let line = "ottava ptq model.ottava --data images --out out";
@@ -588,6 +654,10 @@ mod tests {
             let error = refused(&format!("{line} --dynamic {flag}"));
             assert!(error.contains("--dynamic") && error.contains(&flag[..6]), "{error}");
         }
+        for line in ["ptq m --batch 0", "qat m --calibration 0", "eval m --workers 257"] {
+            assert_ne!(refused(&format!("ottava {line}")), "", "{line}");
+        }
+        assert_ne!(refused("ottava export m out.onnx --opset 12"), "");
         let seed = refused("ottava train --seed 9223372036854775808");
         assert!(seed.contains("9223372036854775807"), "{seed}");
         assert_eq!(refused("ottava verify run --images 1"), "");

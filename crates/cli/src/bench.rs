@@ -88,7 +88,11 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
         (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0).collect();
     let images = Tensor::new(&shape, values)?.channels_last();
     let (name, program) = match &model {
-        Model::Float(float) => ("float", &float.program([shape[1], shape[2], shape[3]])?),
+        Model::Float(float) => {
+            let program = float.program([shape[1], shape[2], shape[3]]);
+            let what = || format!("{}, images of shape {:?}", file.display(), &shape[1..]);
+            ("float", &program.with_context(what)?)
+        }
         Model::Integer(program) => ("int8", program),
     };
     let timing = latency(&mut Deployed::with_options(program, options)?, &images, args.runs)?;

@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use clap::CommandFactory as _;
+
+use crate::args::Cli;
 
 /// The command line with the flags of its `--config` file, if it names one, put in front.
 pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
@@ -14,12 +17,29 @@ pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
             arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
         })
     };
-    let flags = flags(Path::new(&path), given)?;
+    // Of flags that exclude each other, one on the command line is instead of the file's.
+    let superseded = |flag: &str| given(flag) || rivals(flag).iter().any(|rival| given(rival));
+    let flags = flags(Path::new(&path), superseded)?;
     // program, command, then the file's flags.
     let at = args.len().min(2);
     let mut expanded = args;
     expanded.splice(at..at, flags);
     Ok(expanded)
+}
+
+/// The flags that cannot stand beside this one.
+fn rivals(flag: &str) -> Vec<String> {
+    let mut command = Cli::command();
+    // Groups know their members from then on.
+    command.build();
+    let commands = command.get_subcommands();
+    let groups = commands.flat_map(clap::Command::get_groups).cloned();
+    let groups = groups.filter_map(|mut group| (!group.is_multiple()).then_some(group));
+    let members = groups.map(|group| {
+        let names = group.get_args().map(|id| format!("--{}", id.as_str().replace('_', "-")));
+        names.collect::<Vec<_>>()
+    });
+    members.filter(|members| members.iter().any(|member| member == flag)).flatten().collect()
 }
 
 fn named(args: &[OsString]) -> Option<OsString> {
@@ -95,6 +115,10 @@ mod tests {
         let config = format!("--config={}", path.display());
         let expanded = expand(["ottava", "qat", "--skip=c", &config].map(OsString::from).to_vec());
         assert_eq!(expanded.unwrap()[2..5], ["--epochs=3", "--per-tensor", "--skip=c"]);
+        // So does one of those that exclude it.
+        std::fs::write(&path, "size_budget = 9000\nwidths = [8, 4]\n").unwrap();
+        let line = ["ottava", "qat", "--accuracy-budget=1", &config].map(OsString::from);
+        assert_eq!(expand(line.to_vec()).unwrap()[2..4], ["--widths=8", "--widths=4"]);
         std::fs::write(&path, "epochs = ").unwrap();
         let args = ["x".into(), "--config".into(), path.into()];
         assert_eq!(expand(args.to_vec()).unwrap_err().to_string().lines().count(), 1);

@@ -9,7 +9,6 @@ use ottava::nn::ScheduleKind;
 use ottava::nn::models::{Architecture, ModelConfig};
 use ottava::nn::optim::OptimizerKind;
 use ottava::nn::qat::Milestones;
-use serde_json::json;
 
 use crate::args::{self, Global};
 use crate::classifier::{Evaluating, judge};
@@ -42,14 +41,12 @@ pub fn run(args: &args::Demo) -> Result<()> {
     catch_interrupts()?;
     let start = Instant::now();
     let (global, seed) = (&args.global, args.seed);
-    let data = args::Data::of("fashion-mini");
-    let task = Task::new(&data, None)?;
+    let task = Task::new(&args::Data::of("fashion-mini"), None)?;
     let train = task.shuffled(FLOAT.batch, seed, |_| Augment::none())?;
     let test = task.test(100)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();
-    let mut run =
-        RunDir::create(&args.out, &json!({"command": "demo", "seed": seed}), false, global)?;
+    let mut run = RunDir::create(&args.out, args, false, global)?;
 
     note(global, "1. a float network");
     let config = ModelConfig {

@@ -3,12 +3,11 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use ottava::data::Preprocess;
 use ottava::interop::{Precision, StateDict, write_safetensors};
 use serde_json::json;
 
 use crate::args;
-use crate::classifier::{Classifier, Deployed, Evaluating, judge};
+use crate::classifier::judge;
 use crate::model::{Model, load};
 use crate::output::{can_write, result, round};
 use crate::qat::{same_channels, same_classes};
@@ -17,14 +16,10 @@ use crate::task::{Task, input_shape, name_skipped};
 /// `ottava eval`.
 pub fn run(args: &args::Eval) -> Result<()> {
     let model = load(&args.model_file, args.model.as_deref())?;
-    let preprocess = match &model {
-        Model::Float(model) => model.preprocess.clone(),
-        Model::Integer(program) => Preprocess::from_metadata(program.metadata())?,
-    };
     if let Some(path) = &args.logits {
         can_write(path)?;
     }
-    let task = Task::new(&args.data, preprocess)?;
+    let task = Task::new(&args.data, model.preprocess()?)?;
     let test = task.test(args.batch)?;
     same_classes(test.data().classes(), model.class_count())?;
     let images = input_shape(&test)?;
@@ -42,11 +37,7 @@ pub fn run(args: &args::Eval) -> Result<()> {
         Model::Integer(_) => {}
     }
     let start = Instant::now();
-    let mut classifier: Box<dyn Classifier + '_> = match &model {
-        Model::Float(model) => Box::new(Evaluating(&model.network)),
-        Model::Integer(program) => Box::new(Deployed::new(program)?),
-    };
-    let judged = judge(classifier.as_mut(), &test, "evaluate", &args.global)?;
+    let judged = judge(model.classifier()?.as_mut(), &test, "evaluate", &args.global)?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.logits {
         let dict: StateDict = [("logits", judged.logits.clone())].into_iter().collect();

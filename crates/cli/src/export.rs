@@ -18,20 +18,24 @@ use crate::setup::usage;
 /// `ottava export`.
 pub fn run(args: &args::Export) -> Result<()> {
     let model = load(&args.model_file, args.model.as_deref())?;
+    let defaults = OnnxOptions::default();
     let options = OnnxOptions {
         format: match args.format {
             Format::Qdq => OnnxFormat::Qdq,
             Format::Qoperator => OnnxFormat::QOperator,
         },
         unsigned_weights: args.weights == Weights::U8,
-        opset: args.opset,
-        ir_version: args.ir_version,
+        opset: args.opset.unwrap_or(defaults.opset),
+        ir_version: args.ir_version.unwrap_or(defaults.ir_version),
     };
     let as_integers = args.format != Format::Qdq || args.weights != Weights::S8;
     if as_integers && matches!(model, Model::Float(_)) {
         bail!("--format and --weights are for an integer network; this one is float");
     }
     let extension = args.out.extension().and_then(|extension| extension.to_str());
+    if extension == Some("safetensors") && args.opset.or(args.ir_version).is_some() {
+        usage!("--opset and --ir-version are of .onnx; {} is none", args.out.display());
+    }
     match (extension, &model) {
         (Some("onnx"), Model::Integer(program)) => {
             write_atomic(&args.out, &program_to_onnx(program, &options)?)?;

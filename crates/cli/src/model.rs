@@ -13,6 +13,7 @@ use ottava::nn::{self, Module, Network};
 use ottava::quant::{Container, Program};
 use ottava::tensor::Tensor;
 
+use crate::classifier::{Classifier, Deployed, Evaluating};
 use crate::setup::{parsed, usage};
 
 /// Pixels along a side of an image that a network is tried with.
@@ -31,6 +32,30 @@ impl Model {
             Self::Float(model) => model.class_count,
             Self::Integer(program) => program.output_shape().iter().product(),
         }
+    }
+
+    /// What happens to pixels before it sees them, if its file says so.
+    pub fn preprocess(&self) -> Result<Option<Preprocess>> {
+        match self {
+            Self::Float(model) => Ok(model.preprocess.clone()),
+            Self::Integer(program) => Ok(Preprocess::from_metadata(program.metadata())?),
+        }
+    }
+
+    /// Its classes by name, if its file says them.
+    pub fn classes(&self) -> Vec<String> {
+        match self {
+            Self::Float(model) => model.classes.clone(),
+            Self::Integer(program) => class_names(program.metadata()),
+        }
+    }
+
+    /// It, ready to classify images.
+    pub fn classifier(&self) -> Result<Box<dyn Classifier + '_>> {
+        Ok(match self {
+            Self::Float(model) => Box::new(Evaluating(&model.network)),
+            Self::Integer(program) => Box::new(Deployed::new(program)?),
+        })
     }
 
     /// The shape of an image: the file's, or of a size that somebody wrote.
@@ -247,7 +272,7 @@ impl FloatModel {
 }
 
 /// The classes by name, if a file's metadata say them.
-pub fn class_names(metadata: &BTreeMap<String, String>) -> Vec<String> {
+fn class_names(metadata: &BTreeMap<String, String>) -> Vec<String> {
     let names = metadata.get("class_names");
     names.map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect())
 }

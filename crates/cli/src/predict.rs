@@ -1,27 +1,20 @@
 //! `ottava predict`: classes and probabilities for image files.
 
 use anyhow::{Context, Result, bail};
-use ottava::data::{Preprocess, read_image};
+use ottava::data::read_image;
 use ottava::tensor::Tensor;
 use ottava::tensor::elementwise::softmax_rows;
 use serde_json::json;
 
 use crate::args;
-use crate::classifier::{Classifier, Deployed, Evaluating};
-use crate::model::{Model, class_names, load};
+use crate::model::{Model, load};
 use crate::output::{result, round};
 
 /// `ottava predict`.
 pub fn run(args: &args::Predict) -> Result<()> {
     let model = load(&args.model_file, args.model.as_deref())?;
-    let (preprocess, names) = match &model {
-        Model::Float(model) => (model.preprocess.clone(), model.classes.clone()),
-        Model::Integer(program) => {
-            let metadata = program.metadata();
-            (Preprocess::from_metadata(metadata)?, class_names(metadata))
-        }
-    };
-    let preprocess = match (&args.preprocess, preprocess) {
+    let names = model.classes();
+    let preprocess = match (&args.preprocess, model.preprocess()?) {
         (Some(name), _) => crate::task::preprocess(name)?,
         (None, Some(preprocess)) => preprocess,
         (None, None) => bail!(
@@ -29,21 +22,27 @@ pub fn run(args: &args::Predict) -> Result<()> {
             args.model_file.display()
         ),
     };
-    let mut classifier: Box<dyn Classifier + '_> = match &model {
-        Model::Float(model) => Box::new(Evaluating(&model.network)),
-        Model::Integer(program) => Box::new(Deployed::new(program)?),
-    };
+    let mut classifier = model.classifier()?;
     // Integers take one shape; a float network may take others than it was made for.
     let (made_for, only) = match &model {
         Model::Float(model) => (Some(model.input_shape(None)), false),
         Model::Integer(program) => (program.input_shape().try_into().ok(), true),
     };
+    // Files are read in colour; gray ones have the same brightness still.
+    let gray = made_for.is_some_and(|[channels, ..]| channels == 1);
     let (mut images, mut text) = (Vec::new(), String::new());
     for path in &args.images {
         let shown = path.display().to_string();
-        let picture = read_image(path)?;
+        let mut picture = read_image(path)?;
+        if gray {
+            picture = picture.into_gray();
+        }
         let shape = preprocess.output_shape(picture.shape()).with_context(|| shown.clone())?;
         let problem = match made_for {
+            Some(other) if other[0] != shape[0] => format!(
+                "{shown} has {} channels, but the network is for images of {}",
+                shape[0], other[0]
+            ),
             Some(other) if other != shape => {
                 format!("{shown} becomes an image of shape {shape:?}, but {}", advice(other))
             }

@@ -29,6 +29,7 @@ pub fn run(args: &args::Ptq) -> Result<()> {
     {
         usage!("--out {}: the file's name must end in .ottava", out.display());
     }
+    args.scheme.untrained()?;
     let mut model = load_float(&args.model_file, args.model.as_deref())?;
     let task = Task::new(&args.data, model.preprocess.clone())?;
     let test = task.test(args.batch)?;

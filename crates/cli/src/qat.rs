@@ -18,7 +18,7 @@ use crate::classifier::{Deployed, Evaluating, Judged, judge, latency};
 use crate::memory::peak_rss;
 use crate::model::{FloatModel, load_float, put, read_container};
 use crate::output::{bar, bytes, note, result, table};
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, same_settings};
 use crate::scheme::Scheme;
 use crate::setup::{catch_interrupts, check_interrupt, usage};
 use crate::task::{Task, input_shape, name_skipped};
@@ -292,7 +292,10 @@ pub fn report(rows: &[Row], agreement: f64, seconds: f64, seed: u64) -> (Value, 
 pub fn run(args: &args::Qat) -> Result<()> {
     catch_interrupts()?;
     // In the run's configuration the network is a flag like any other.
-    let weights = args.weights.clone().or_else(|| args.model_file.clone());
+    if args.global.config.is_none() && args.weights.is_some() && args.model_file.is_some() {
+        usage!("MODEL and --weights are the same; name one of them");
+    }
+    let weights = args.model_file.clone().or_else(|| args.weights.clone());
     let args = &args::Qat { weights, ..args.clone() };
     let file = args.weights.as_deref().context("name a float network")?;
     let start = std::time::Instant::now();
@@ -319,16 +322,15 @@ pub fn run(args: &args::Qat) -> Result<()> {
             out.display()
         );
     }
-    let mut run = RunDir::create(&out, args, args.training.resume, global)?;
     let checkpoint = match args.training.resume {
         true => {
-            same_network(&model, &run.file("best.ottava"))?;
-            Some(run.load_checkpoint()?.0)
+            let (checkpoint, _) = RunDir::load_checkpoint(&out)?;
+            same_network(&model, &out.join("best.ottava"))?;
+            same_settings(&out, args, &quantization())?;
+            Some(checkpoint)
         }
         false => None,
     };
-    model.save(&run.file("best.ottava"))?;
-    let mut rows = vec![float_row(&model, &run.file("best.ottava"), &test, global)?];
 
     let images = task.calibration(batch, args.calibration)?;
     let float = model.trace(input)?.detach();
@@ -343,6 +345,10 @@ pub fn run(args: &args::Qat) -> Result<()> {
         })?;
     }
     calibrate(&graph, &images, global)?;
+
+    let mut run = RunDir::create(&out, args, args.training.resume, global)?;
+    model.save(&run.file("best.ottava"))?;
+    let mut rows = vec![float_row(&model, &run.file("best.ottava"), &test, global)?];
     let file = run.file("ptq.ottava");
     let program = convert_to(&graph, &model, &file)?;
     rows.push(integer_row("ptq_int8", &program, &file, &test, global)?);
@@ -396,6 +402,14 @@ pub fn run(args: &args::Qat) -> Result<()> {
     }
     crate::report::finish(&out, &json)?;
     result(global, json, &format!("{text}the integer network is {}", file.display()))
+}
+
+/// The settings that say how a network is quantized: a run keeps those it began with.
+fn quantization() -> Vec<String> {
+    let flags = <args::Budget as clap::Args>::augment_args(clap::Command::new("qat"));
+    let flags = <Scheme as clap::Args>::augment_args(flags);
+    let names = flags.get_arguments().map(|flag| flag.get_id().to_string());
+    names.chain(["calibration".to_owned()]).collect()
 }
 
 /// Refuses a network that is not the one which a run began with.

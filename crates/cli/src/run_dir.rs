@@ -12,7 +12,8 @@ use ottava::tensor::Tensor;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::args::Global;
+use crate::args::{self, Global};
+use crate::model::read_container;
 use crate::output::note;
 
 /// The directory of a run that is being made.
@@ -22,21 +23,22 @@ pub struct RunDir {
     metrics: File,
 }
 
-/// What is of one run alone: its networks, and what commands make of them.
-const OF_A_RUN: [&str; 12] = [
+/// The networks of one run alone.
+const NETWORKS: [&str; 7] = [
     "checkpoint.ottava",
     "best.ottava",
-    "int8.ottava",
     "ptq.ottava",
     "qat.ottava",
     "w4a4.ottava",
     "ptq-w4a4.ottava",
     "qat-w4a4.ottava",
-    "result.json",
-    "analysis.json",
-    "trace.json",
-    "report.html",
 ];
+
+/// What commands make of its networks.
+const MADE_OF_THEM: [&str; 4] = ["int8.ottava", "result.json", "analysis.json", "report.html"];
+
+/// When its operators ran.
+const TRACE: &str = "trace.json";
 
 /// Settings that may change when a run is gone on with.
 const FREE: [&str; 8] =
@@ -44,7 +46,8 @@ const FREE: [&str; 8] =
 
 impl RunDir {
     /// Makes the directory and writes the command's configuration into it, unless it is to be gone on
-    /// with: then [`go_on`](Self::go_on) does.
+    /// with: then [`go_on`](Self::go_on) does. An earlier run's files are lost, so whatever can be refused is
+    /// refused before.
     pub fn create(
         path: &Path,
         config: &impl Serialize,
@@ -52,21 +55,14 @@ impl RunDir {
         global: &Global,
     ) -> Result<Self> {
         let shown = path.display();
-        if resume && !path.join("checkpoint.ottava").is_file() {
-            bail!(
-                "nothing to resume in {shown}: it has no checkpoint.ottava; start without --resume"
-            );
-        }
         fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
         let config = toml::to_string(config).context("cannot write the configuration")?;
         let metrics = path.join("metrics.jsonl");
         if !resume {
             // What else lies in a directory that holds no run is somebody's own.
-            let stale = if metrics.is_file() { &OF_A_RUN[..] } else { &[] };
-            for file in stale.iter().map(|name| path.join(name)).filter(|file| file.is_file()) {
-                let shown = file.display();
-                note(global, format!("{shown} is of an earlier run, and removed"));
-                fs::remove_file(&file).with_context(|| format!("cannot remove {shown}"))?;
+            if metrics.is_file() {
+                let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
+                remove(path, names, "is of an earlier run", global)?;
             }
             write_atomic(path.join("config.toml"), config.as_bytes())?;
         }
@@ -122,11 +118,16 @@ impl RunDir {
         Ok(())
     }
 
-    /// Reads it back, and the best top-1 with it.
-    pub fn load_checkpoint(&self) -> Result<(Checkpoint, Option<f64>)> {
-        let path = self.file("checkpoint.ottava");
-        let container = Container::load(&path)
-            .with_context(|| format!("--resume cannot go on from {}", path.display()))?;
+    /// Reads it back from a run's directory, and the best top-1 with it.
+    pub fn load_checkpoint(run: &Path) -> Result<(Checkpoint, Option<f64>)> {
+        let path = run.join("checkpoint.ottava");
+        if !path.is_file() {
+            bail!(
+                "nothing to resume in {}: it has no checkpoint.ottava; start without --resume",
+                run.display()
+            );
+        }
+        let container = read_container(&path).context("--resume")?;
         let number = |key: &str| -> Result<usize> {
             let text = container.metadata().get(key);
             text.and_then(|text| text.parse().ok())
@@ -161,10 +162,14 @@ impl RunDir {
     }
 
     /// Takes over from the run as it was left at `position`: drops from `metrics.jsonl` what came later,
-    /// since a run that was killed had gone further than its checkpoint, and will go there again.
-    pub fn go_on(&mut self, position: Position, global: &Global) -> Result<()> {
+    /// since a run that was killed had gone further than its checkpoint, and will go there again. If there are
+    /// `further` steps, what was made of its networks is of other weights from now on, and removed.
+    pub fn go_on(&mut self, position: Position, further: bool, global: &Global) -> Result<()> {
+        if further {
+            remove(&self.path, &MADE_OF_THEM, "is of the weights before", global)?;
+        }
         let before = fs::read_to_string(self.file("config.toml")).unwrap_or_default();
-        let changed = changed(&before, &self.config);
+        let changed = changed(&before, &self.config, |key| !FREE.contains(&key));
         if !changed.is_empty() {
             note(
                 global,
@@ -196,12 +201,57 @@ impl RunDir {
     }
 }
 
-/// The settings in which two configurations differ, of those that make a difference.
-fn changed(before: &str, now: &str) -> Vec<String> {
+/// The data set of a run, as its configuration says it.
+pub fn data(run: &Path) -> Result<args::Data> {
+    let path = run.join("config.toml");
+    let shown = path.display();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {shown}"))?;
+    let table: toml::Table = toml::from_str(&text).with_context(|| shown.to_string())?;
+    let setting = |key: &str| table.get(key).and_then(toml::Value::as_str);
+    // `demo` has no such flag.
+    let mut data = args::Data::of(setting("data").unwrap_or("fashion-mini"));
+    if setting("bad_images") == Some("skip") {
+        data.bad_images = args::BadImages::Skip;
+    }
+    Ok(data)
+}
+
+/// Removes files of a run, each of which is named.
+fn remove<'a>(
+    run: &Path,
+    names: impl IntoIterator<Item = &'a &'a str>,
+    why: &str,
+    global: &Global,
+) -> Result<()> {
+    for file in names.into_iter().map(|name| run.join(name)).filter(|file| file.is_file()) {
+        let shown = file.display();
+        note(global, format!("{shown} {why}, and removed"));
+        fs::remove_file(&file).with_context(|| format!("cannot remove {shown}"))?;
+    }
+    Ok(())
+}
+
+/// Refuses to go on with a run under another quantization than it began with: other values of these settings.
+pub fn same_settings(run: &Path, config: &impl Serialize, settings: &[String]) -> Result<()> {
+    let before = fs::read_to_string(run.join("config.toml")).unwrap_or_default();
+    let now = toml::to_string(config).context("cannot write the configuration")?;
+    let changed = changed(&before, &now, |key| settings.iter().any(|setting| setting == key));
+    if !changed.is_empty() {
+        bail!(
+            "--resume: {} began with other flags of quantization: {}; leave them as they were, or name another --out",
+            run.display(),
+            changed.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The settings in which two configurations differ, of those that count.
+fn changed(before: &str, now: &str, counts: impl Fn(&str) -> bool) -> Vec<String> {
     let [Ok(before), Ok(now)] = [before, now].map(str::parse::<toml::Table>) else {
         return vec![];
     };
     let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    let differ = |key: &&String| before.get(*key) != now.get(*key) && !FREE.contains(&key.as_str());
+    let differ = |key: &&String| before.get(*key) != now.get(*key) && counts(key);
     keys.into_iter().filter(differ).map(|key| format!("--{}", key.replace('_', "-"))).collect()
 }

@@ -197,6 +197,19 @@ impl Scheme {
         Ok(self.skip.iter().fold(map, |map, pattern| map.skip(pattern)))
     }
 
+    /// Refuses what makes a difference in training alone.
+    ///
+    /// # Errors
+    /// Wrong usage.
+    pub fn untrained(&self) -> Result<()> {
+        if self.bn_folding != BnFolding::Exact {
+            usage!(
+                "--bn-folding is for `ottava qat`: without training no BatchNorm normalises by the batch"
+            );
+        }
+        Ok(())
+    }
+
     fn config(&self, weight_bits: u8, activation_bits: u8) -> QConfig {
         let levels = match self.weight_levels {
             WeightLevels::Uniform => Levels::Uniform,

@@ -24,7 +24,7 @@ pub struct Task {
 impl Task {
     /// The data set of the flags; preprocessing from the flag, the model file or the data set.
     pub fn new(args: &args::Data, of_model: Option<Preprocess>) -> Result<Self> {
-        let spec: DataSpec = parsed(&args.data)?;
+        let spec: DataSpec = parsed(args.spec())?;
         let preprocess = match (&args.preprocess, of_model) {
             (Some(name), _) => preprocess(name)?,
             (None, Some(preprocess)) => preprocess,
@@ -156,7 +156,7 @@ pub fn preprocess(name: &str) -> Result<Preprocess> {
         };
         (key, text)
     });
-    Preprocess::from_metadata(entries)?.with_context(|| {
+    Preprocess::from_metadata(entries).context(name.to_owned())?.with_context(|| {
         format!("{name} sets no pixels; write pixels = \"normalized\", \"unit\" or \"raw\"")
     })
 }

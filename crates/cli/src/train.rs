@@ -82,6 +82,9 @@ impl Recipe {
         if !(defaults.warmup.is_finite() && defaults.warmup >= 0.0) {
             usage!("--warmup {}: epochs are a number, not below zero", defaults.warmup);
         }
+        if !(defaults.weight_decay.is_finite() && defaults.weight_decay >= 0.0) {
+            usage!("--weight-decay {}: must be a number, not below zero", defaults.weight_decay);
+        }
         if !(0.0..=1.0).contains(&args.label_smoothing) {
             usage!("--label-smoothing {}: must lie in 0..=1", args.label_smoothing);
         }
@@ -104,6 +107,8 @@ pub struct Job<'a, N: ?Sized> {
 /// What a training does besides learning.
 #[derive(Clone, Copy, Default)]
 pub struct Options {
+    /// Whether the command has a `--resume`, and whether it was given.
+    resumable: bool,
     resume: bool,
     profile: bool,
     saving: Saving,
@@ -115,7 +120,7 @@ impl From<&args::Training> for Options {
     fn from(args: &args::Training) -> Self {
         let args::Training { resume, profile, checkpoint_steps, recompute, .. } = *args;
         let saving = Saving { recompute, half: args.bf16_activations };
-        Self { resume, profile, saving, checkpoint_steps }
+        Self { resumable: true, resume, profile, saving, checkpoint_steps }
     }
 }
 
@@ -147,10 +152,10 @@ impl<N: Network + ?Sized> Job<'_, N> {
         }
         let mut top = None;
         if options.resume {
-            let (checkpoint, best) = run.load_checkpoint()?;
+            let (checkpoint, best) = RunDir::load_checkpoint(&run.path)?;
             let position = checkpoint.position;
             trainer.resume(checkpoint)?;
-            run.go_on(position, global)?;
+            run.go_on(position, position.epoch < epochs, global)?;
             top = best;
             note(global, format!("going on with epoch {}", trainer.position().epoch + 1));
         }
@@ -227,10 +232,10 @@ impl<N: Network + ?Sized> Job<'_, N> {
         if outcome == Outcome::Interrupted {
             run.save_checkpoint(&trainer.checkpoint(), top)?;
             let path = run.file("checkpoint.ottava");
-            return Err(Exit::Interrupted(format!(
-                "interrupted; {} lets --resume go on from here",
-                path.display()
-            ))
+            return Err(Exit::Interrupted(match options.resumable {
+                true => format!("interrupted; {} lets --resume go on from here", path.display()),
+                false => "interrupted".to_owned(),
+            })
             .into());
         }
         Ok(())
@@ -248,6 +253,9 @@ pub fn run(args: &args::Train) -> Result<()> {
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();
     let model = if args.model.ends_with(".onnx") {
+        if args.weights.is_some() {
+            usage!("--weights: {} has its own; name one of the two", args.model);
+        }
         let mut model = crate::model::load_float(Path::new(&args.model), None)?;
         adopt(&mut model, &train)?;
         model
@@ -263,11 +271,14 @@ pub fn run(args: &args::Train) -> Result<()> {
     if let Some(path) = &args.weights {
         start_from(&model, path, &args.model, &args.global)?;
     }
-    let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
-    let mut run = RunDir::create(&out, args, args.training.resume, &args.global)?;
-    let best = run.file("best.ottava");
     // The graph forgets each value once nobody reads it any more; a module cannot know.
     let graph = model.trace(input)?;
+    let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
+    if args.training.resume {
+        RunDir::load_checkpoint(&out)?;
+    }
+    let mut run = RunDir::create(&out, args, args.training.resume, &args.global)?;
+    let best = run.file("best.ottava");
     let job = Job {
         what: "train",
         network: &graph,
@@ -303,7 +314,11 @@ pub fn run(args: &args::Train) -> Result<()> {
 /// Takes over the weights that fit; a classifier for other classes starts anew.
 fn start_from(model: &FloatModel, path: &Path, name: &str, global: &Global) -> Result<()> {
     let weights = crate::model::load_float(path, Some(name))?;
-    let mismatch = model.network.load_matching(weights.network.state_dict());
+    let (ours, theirs) = (model.network.leaves().len(), weights.network.state_dict());
+    let mismatch = model.network.load_matching(theirs);
+    if mismatch.missing.len() + mismatch.misshapen.len() == ours {
+        bail!("{}: nothing of it fits {name}: {mismatch}", path.display());
+    }
     if !mismatch.is_empty() {
         note(global, format!("not taken over from {}: {mismatch}", path.display()));
     }

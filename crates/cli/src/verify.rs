@@ -10,7 +10,11 @@ use crate::classifier::{Deployed, Evaluating, judge};
 use crate::model::read_container;
 use crate::output::{result, table};
 use crate::qat::load_graph;
+use crate::run_dir;
 use crate::task::{Task, name_skipped};
+
+/// Images that both networks see at a time.
+const BATCH: usize = 64;
 
 /// `ottava verify`.
 pub fn run(args: &args::Verify) -> Result<()> {
@@ -31,23 +35,16 @@ pub fn run(args: &args::Verify) -> Result<()> {
     }
     let program = Program::from_container(&read_container(&file)?)
         .with_context(|| file.display().to_string())?;
-    let config = args.run.join("config.toml");
-    let text = std::fs::read_to_string(&config)
-        .with_context(|| format!("cannot read {}", config.display()))?;
-    let table_of_run: toml::Table =
-        toml::from_str(&text).with_context(|| format!("{}", config.display()))?;
-    let setting = |key: &str| table_of_run.get(key).and_then(|value| value.as_str());
-    let mut data = args::Data::of(setting("data").unwrap_or("fashion-mini"));
-    if setting("bad_images") == Some("skip") {
-        data.bad_images = args::BadImages::Skip;
-    }
-    let test = Task::new(&data, model.preprocess.clone())?.test(args.images)?;
-    let batch = test.epoch(0).next().context("the test set is empty")??;
-
+    let task = Task::new(&run_dir::data(&args.run)?, model.preprocess.clone())?;
+    let few = task.test_images(args.images, args.images)?;
+    let batch = few.epoch(0).next().context("the test set is empty")??;
     let nodes = verify(&graph, &program, &batch.images)?;
+    let test = task.test(BATCH)?;
     let ours = judge(&mut Evaluating(&graph), &test, "graph", &args.global)?;
     let theirs = judge(&mut Deployed::new(&program)?, &test, "program", &args.global)?;
     let agreement = ours.agreement(&theirs);
+    let same = |(a, b): (f32, f32)| a.to_bits() == b.to_bits();
+    let equal = ours.logits.iter().zip(theirs.logits.iter()).all(same);
     let rows: Vec<Vec<String>> = nodes
         .iter()
         .map(|node| {
@@ -69,8 +66,12 @@ pub fn run(args: &args::Verify) -> Result<()> {
     name_skipped(&[&test], &mut json, &args.global);
     result(&args.global, json, &format!("{text}agreement {agreement}"))?;
     let differing: usize = nodes.iter().map(|node| node.differing).sum();
-    if differing > 0 {
-        bail!("{differing} elements differ; the file and the run do not belong together");
+    if differing > 0 || !equal {
+        let what = match differing {
+            0 => "logits of other images than were compared node by node differ".to_owned(),
+            count => format!("{count} elements differ"),
+        };
+        bail!("{what}; the file and the run do not belong together");
     }
     Ok(())
 }

@@ -74,7 +74,9 @@ pub fn choose(
         let mut program = convert(&graphs[0])?;
         program.metadata_mut().extend(metadata);
         let file = program.to_container()?.to_bytes().len();
-        let rest = file.saturating_sub(path[0].bytes) + 1024 + 40 * choices.len();
+        let rule = |choice: &Choice| format!("{:?}=w8a8,", choice.layer).len();
+        let rules: usize = choices.iter().map(rule).sum();
+        let rest = file.saturating_sub(path[0].bytes) + 1024 + rules;
         let fits = |allocation: &&Allocation| (allocation.bytes + rest) as u64 <= most;
         let least = path.last().map_or(rest, |allocation| allocation.bytes + rest);
         path.iter().find(fits).with_context(|| {

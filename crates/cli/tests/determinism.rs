@@ -1,7 +1,7 @@
 //! The same seed gives the same bytes: at any number of threads and loaders, and after a kill.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -25,9 +25,21 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Kills the command, without a chance to write anything, once its run has a checkpoint in an epoch
-/// and is some steps beyond it. Returns whether it was still running.
+/// Kills the command, without a chance to write anything, in mid-epoch. Returns whether it was still running.
 fn kill_in_mid_epoch(dir: &Path, args: &str, out: &str) -> bool {
+    // SIGKILL, where there are signals.
+    let status = stop_in_mid_epoch(dir, args, out, |child| child.kill().unwrap());
+    status.is_some_and(|status| !status.success())
+}
+
+/// Stops the command once its run has a checkpoint in an epoch and is some steps beyond it. Returns how it ended,
+/// unless that was before.
+fn stop_in_mid_epoch(
+    dir: &Path,
+    args: &str,
+    out: &str,
+    stop: impl FnOnce(&mut Child),
+) -> Option<ExitStatus> {
     let mut child = ottava(dir, args).spawn().unwrap();
     let run = dir.join(out);
     let deadline = Instant::now() + Duration::from_secs(300);
@@ -39,13 +51,12 @@ fn kill_in_mid_epoch(dir: &Path, args: &str, out: &str) -> bool {
         }
         assert!(Instant::now() < deadline, "no checkpoint in five minutes");
         if child.try_wait().unwrap().is_some() {
-            return false;
+            return None;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    // SIGKILL, where there are signals.
-    child.kill().unwrap();
-    !child.wait().unwrap().success()
+    stop(&mut child);
+    Some(child.wait().unwrap())
 }
 
 #[test]
@@ -71,6 +82,27 @@ fn threads_kills_and_loaders_leave_no_trace_in_a_checkpoint() {
         lines.iter().filter_map(step).collect()
     };
     assert_eq!(losses("one"), losses("killed"));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_training_writes_a_checkpoint_of_its_last_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(dir, &format!("{TRAIN} --out whole"));
+    let stopped = format!("{TRAIN} --out stopped");
+    let interrupt = |child: &mut Child| {
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    };
+    let status = stop_in_mid_epoch(dir, &stopped, "stopped", interrupt);
+    assert_eq!(status.expect("it ended before").code(), Some(130));
+    let steps = lines(&dir.join("stopped/metrics.jsonl"));
+    run(dir, &format!("{stopped} --resume"));
+    // Nothing was done twice.
+    assert_eq!(lines(&dir.join("stopped/metrics.jsonl"))[..steps.len()], steps);
+    let checkpoint = |out: &str| std::fs::read(dir.join(out).join("checkpoint.ottava")).unwrap();
+    assert!(checkpoint("whole") == checkpoint("stopped"));
 }
 
 #[test]

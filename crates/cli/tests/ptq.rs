@@ -18,8 +18,12 @@ fn json(dir: &Path, args: &str) -> Value {
 }
 
 fn refusal(dir: &Path, args: &str) -> String {
+    refusal_of(1, dir, args)
+}
+
+fn refusal_of(code: i32, dir: &Path, args: &str) -> String {
     let output = ottava(dir, &format!("{args} --quiet"));
-    assert_eq!(output.status.code(), Some(1), "{args}");
+    assert_eq!(output.status.code(), Some(code), "{args}");
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -36,11 +40,20 @@ fn a_network_is_quantized_without_training_and_diagnosed() {
         let ptq = json(dir, &format!("ptq run {DATA} {four} {flags} --out four.ottava"));
         let written = json(dir, &format!("eval four.ottava {DATA}"));
         assert_eq!(written["top1"], ptq["ptq_int8"]["top1"]);
-        ptq["ptq_int8"]["loss"].as_f64().unwrap() - ptq["float"]["loss"].as_f64().unwrap()
+        let loss =
+            ptq["ptq_int8"]["loss"].as_f64().unwrap() - ptq["float"]["loss"].as_f64().unwrap();
+        (loss, std::fs::read(dir.join("four.ottava")).unwrap())
     };
-    let plain = loss("");
-    let helped = loss("--equalize --adaround --adaround-iterations 20 --bias-correction");
+    let (plain, without) = loss("");
+    let helps = ["--equalize", "--adaround --adaround-iterations 20", "--bias-correction"];
+    for help in helps {
+        assert!(loss(help).1 != without, "{help} does nothing");
+    }
+    let (helped, _) = loss(&helps.join(" "));
     assert!(helped.abs() < plain.abs() + 0.01, "{helped} {plain}");
+    assert!(
+        refusal_of(2, dir, &format!("ptq run {DATA} --bn-folding approximate")).contains("qat")
+    );
 
     // Linear layers alone, at run time: nothing else changes.
     let dynamic = json(dir, &format!("ptq run {DATA} --dynamic --out dynamic.ottava"));
@@ -89,7 +102,10 @@ fn a_network_is_quantized_without_training_and_diagnosed() {
         format!("qat run {DATA} --epochs 1 --calibration 40 --size-budget {budget} --out qat");
     assert!(json(dir, &qat)["qat_int8"]["bytes"].as_u64().unwrap() <= budget);
     assert_eq!(json(dir, "verify qat")["agreement"], 1.0);
-    json(dir, &format!("analyze qat {DATA} --images 32"));
+    let of_run = json(dir, "analyze qat --images 32 --batch 20");
+    assert_eq!(of_run, json(dir, &format!("analyze qat {DATA} --images 32")));
+    let line = refusal(dir, "analyze qat --data synthetic:3x16x16:5:40");
+    assert!(line.contains("5 classes"), "{line}");
     let report = json(dir, "report qat");
     let page = std::fs::read_to_string(dir.join(report["file"].as_str().unwrap())).unwrap();
     assert_eq!(page.len() as u64, report["bytes"].as_u64().unwrap());

@@ -143,6 +143,43 @@ fn a_run_is_neither_mixed_nor_lost() {
     json(dir, &train);
     json(dir, &format!("ptq run {DATA} --calibration 40"));
     let float = std::fs::read(dir.join("run/best.ottava")).unwrap();
+    let files = |run: &str| {
+        let mut files: Vec<_> = std::fs::read_dir(dir.join(run))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files("run");
+    // Refused as late as anything can be: after the network and the images are there.
+    for args in [
+        format!("{train} --weight-decay=-1"),
+        format!("{train} --batch 0"),
+        format!("{train} --epochs 18446744073709551615"),
+        format!("{train} --workers 100000"),
+        format!("{train} --lr 0"),
+        "train --model resnet8 --data synthetic:3x1x1:4:40 --epochs 1 --out run --preprocess x"
+            .into(),
+    ] {
+        assert_eq!(ottava(dir, &args).status.code(), Some(2), "{args}");
+        assert!(files("run") == before, "{args}");
+    }
+    json(dir, &format!("qat run {DATA} --epochs 1 --calibration 40 --out qat"));
+    let of_qat = files("qat");
+    for (flags, code) in [
+        ("--layer fc=w9a8", 2),
+        ("--skip nosuch", 1),
+        ("--calibration 0", 2),
+        ("--accuracy-budget nan", 2),
+        ("--size-budget 1k", 1),
+        ("--weight-decay=-1", 2),
+    ] {
+        let args = format!("qat run {DATA} --epochs 1 --out qat {flags}");
+        assert_eq!(ottava(dir, &args).status.code(), Some(code), "{args}");
+        assert!(files("qat") == of_qat, "{args}");
+    }
     for (args, words) in [
         (format!("ptq run {DATA} --out run/best.ottava"), "the float network itself"),
         (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the float network itself"),
@@ -169,7 +206,10 @@ fn a_run_is_neither_mixed_nor_lost() {
     assert!(said.lines().any(|line| line.ends_with(settings)), "{said}");
 
     // Integers of other weights are worse than none.
-    assert!(dir.join("run/int8.ottava").exists());
+    assert!(!dir.join("run/int8.ottava").exists(), "of the weights before more training");
+    json(dir, &format!("ptq run {DATA} --calibration 40"));
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 2 --lr 0.01 --resume --out run"));
+    assert!(dir.join("run/int8.ottava").exists(), "there was nothing left to train");
     json(dir, &format!("{train} --seed 5"));
     assert!(!dir.join("run/int8.ottava").exists());
     // So is an earlier run's network, under the settings of one that came to nothing.
@@ -204,6 +244,9 @@ fn a_quantized_run_is_gone_on_with_as_it_began() {
     for (args, words) in [
         (qat("other --epochs 2 --resume --out qat"), "began with another network"),
         (qat("run --epochs 2 --learn lsq --resume --out qat"), "other flags of quantization"),
+        (qat("run --epochs 2 --weight-bits 4 --resume --out qat"), "--weight-bits"),
+        (qat("run --epochs 2 --first-last 4 --resume --out qat"), "--first-last"),
+        (qat("run --epochs 2 --accuracy-budget 5 --resume --out qat"), "--accuracy-budget"),
         (format!("ptq qat {DATA} --calibration 40"), "--out"),
         (format!("ptq qat/best.ottava {DATA} --calibration 40"), "--out"),
         (format!("ptq qat {DATA} --out no/x.ottava"), "cannot write no/x.ottava"),
@@ -243,8 +286,45 @@ fn a_quantized_run_is_gone_on_with_as_it_began() {
         assert!(checkpoint("whole") == checkpoint("parts"), "{network}");
         assert_eq!(json(dir, "verify parts")["agreement"], 1.0);
     }
+    // A program of other weights is found out.
+    std::fs::copy(dir.join("qat/int8.ottava"), dir.join("parts/int8.ottava")).unwrap();
+    assert!(ottava(dir, "verify parts --quiet").status.code() == Some(1));
     std::fs::remove_file(dir.join("parts/int8.ottava")).unwrap();
     assert!(refusal(dir, "verify parts").contains("--resume"));
+}
+
+/// Pictures of any kind are brought to what the network takes.
+#[test]
+fn pictures_are_classified() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/tests/fixtures");
+    for picture in ["color.jpg", "gray.jpg", "alpha.png"] {
+        std::fs::copy(format!("{fixtures}/{picture}"), dir.join(picture)).unwrap();
+    }
+    for channels in [1, 3] {
+        let data = format!("--data synthetic:{channels}x16x16:4:40 --batch 20");
+        let run = format!("run{channels}");
+        json(dir, &format!("train --model resnet8 {data} --epochs 1 --out {run}"));
+        json(dir, &format!("ptq {run} {data} --calibration 20"));
+        for model in ["best.ottava", "int8.ottava"] {
+            let of_any_size = format!("predict {run}/{model} color.jpg");
+            let pictures = "color.jpg gray.jpg alpha.png";
+            let preprocess = "--preprocess unit,resize=16x16 --top 2";
+            let found = json(dir, &format!("predict {run}/{model} {pictures} {preprocess}"));
+            let images = found["images"].as_array().unwrap();
+            assert_eq!(images.len(), 3);
+            for image in images {
+                assert_eq!(image["top"].as_array().unwrap().len(), 2, "{image}");
+            }
+            if model == "int8.ottava" {
+                let advice = refusal(dir, &of_any_size);
+                assert!(advice.contains("resize=16x16"), "{advice}");
+            } else {
+                json(dir, &of_any_size);
+            }
+        }
+    }
 }
 
 #[test]
@@ -275,6 +355,9 @@ fn a_config_file_says_what_flags_say() {
     let qat = |args: &str| figures(json(dir, args));
     let first = qat(&format!("qat b {DATA} --epochs 1 --calibration 40 --out d"));
     assert_eq!(qat("qat --config d/config.toml --out e"), first);
+    // The command line names another network than the file.
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --seed 7 --out f"));
+    assert_ne!(qat("qat f --config d/config.toml --out g")["float"], first["float"]);
 }
 
 #[test]

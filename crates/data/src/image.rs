@@ -105,6 +105,20 @@ impl Image {
         self.pixels[(y * self.width + x) * self.channels + c]
     }
 
+    /// The brightness alone: 0.299 R + 0.587 G + 0.114 B, as Pillow's `convert("L")` rounds it; a picture that is
+    /// not of three channels as it is.
+    pub fn into_gray(self) -> Self {
+        if self.channels != 3 {
+            return self;
+        }
+        let gray = |rgb: &[u8; 3]| {
+            let [r, g, b] = rgb.map(u32::from);
+            ((19_595 * r + 38_470 * g + 7_471 * b + 0x8000) >> 16) as u8
+        };
+        let pixels = self.pixels.as_chunks().0.iter().map(gray).collect();
+        Self { channels: 1, pixels, ..self }
+    }
+
     /// The `height × width` window whose upper left corner is at `(top, left)`. What lies outside
     /// the picture is black (zero), as after torchvision's padding.
     pub fn crop(&self, top: isize, left: isize, height: usize, width: usize) -> Self {
@@ -160,6 +174,19 @@ mod tests {
     fn planes_become_pixels() {
         let image = Image::from_planes(3, 1, 2, &[1, 2, 3, 4, 5, 6]).unwrap();
         assert_eq!(image.pixels(), [1, 3, 5, 2, 4, 6]);
+    }
+
+    #[test]
+    fn brightness_is_pillows() {
+        let pixels =
+            [[255; 3], [1, 2, 3], [200, 10, 77], [0, 255, 0], [17, 99, 254], [128, 127, 126]];
+        let image = Image::new(3, 2, 3, pixels.concat()).unwrap();
+        assert_eq!(image.into_gray().pixels(), [255, 2, 74, 150, 92, 127]);
+        for gray in 0..=255 {
+            let image = Image::new(3, 1, 1, vec![gray; 3]).unwrap();
+            assert_eq!(image.into_gray().pixels(), [gray]);
+        }
+        assert_eq!(counting().into_gray(), counting());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use error::{Error, Result};
 pub use folder::ImageFolder;
 pub use idx::{idx_from_bytes, read_idx, write_idx};
 pub use image::Image;
-pub use loader::{Batch, Epoch, Loader, LoaderOptions, OnBadImage};
+pub use loader::{Batch, Epoch, Loader, LoaderOptions, MAX_WORKERS, OnBadImage};
 pub use mnist::read_mnist;
 pub use preprocess::{Pixels, Preprocess, Resize};
 pub use spec::{DataSpec, Split};

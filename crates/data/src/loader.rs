@@ -104,7 +104,7 @@ struct Made {
 }
 
 /// More background threads than this make no sense.
-const MAX_WORKERS: usize = 256;
+pub const MAX_WORKERS: usize = 256;
 
 impl Loader {
     /// A loader of `data`.

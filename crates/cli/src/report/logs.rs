@@ -65,7 +65,9 @@ fn stages(path: &Path) -> Result<Vec<Stage>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read {shown}; is this a run directory?"))?;
     let mut stages: Vec<Stage> = Vec::new();
-    for (number, line) in text.lines().enumerate() {
+    // A last line without an end was torn by a kill.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for (number, line) in whole.lines().enumerate() {
         let value: Value = serde_json::from_str(line)
             .with_context(|| format!("{shown}, line {}, is no JSON", number + 1))?;
         let at = |pointer: &str| value.pointer(pointer).and_then(Value::as_f64);

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use ottava::nn::Network as _;
-use ottava::quant::{Container, Instr, Program};
+use ottava::quant::{Instr, Program};
+
+use crate::model::read_container;
 
 use crate::model::{Model, load};
 
@@ -24,8 +26,8 @@ const BINS: usize = 64;
 pub fn histograms(run: &Path) -> Result<Vec<Histogram>> {
     let (int8, best) = (run.join("int8.ottava"), run.join("best.ottava"));
     if int8.is_file() {
-        let program = Container::load(&int8).and_then(|file| Program::from_container(&file));
-        let program = program.with_context(|| int8.display().to_string())?;
+        let program = Program::from_container(&read_container(&int8)?)
+            .with_context(|| int8.display().to_string())?;
         let layers = program.nodes().iter().filter_map(|node| match &node.instr {
             Instr::Conv { layer, .. } | Instr::Linear { layer, .. } => {
                 let codes: Vec<i32> = layer.codes.iter().map(i32::from).collect();
