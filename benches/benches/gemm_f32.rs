@@ -1,6 +1,6 @@
 //! `f32` matrix products in multiply-accumulates per second, on every instruction set, beside the
 //! limit of the multiplier and two other crates: `cargo bench -p ottava-benches --bench gemm_f32`,
-//! with `RAYON_NUM_THREADS=1` for the speed of one core.
+//! with `RAYON_NUM_THREADS=1` for the speed of one core, which the limit and one of the crates always have.
 
 use std::hint::black_box;
 
@@ -54,11 +54,11 @@ fn products(c: &mut Criterion) {
                     false,
                     false,
                     false,
-                    gemm::Parallelism::None,
+                    gemm::Parallelism::Rayon(0),
                 );
             });
         });
-        group.bench_function("peer matrixmultiply", |bench| {
+        group.bench_function("peer matrixmultiply, one core", |bench| {
             // SAFETY: as above.
             bench.iter(|| unsafe {
                 let (a, b) = (black_box(a.as_ptr()), black_box(b.as_ptr()));
@@ -73,7 +73,7 @@ fn products(c: &mut Criterion) {
 /// What registers alone allow.
 fn limit(c: &mut Criterion) {
     const STEPS: usize = 10_000;
-    let mut group = c.benchmark_group("gemm_f32/limit");
+    let mut group = c.benchmark_group("gemm_f32/limit of a core");
     for level in Level::available() {
         group.throughput(Throughput::Elements(limits::run(level, Mix::Floats, STEPS)));
         group.bench_function(level.name(), |bench| {

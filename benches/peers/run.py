@@ -46,6 +46,7 @@ def arguments():
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page from the last results")
     parser.add_argument("--out", type=Path, help="the page (docs/benchmarks.md; docs/benchmarks-avx2.md with --avx2)")
     args = parser.parse_args()
+    args.cache = args.cache.resolve()
     args.out = args.out or ROOT / "docs" / ("benchmarks-avx2.md" if args.avx2 else "benchmarks.md")
     args.rounds = args.rounds or (3 if args.quick else 5)
     args.block = args.block or (0.1 if args.quick else 0.2)

@@ -9,7 +9,8 @@ HOW = {
               "f32: `fold_norms` → `convert` → `Engine`",
     "onnxruntime": "all graph optimisations, intra-op threads as stated, bound inputs and outputs; int8: its own static QDQ quantizer",
     "openvino": "latency hint, one stream, f32 precision; int8: ONNX Runtime's QDQ file imported",
-    "torch": "the fastest of eager channels-last, frozen TorchScript and inductor (f32), FX `x86` and PT2E X86Inductor (int8), chosen by timing",
+    "torch": "networks: the fastest of eager channels-last, frozen TorchScript and inductor (f32), FX `x86` and PT2E X86Inductor (int8), chosen "
+             "by timing; layers: the same without inductor; training: eager channels-last, without `torch.compile`",
     "litert": "XNNPACK; converted by litert-torch, quantized by ai-edge-quantizer (static, 8 bit)",
     "ncnn": "packing and Winograd on, 16-bit storage off; int8: symmetric, min-max, requantized between convolutions",
     "rten": "weights prepacked; int8: ONNX Runtime's QDQ file",
@@ -30,7 +31,7 @@ TITLES = {
 }
 QUIET = 0.9  # share of its time that a thread has a core
 RIGHT = 0.99  # of the integers of a product
-ENOUGH = 0.98  # cosine with the reference, for layers and products
+ENOUGH = 0.98  # cosine with the reference
 
 
 def write(results, path):
@@ -46,7 +47,8 @@ def write(results, path):
     machine, out = results["machine"], []
     out += ["# Benchmarks", "",
             "Written by `python3 benches/peers/run.py`, which installs the peers, gives every engine the same weights and inputs, "
-            "measures them in turn, and checks what they compute. Times hold for this machine only; compare within a table.", "",
+            "measures them in turn, and checks what they compute; training steps have weights and images of each engine's own, and are not checked. "
+            "Times hold for this machine only; compare within a table.", "",
             f"- **Machine**: {machine['cpu']} (family {machine['family']}, model {machine['model']}), {machine['cores']} cores, "
             f"{', '.join(machine['isa'])}; {machine['system']}",
             *([f"- **Hidden**: what the CPU has beyond {machine['mask'].upper()} "
@@ -89,13 +91,14 @@ def write(results, path):
         out += ["PyTorch's choices: " + "; ".join(f"{s}: {', '.join(sorted(names))}" for s, names in chosen.items()) + ".", ""]
     out += ["## Not measured", ""]
     out += [f"- {LABELS[n]}: {why}" for n, why in results["skipped"].items()] + reasons(results["reasons"])
+    out += absent(results["rows"], results["reasons"], order)
     missing = [n for n in order if not any(n == name for name, _ in rows)]
     out += [f"- left out (`--only`, `--training`): {', '.join(missing)}"] * bool(missing)
     out += ["", "## How it is measured", "",
             "Every engine is a process of its own that answers `load`, `run`, `outputs`; the driver stops all but the one whose turn it is "
-            "(`SIGSTOP`), so that no engine's waiting threads disturb another; all run on the same CPUs, as many as threads (Linux), since "
-            "one CPU may be slower than the next. After a warm-up each runs for the same time, round after round, "
-            "in alternating order. A network's weights are seeded random numbers with BatchNorm statistics taken from the calibration images and a "
+            "(`SIGSTOP`), so that no engine's waiting threads disturb another; all run on the same CPUs, as many as threads (Linux; rows of before "
+            "8ffd424 did not), since one CPU may be slower than the next. After a warm-up each runs for the same time, at least three times, round after round, "
+            "in alternating order, each turn with a run that is not timed (rows of before 2026-11-28 without). A network's weights are seeded random numbers with BatchNorm statistics taken from the calibration images and a "
             "classifier that tells the check images apart; the reference is a float network in numpy, which is not one of the engines. "
             "All int8 networks are quantized from the same weights with the same 16 calibration images.", ""]
     path.parent.mkdir(exist_ok=True)
@@ -107,7 +110,8 @@ def memory(peaks):
     names = list(dict.fromkeys(m["workload"] for m in peaks))
     cells = {(m["engine"], m["workload"]): f"{m['peak'] / 1e6:.0f}" for m in peaks}
     out = ["## Memory", "", "Peak resident memory, in MB, of a fresh process that loads a workload and runs it five times "
-           "(Python, where the engine's package is one, is part of it).", "",
+           "(Python, where the engine's package is one, is part of it). PyTorch's process quantizes and compiles the network first; the others "
+           "load one that is ready.", "",
            "| engine | " + " | ".join(names) + " |", "| --- |" + " --: |" * len(names)]
     for engine in [n for n in ALL if any(m["engine"] == n for m in peaks)]:
         out.append(f"| {LABELS[engine]} | " + " | ".join(cells.get((engine, name), "–") for name in names) + " |")
@@ -120,9 +124,37 @@ def kernels(rows):
 
 
 def runs(rows):
-    """When and how the rows were measured; a line of a table is always from one run."""
-    made = sorted({(r["run"]["date"], r["run"]["commit"], r["run"]["rounds"], r["run"]["block"]) for r in rows})
-    return "; ".join(f"{date} at {commit}, {rounds} rounds of {block:g} s an engine" for date, commit, rounds, block in made)
+    """When and how which rows were measured; a line of a table is always from one run."""
+    made = {}
+    for r in rows:
+        key = tuple(r["run"][part] for part in ("date", "commit", "rounds", "block"))
+        made.setdefault(key, set()).add((r["workload"], r["threads"]))
+    return "; ".join(f"{date} at {commit}, {rounds} rounds of {block:g} s an engine ({named(made[key])})"
+                     for key in sorted(made) for date, commit, rounds, block in [key])
+
+
+def named(lines):
+    """Workloads on numbers of threads, those of one kind together."""
+    kinds = {}
+    for name, threads in lines:
+        kinds.setdefault(name, set()).add(threads)
+    grouped = {}
+    for name, threads in sorted(kinds.items()):
+        grouped.setdefault(tuple(sorted(threads)), []).append(name)
+    return "; ".join(f"{', '.join(names)} on {' and '.join(map(str, threads))}" for threads, names in sorted(grouped.items()))
+
+
+def absent(rows, reasons, order):
+    """Engines that are on the page, but were not in the run of some lines that they could have been in."""
+    kinds = {(r["engine"], order[r["workload"]]["kind"]) for r in rows}
+    lines = {(r["workload"], r["threads"]) for r in rows}
+    here = {(r["engine"], r["workload"], r["threads"]) for r in rows + reasons}
+    out = []
+    for engine in ALL:
+        away = {line for line in lines if (engine, order[line[0]]["kind"]) in kinds and (engine, *line) not in here}
+        if away:
+            out.append(f"- {LABELS[engine]} was not in the run of these lines: {named(away)}")
+    return out
 
 
 def busyness(rows):
@@ -206,15 +238,15 @@ def checks(rows, order):
             continue
         nets = {p: [r for r in mine if "agree" in r and r["workload"].endswith(p)] for p in ("f32", "int8")}
         agree = {p: f"{sum(r['agree'] for r in v)}/{sum(r['of'] for r in v)}" if v else "–" for p, v in nets.items()}
-        worst = {p: f"{min(r['cosine'] for r in v):.4f}" if v else "–" for p, v in nets.items()}
+        low = lambda cosines: f"{min(cosines):.4f}" + (" ⚠" if min(cosines) < ENOUGH else "") if cosines else "–"
+        worst = {p: low([r["cosine"] for r in v]) for p, v in nets.items()}
         rest = [r["cosine"] for r in mine if "agree" not in r]
-        low = f"{min(rest):.4f}" + (" ⚠" if min(rest) < ENOUGH else "") if rest else "–"
         exact = []
         for precision in ("int8", "codes"):
             shares = [r["exact"] for r in mine if "exact" in r and r["workload"].endswith(precision)]
             # Downwards: one wrong sum of a million is not 100 %.
             exact.append(f"{math.floor(min(shares) * 1e4) / 100:.2f}%" + (" ⚠" if min(shares) < 1 else "") if shares else "–")
-        out.append(f"| {LABELS[engine]} | {agree['f32']} | {agree['int8']} | {worst['f32']} | {worst['int8']} | {low} | {' | '.join(exact)} |")
+        out.append(f"| {LABELS[engine]} | {agree['f32']} | {agree['int8']} | {worst['f32']} | {worst['int8']} | {low(rest)} | {' | '.join(exact)} |")
     wrong = sorted({f"{LABELS[r['engine']]}, {r['workload']} ({r['threads']}): {r.get('check')}" for r in rows
                     if r.get("cosine", 1) is None})
     return [*out, *([""] + [f"- {w}" for w in wrong] if wrong else []), ""]

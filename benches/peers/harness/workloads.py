@@ -1,6 +1,7 @@
 """What is measured, and the files that every engine reads."""
 
 import json
+import shutil
 
 GEMMS = [(512, 512, 512), (1024, 1024, 1024), (3136, 64, 576), (784, 128, 1152), (196, 256, 2304), (49, 512, 4608)]
 CONVS = [(64, 56), (128, 28), (256, 14), (512, 7)]
@@ -43,7 +44,9 @@ def prepare(directory):
     done = directory / "manifest.json"
     if done.exists() and (written := json.loads(done.read_text())).get("version") == VERSION:
         return written
-    directory.mkdir(parents=True, exist_ok=True)
+    # What engines made of other files, too.
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     rng = np.random.default_rng(SEED)
     manifest = {"version": VERSION}
     nets = [networks.resnet18(), networks.resnet20(), *(networks.chain(c, s, CHAIN) for c, s in CONVS)]

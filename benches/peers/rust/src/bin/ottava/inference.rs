@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use anyhow::Result;
 use ottava_autograd::ops::ActivationQuant;
 use ottava_autograd::{Graph, Mode, Observer, Tape};
@@ -9,8 +11,8 @@ use ottava_tensor::Tensor;
 
 use crate::networks;
 
-/// The network of a workload. An integer network is quantized once and kept in a file, so that a
-/// process that only runs it holds nothing else.
+/// The network of a workload. An integer network is quantized once by each build and kept in a file, so
+/// that a process that only runs it holds nothing else.
 pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let inputs = images(files, "inputs")?;
     let float = files.precision == "f32";
@@ -18,7 +20,7 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
         convert(&fold_norms(&graph(files)?)?)?
     } else {
         let path = files.path("ottava");
-        if !path.exists() {
+        if older(&path, &std::env::current_exe()?) {
             quantize(files)?.save(&path)?;
         }
         Program::load(&path)?
@@ -28,6 +30,12 @@ pub fn load(files: &Files) -> Result<Box<dyn Model>> {
     let (workspace, output) = (Workspace::default(), vec![0.0; outputs]);
     let kind = if float { "float" } else { "integer" };
     Ok(Box::new(Deployed { kind, engine, workspace, inputs, output }))
+}
+
+/// Whether a file is not there, or from before another.
+fn older(file: &Path, than: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    modified(file).is_none_or(|file| Some(file) < modified(than))
 }
 
 /// The network in floats.
