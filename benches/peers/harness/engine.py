@@ -18,6 +18,13 @@ ALL = ["ottava", *PYTHON, *RUST[1:]]
 LABELS = {"ottava": "**Ottava**", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch",
           "litert": "LiteRT", "ncnn": "ncnn", "openblas": "OpenBLAS", "rten": "rten", "tract": "tract", "candle": "candle",
           "burn": "burn", "gemm": "gemm", "matrixmultiply": "matrixmultiply"}
+NETWORKS = {"network", "chain"}
+KINDS = {name: NETWORKS for name in ALL} | {
+    **{name: NETWORKS | {"gemm"} for name in ("onnxruntime", "openvino")},
+    **{name: {"gemm"} for name in ("openblas", "gemm", "matrixmultiply")},
+    **{name: NETWORKS | {"gemm", "training"} for name in ("ottava", "torch")},
+    "burn": NETWORKS | {"training"},
+}
 DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai-edge-litert",
                  "ncnn": "ncnn"}
 

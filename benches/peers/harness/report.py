@@ -2,7 +2,7 @@
 
 import math
 
-from .engine import ALL, LABELS
+from .engine import ALL, KINDS, LABELS
 
 HOW = {
     "ottava": "int8: `prepare` → calibrate → `convert` → `Engine` (per-channel weights, min-max activations, `Algorithm::Auto`); "
@@ -146,12 +146,11 @@ def named(lines):
 
 def absent(rows, reasons, order):
     """Engines that are on the page, but were not in the run of some lines that they could have been in."""
-    kinds = {(r["engine"], order[r["workload"]]["kind"]) for r in rows}
     lines = {(r["workload"], r["threads"]) for r in rows}
     here = {(r["engine"], r["workload"], r["threads"]) for r in rows + reasons}
     out = []
-    for engine in ALL:
-        away = {line for line in lines if (engine, order[line[0]]["kind"]) in kinds and (engine, *line) not in here}
+    for engine in [n for n in ALL if any(r["engine"] == n for r in rows)]:
+        away = {line for line in lines if order[line[0]]["kind"] in KINDS[engine] and (engine, *line) not in here}
         if away:
             out.append(f"- {LABELS[engine]} was not in the run of these lines: {named(away)}")
     return out
