@@ -42,7 +42,7 @@ pub fn run(args: &args::Demo) -> Result<()> {
     let start = Instant::now();
     let (global, seed) = (&args.global, args.seed);
     let task = Task::new(&args::Data::of("fashion-mini"), None)?;
-    let train = task.shuffled(FLOAT.batch, seed, |_| Augment::none())?;
+    let train = task.shuffled(FLOAT.batch, seed, |_| Ok(Augment::none()))?;
     let test = task.test(100)?;
     let input = input_shape(&train)?;
     let classes = train.data().classes().to_vec();

@@ -41,8 +41,10 @@ impl Task {
     pub fn training(&self, batch: usize, args: &args::Training) -> Result<Loader> {
         let jitter = args.color_jitter.as_deref().map(parsed).transpose()?;
         self.shuffled(batch, args.seed, |data| match args.augment {
-            args::Augment::Standard => Augment { jitter, ..Augment::suited_to(data) },
-            args::Augment::None => Augment { jitter, ..Augment::none() },
+            args::Augment::Standard => {
+                Ok(Augment { jitter, ..Augment::suited_to(data, &self.preprocess)? })
+            }
+            args::Augment::None => Ok(Augment { jitter, ..Augment::none() }),
         })
     }
 
@@ -51,10 +53,10 @@ impl Task {
         &self,
         batch: usize,
         seed: u64,
-        augment: impl FnOnce(&dyn Dataset) -> Augment,
+        augment: impl FnOnce(&dyn Dataset) -> Result<Augment>,
     ) -> Result<Loader> {
         let data = self.spec.load(Split::Train)?;
-        let augment = augment(&*data);
+        let augment = augment(&*data)?;
         let options =
             LoaderOptions { shuffle: true, seed, augment, drop_last: true, ..self.options(batch) };
         // Fewer images than a batch are one short batch, not none.
@@ -156,7 +158,7 @@ pub fn preprocess(name: &str) -> Result<Preprocess> {
         };
         (key, text)
     });
-    Preprocess::from_metadata(entries).context(name.to_owned())?.with_context(|| {
+    Preprocess::from_settings(entries).context(name.to_owned())?.with_context(|| {
         format!("{name} sets no pixels; write pixels = \"normalized\", \"unit\" or \"raw\"")
     })
 }

@@ -15,15 +15,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workers = args.next().map_or(Ok(2), |n| n.parse())?;
     let epochs: u64 = args.next().map_or(Ok(1), |n| n.parse())?;
     let data = spec.load(Split::Train)?;
+    let preprocess = spec.preprocess();
     let options = LoaderOptions {
         batch: 32,
         shuffle: true,
         workers,
-        augment: Augment::suited_to(&*data),
+        augment: Augment::suited_to(&*data, &preprocess)?,
         on_bad_image: OnBadImage::Skip,
         ..LoaderOptions::default()
     };
-    let loader = Loader::new(data, spec.preprocess(), options)?;
+    let loader = Loader::new(data, preprocess, options)?;
     for epoch in 0..epochs {
         let (start, mut images) = (Instant::now(), 0);
         for batch in loader.epoch(epoch) {

@@ -18,7 +18,7 @@ use crate::{Dataset, Error, Image, Preprocess, Result};
 /// let augment = Augment { crop_padding: 4, flip: true, ..Augment::none() };
 /// let image = Image::new(1, 8, 8, (0..64).collect())?;
 /// let shown = |epoch| augment.apply(image.clone(), &Preprocess::unit(), 1, epoch, 7);
-/// assert_eq!(shown(0), shown(0));
+/// assert_eq!(shown(0)?, shown(0)?);
 /// # Ok::<(), ottava_data::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,10 +81,16 @@ impl Augment {
         Self { resized_crop: Some(ResizedCrop::default()), flip: true, ..Self::none() }
     }
 
-    /// What suits a data set: [`standard`](Self::standard) where all images have one size,
-    /// [`imagenet`](Self::imagenet) elsewhere.
-    pub fn suited_to(data: &dyn Dataset) -> Self {
-        data.shape().map_or_else(Self::imagenet, Self::standard)
+    /// What suits a data set: [`standard`](Self::standard) for the size that `preprocess` gives its images where
+    /// they have one size, [`imagenet`](Self::imagenet) elsewhere.
+    ///
+    /// # Errors
+    /// As [`Preprocess::output_shape`].
+    pub fn suited_to(data: &dyn Dataset, preprocess: &Preprocess) -> Result<Self> {
+        match data.shape() {
+            Some(shape) => Ok(Self::standard(preprocess.output_shape(shape)?)),
+            None => Ok(Self::imagenet()),
+        }
     }
 
     /// Refuses strengths that make no sense.
@@ -111,6 +117,9 @@ impl Augment {
 
     /// The image as epoch `epoch` of a training with `seed` sees it, of the size that `preprocess`
     /// gives it.
+    ///
+    /// # Errors
+    /// [`Error::Preprocess`] for strengths that make no sense.
     pub fn apply(
         &self,
         image: Image,
@@ -118,7 +127,8 @@ impl Augment {
         seed: u64,
         epoch: u64,
         index: usize,
-    ) -> Image {
+    ) -> Result<Image> {
+        self.check()?;
         let mut rng = stream(Purpose::Augment, seed, epoch, index as u64);
         let mut image = match &self.resized_crop {
             Some(crop) => crop.apply(&image, preprocess.target_size(&image), &mut rng),
@@ -138,7 +148,7 @@ impl Augment {
         if let Some(jitter) = &self.jitter {
             jitter.apply(&mut image, &mut rng);
         }
-        image
+        Ok(image)
     }
 }
 
@@ -240,10 +250,30 @@ mod tests {
     }
 
     #[test]
+    fn the_border_is_of_the_image_that_the_network_sees() {
+        let data = crate::Synthetic::new([3, 64, 48], 2, 4, 0, crate::Split::Train).unwrap();
+        let border = |preprocess: &str| {
+            let preprocess: Preprocess = preprocess.parse().unwrap();
+            Augment::suited_to(&data, &preprocess).unwrap().crop_padding
+        };
+        assert_eq!(
+            [border("unit"), border("unit,resize=16x32"), border("unit,crop=32")],
+            [6, 2, 4]
+        );
+        let absurd = Augment {
+            resized_crop: Some(ResizedCrop { scale: (1.0, 0.5), ..ResizedCrop::default() }),
+            ..Augment::none()
+        };
+        assert!(absurd.apply(counting(3), &Preprocess::raw(), 0, 0, 0).is_err());
+    }
+
+    #[test]
     fn every_offset_and_both_directions_occur() {
         let augment = Augment { crop_padding: 1, flip: true, ..Augment::none() };
         let seen: std::collections::BTreeSet<Vec<u8>> = (0..500)
-            .map(|i| augment.apply(counting(3), &Preprocess::raw(), 0, 0, i).pixels().to_vec())
+            .map(|i| {
+                augment.apply(counting(3), &Preprocess::raw(), 0, 0, i).unwrap().pixels().to_vec()
+            })
             .collect();
         // Nine windows, each in two directions.
         assert_eq!(seen.len(), 18);
@@ -252,8 +282,9 @@ mod tests {
     #[test]
     fn seeds_epochs_and_images_differ() {
         let augment = Augment::standard([1, 16, 16]);
-        let shown =
-            |seed, epoch, i| augment.apply(counting(16), &Preprocess::raw(), seed, epoch, i);
+        let shown = |seed, epoch, i| {
+            augment.apply(counting(16), &Preprocess::raw(), seed, epoch, i).unwrap()
+        };
         let differs = |seed, epoch| (0..20).any(|i| shown(0, 0, i) != shown(seed, epoch, i));
         assert!(differs(1, 0) && differs(0, 1) && !differs(0, 0));
     }
@@ -282,7 +313,10 @@ mod tests {
         let image = Image::new(3, 50, 40, (0..6000).map(|i| (i % 251) as u8).collect()).unwrap();
         let preprocess: Preprocess = "unit,resize=32,crop=28".parse().unwrap();
         for i in 0..20 {
-            assert_eq!(augment.apply(image.clone(), &preprocess, 0, 0, i).shape(), [3, 28, 28]);
+            assert_eq!(
+                augment.apply(image.clone(), &preprocess, 0, 0, i).unwrap().shape(),
+                [3, 28, 28]
+            );
         }
     }
 

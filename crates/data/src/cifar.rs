@@ -3,12 +3,12 @@
 //!
 //! Source: A. Krizhevsky, "The CIFAR-10 dataset", section "Binary version".
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::dataset::{beyond, numbered};
+use crate::dataset::{beyond, names_in, numbered};
 use crate::{Dataset, Error, Image, Result, Sample, Split};
 
 const AREA: usize = 32 * 32;
@@ -105,7 +105,7 @@ pub fn read_cifar(dir: &Path, cifar: Cifar, split: Split) -> Result<CifarSet> {
         read_labels(&path, &mut file, cifar, &mut labels)?;
         batches.push(BatchFile { path, file: Mutex::new(file), first });
     }
-    Ok(CifarSet { cifar, batches, labels, classes: class_names(&dir, cifar) })
+    Ok(CifarSet { cifar, batches, labels, classes: class_names(&dir, cifar)? })
 }
 
 impl CifarSet {
@@ -141,11 +141,8 @@ impl Dataset for CifarSet {
         let mut file = batch.file.lock().unwrap_or_else(PoisonError::into_inner);
         read(&mut file, &mut planes).map_err(|error| Error::io(&batch.path, &error))?;
         drop(file);
-        let (red, rest) = planes.split_at(AREA);
-        let (green, blue) = rest.split_at(AREA);
-        let pixels = red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]);
         let [channels, height, width] = SHAPE;
-        let image = Image::new(channels, height, width, pixels.collect())?;
+        let image = Image::from_planes(channels, height, width, &planes)?;
         Ok(Sample { image, label: label.into() })
     }
 }
@@ -157,11 +154,9 @@ fn locate(dir: &Path, cifar: Cifar, split: Split) -> PathBuf {
 }
 
 /// The names in the file beside the batches, if it is there and complete; else the numbers.
-fn class_names(dir: &Path, cifar: Cifar) -> Vec<String> {
-    let text = fs::read_to_string(dir.join(cifar.names())).unwrap_or_default();
-    let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
-    let names: Vec<String> = names.map(String::from).collect();
-    if names.len() == cifar.classes() { names } else { numbered(cifar.classes()) }
+fn class_names(dir: &Path, cifar: Cifar) -> Result<Vec<String>> {
+    let names = names_in(&dir.join(cifar.names()))?.filter(|names| names.len() == cifar.classes());
+    Ok(names.unwrap_or_else(|| numbered(cifar.classes())))
 }
 
 /// Goes over a file once, in pieces, and keeps the labels.

@@ -1,3 +1,6 @@
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::{Error, Image, Result};
@@ -130,10 +133,33 @@ impl Subset {
     /// At most `count` images, evenly spread over `whole`, so that a set sorted by class is
     /// represented fairly.
     pub fn spread(whole: Arc<dyn Dataset>, count: usize) -> Self {
-        let len = whole.len();
-        let count = count.min(len);
-        let indices = (0..count).map(|i| (i as u128 * len as u128 / count as u128) as usize);
-        Self { indices: indices.collect(), whole }
+        Self { indices: spread(whole.len(), count).collect(), whole }
+    }
+}
+
+/// At most `count` of `len` indices, evenly spread.
+pub(crate) fn spread(len: usize, count: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(len);
+    (0..count).map(move |i| (i as u128 * len as u128 / count as u128) as usize)
+}
+
+/// The names of classes that a file lists, one a line, if it is there. A line left blank is a class without a name,
+/// which its number stands for.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read.
+pub(crate) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let names = text.trim_end().lines().map(str::trim).enumerate();
+            let named = |(class, name): (usize, &str)| match name {
+                "" => class.to_string(),
+                name => name.to_owned(),
+            };
+            Ok(Some(names.map(named).collect()))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(path, &error)),
     }
 }
 

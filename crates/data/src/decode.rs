@@ -2,8 +2,12 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
+use image::error::{LimitError, LimitErrorKind};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, ImageResult, Limits};
+use image::{
+    ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult,
+    Limits, Rgb, RgbImage,
+};
 
 use crate::{Error, Image, Result, jpeg};
 
@@ -15,12 +19,13 @@ pub(crate) const MAX_MEMORY: u64 = 1 << 30;
 
 /// Reads a JPEG, PNG or WebP file as RGB, upright (its EXIF orientation is applied).
 ///
-/// Gray values become three equal channels, CMYK is converted, transparency is dropped: as Pillow's
-/// `convert("RGB")`. The content decides about the format, not the name.
+/// Gray values become three equal channels, CMYK is converted, transparency is dropped, and of 16 bits the upper
+/// eight count: as Pillow's `convert("RGB")`, but that clips gray of 16 bits at 255. The content decides about the
+/// format, not the name.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Format`] for another kind of file, more than 32768 pixels along a side, or a
-/// damaged file: also a JPEG that breaks off, which other decoders complete in gray.
+/// [`Error::Io`], or [`Error::Format`] for another kind of file, more than 32768 pixels along a side, pixels of
+/// more than a gigabyte, or a damaged file: also a JPEG that breaks off, which other decoders complete in gray.
 pub fn read_image(path: &Path) -> Result<Image> {
     let file = File::open(path).map_err(|error| Error::io(path, &error))?;
     let mut bytes = Vec::new();
@@ -67,9 +72,29 @@ fn png_or_webp(bytes: &[u8], format: ImageFormat) -> ImageResult<DynamicImage> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
+    // The limits above are of what the decoder takes besides its output.
+    let (width, height) = decoder.dimensions();
+    let rgb = 3 * u64::from(width) * u64::from(height);
+    if decoder.total_bytes().saturating_add(rgb) > MAX_MEMORY {
+        return Err(ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory)));
+    }
     // A damaged EXIF block is no reason to lose the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder)?;
+    let mut picture = upper_bits(DynamicImage::from_decoder(decoder)?);
     picture.apply_orientation(orientation);
     Ok(picture)
+}
+
+/// The upper eight of sixteen bits; `into_rgb8` would round.
+fn upper_bits(picture: DynamicImage) -> DynamicImage {
+    match picture.color() {
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
+            let wide = picture.into_rgb16();
+            RgbImage::from_fn(wide.width(), wide.height(), |x, y| {
+                Rgb(wide.get_pixel(x, y).0.map(|value| (value >> 8) as u8))
+            })
+            .into()
+        }
+        _ => picture,
+    }
 }

@@ -5,7 +5,7 @@ use std::{fmt, io};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system would not let us read or write a file.
+    /// The operating system would not let us read a file.
     Io {
         /// The file or directory.
         path: String,

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,14 +9,14 @@ use crate::{Dataset, Error, Image, Result, Sample, Split, read_image};
 const TRAIN: [&str; 2] = ["train", "training"];
 const TEST: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-/// Folders inside a class are searched this deep, so that a link to a parent ends.
-const MAX_DEPTH: usize = 8;
+/// Pictures too, but of no format that is read: they are bad images, rather than none.
+const UNREAD: [&str; 7] = ["bmp", "gif", "pbm", "pgm", "ppm", "tif", "tiff"];
 
 /// Pictures in folders, one folder a class: `DIR/train/CLASS/*.jpg`, `DIR/val/CLASS/*.jpg`, as
 /// torchvision's `ImageFolder`.
 ///
-/// Classes and files are sorted by name. Pictures are read and decoded when they are asked for,
-/// always as RGB.
+/// Classes and files are sorted by path, part by part; what begins with a dot belongs to tools. Pictures are
+/// read and decoded when they are asked for, always as RGB.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {
     classes: Vec<String>,
@@ -27,7 +28,7 @@ impl ImageFolder {
     ///
     /// # Errors
     /// [`Error::Io`] if a folder is missing or cannot be read, [`Error::DataSet`] if there is no
-    /// class, no picture, or a class that training does not have.
+    /// class, a class without pictures, or one that training does not have.
     pub fn new(dir: &Path, split: Split) -> Result<Self> {
         let train = find(dir, &TRAIN)?;
         let classes = class_folders(&train)?;
@@ -46,17 +47,22 @@ impl ImageFolder {
                 let reason = format!("{} is a class that training does not have", path.display());
                 return Err(Error::DataSet { reason });
             };
+            let folder = root.join(&class);
             let mut found = Vec::new();
-            pictures(&root.join(&class), MAX_DEPTH, &mut found)?;
+            // A link to a folder above would bring the pictures of other classes.
+            let above = real(&root)?;
+            let mut seen = above.ancestors().map(Path::to_owned).collect();
+            pictures(&folder, &mut seen, &mut found)?;
             found.sort();
+            if found.is_empty() {
+                let (shown, read) = (folder.display(), EXTENSIONS.join(", "));
+                let reason = format!("{shown} is a class without pictures ({read})");
+                return Err(Error::DataSet { reason });
+            }
             files.extend(found.into_iter().map(|path| (path, label)));
         }
         if files.is_empty() {
-            let reason = format!(
-                "{} holds no pictures ({}) in its class folders",
-                root.display(),
-                EXTENSIONS.join(", ")
-            );
+            let reason = format!("{} holds no folders of classes", root.display());
             return Err(Error::DataSet { reason });
         }
         Ok(Self { classes, files })
@@ -118,19 +124,29 @@ fn class_folders(root: &Path) -> Result<Vec<String>> {
     Ok(classes)
 }
 
-fn pictures(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+/// Adds the pictures below a folder, but for folders that were `seen`: links may lead back.
+fn pictures(dir: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) -> Result<()> {
+    if !seen.insert(real(dir)?) {
+        return Ok(());
+    }
     for entry in fs::read_dir(dir).map_err(|error| Error::io(dir, &error))? {
         let path = entry.map_err(|error| Error::io(dir, &error))?.path();
+        if path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
         if path.is_dir() {
-            if depth > 0 {
-                pictures(&path, depth - 1, found)?;
-            }
+            pictures(&path, seen, found)?;
             continue;
         }
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if EXTENSIONS.contains(&&*extension) {
+        if EXTENSIONS.iter().chain(&UNREAD).any(|known| *known == extension) {
             found.push(path);
         }
     }
     Ok(())
+}
+
+/// A folder's path without links.
+fn real(dir: &Path) -> Result<PathBuf> {
+    dir.canonicalize().map_err(|error| Error::io(dir, &error))
 }

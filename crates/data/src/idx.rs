@@ -4,7 +4,7 @@
 //! Source: Y. LeCun, "The MNIST database", section "File formats".
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -107,30 +107,10 @@ fn parse(
     }
 }
 
-/// Writes an (uncompressed) IDX file of bytes.
-///
-/// # Errors
-/// [`Error::Io`], or [`Error::DataSet`] for dimensions that do not fit the data or a `u32`.
-pub fn write_idx(path: &Path, dims: &[usize], data: &[u8]) -> Result<()> {
-    let len = dims.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim));
-    let sizes: Option<Vec<u32>> = dims.iter().map(|&dim| u32::try_from(dim).ok()).collect();
-    let (Some(sizes), Ok(rank), true) = (sizes, u8::try_from(dims.len()), len == Some(data.len()))
-    else {
-        let reason = format!("an IDX file of dimensions {dims:?} cannot hold {} bytes", data.len());
-        return Err(Error::DataSet { reason });
-    };
-    let mut header = vec![0, 0, UNSIGNED_BYTE, rank];
-    header.extend(sizes.iter().flat_map(|size| size.to_be_bytes()));
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(&header)?;
-        file.write_all(data)
-    };
-    write().map_err(|error| Error::io(path, &error))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use proptest::prelude::*;

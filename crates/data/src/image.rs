@@ -121,7 +121,11 @@ impl Image {
 
     /// The `height × width` window whose upper left corner is at `(top, left)`. What lies outside
     /// the picture is black (zero), as after torchvision's padding.
+    ///
+    /// # Panics
+    /// If the window is empty.
     pub fn crop(&self, top: isize, left: isize, height: usize, width: usize) -> Self {
+        assert!(height > 0 && width > 0, "a window of {height}×{width} pixels");
         let pixels = vec![0; height * width * self.channels];
         let mut result = Self { channels: self.channels, height, width, pixels };
         // The columns that exist: x + left in 0..self.width.

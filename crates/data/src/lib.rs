@@ -37,7 +37,7 @@ pub use embedded::fashion_mini;
 pub use error::{Error, Result};
 #[cfg(feature = "images")]
 pub use folder::ImageFolder;
-pub use idx::{idx_from_bytes, read_idx, write_idx};
+pub use idx::{idx_from_bytes, read_idx};
 pub use image::Image;
 pub use loader::{Batch, Epoch, Loader, LoaderOptions, MAX_WORKERS, OnBadImage};
 pub use mnist::read_mnist;

@@ -106,22 +106,25 @@ struct Made {
 /// More background threads than this make no sense.
 pub const MAX_WORKERS: usize = 256;
 
+/// More batches than this, for each thread, wait for nobody.
+const MAX_PREFETCH: usize = 4096;
+
 impl Loader {
     /// A loader of `data`.
     ///
     /// # Errors
-    /// [`Error::Loader`] for batches of no images, [`Error::DataSet`] for an empty data set,
+    /// [`Error::Loader`] for batches of no images or absurd numbers of threads, [`Error::DataSet`] for an empty data set,
     /// [`Error::Preprocess`] if preprocessing or augmentation make no sense or do not fit the data.
     pub fn new(
         data: Arc<dyn Dataset>,
         preprocess: Preprocess,
         options: LoaderOptions,
     ) -> Result<Self> {
-        if options.batch == 0 || options.workers > MAX_WORKERS {
-            let (batch, workers) = (options.batch, options.workers);
+        let LoaderOptions { batch, workers, prefetch, .. } = options;
+        if batch == 0 || workers > MAX_WORKERS || prefetch > MAX_PREFETCH {
             let reason = format!(
-                "a loader with {batch} images a batch and {workers} threads; needs at least one \
-                 image and at most {MAX_WORKERS} threads"
+                "a loader with {batch} images a batch, {workers} threads and {prefetch} batches ahead; needs at \
+                 least one image and at most {MAX_WORKERS} threads and {MAX_PREFETCH} batches"
             );
             return Err(Error::Loader { reason });
         }
@@ -223,7 +226,8 @@ impl Inner {
             match self.data.get(index) {
                 Ok(sample) => {
                     let LoaderOptions { augment, seed, .. } = &self.options;
-                    let image = augment.apply(sample.image, &self.preprocess, *seed, epoch, index);
+                    let image =
+                        augment.apply(sample.image, &self.preprocess, *seed, epoch, index)?;
                     loaded.push((index, sample.label, image));
                 }
                 Err(error) if self.options.on_bad_image == OnBadImage::Skip => {
@@ -432,6 +436,20 @@ mod tests {
         let loader = Loader::new(data(100), Preprocess::unit(), options).unwrap();
         let first = loader.epoch(0).next().unwrap().unwrap();
         assert_eq!(first.indices, [0]);
+        // Each thread had one of these.
+        assert_eq!(Arc::strong_count(&loader.inner), 1);
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused() {
+        for options in [
+            LoaderOptions { batch: 0, ..Default::default() },
+            LoaderOptions { workers: MAX_WORKERS + 1, ..Default::default() },
+            LoaderOptions { prefetch: usize::MAX, ..Default::default() },
+        ] {
+            let refused = Loader::new(data(10), Preprocess::unit(), options);
+            assert!(matches!(refused, Err(Error::Loader { .. })));
+        }
     }
 
     /// Images of different sizes.
@@ -467,7 +485,7 @@ mod tests {
         let run = |workers| {
             let data = Arc::new(Uneven(vec!["a".into()]));
             let preprocess: Preprocess = "unit,resize=8".parse().unwrap();
-            let augment = Augment::suited_to(&*data);
+            let augment = Augment::suited_to(&*data, &preprocess).unwrap();
             assert!(augment.resized_crop.is_some());
             let options =
                 LoaderOptions { batch: 1, shuffle: true, workers, augment, ..Default::default() };

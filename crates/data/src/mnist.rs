@@ -1,10 +1,8 @@
 //! A folder of the MNIST family: images and labels in IDX files, named by split.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::numbered;
+use crate::dataset::{names_in, numbered};
 use crate::idx::read_idx;
 use crate::{Error, ImageSet, Result, Split};
 
@@ -80,17 +78,8 @@ fn labels(dir: &Path, prefix: &str) -> Result<Vec<u8>> {
 /// From `labels.txt`; else as many numbers as the labels of both splits need, so that training and
 /// test agree.
 fn class_names(dir: &Path, prefix: &str, own: &[u8]) -> Result<Vec<String>> {
-    let path = dir.join("labels.txt");
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
-            return Ok(names.map(String::from).collect());
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => {
-            let (path, reason) = (path.display().to_string(), error.to_string());
-            return Err(Error::Io { path, reason });
-        }
+    if let Some(names) = names_in(&dir.join("labels.txt"))? {
+        return Ok(names);
     }
     let mut highest = own.iter().max().copied().unwrap_or(0);
     for other in ["train-", "t10k-", "test-"] {

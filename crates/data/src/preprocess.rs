@@ -1,5 +1,6 @@
 use std::str::FromStr;
 
+use crate::dataset::spread;
 use crate::{Dataset, Error, Image, Result};
 
 /// What becomes of a byte.
@@ -104,10 +105,8 @@ impl Preprocess {
     /// # Errors
     /// The data set's own; [`Error::Preprocess`] if it is empty or its images differ in channels.
     pub fn measured(data: &dyn Dataset, count: usize) -> Result<Self> {
-        let count = count.min(data.len());
         let (mut sums, mut squares, mut n) = (Vec::new(), Vec::new(), 0u64);
-        for i in 0..count {
-            let index = (i as u128 * data.len() as u128 / count as u128) as usize;
+        for index in spread(data.len(), count) {
             let image = data.get(index)?.image;
             if n == 0 {
                 (sums, squares) = (vec![0u64; image.channels()], vec![0u64; image.channels()]);
@@ -347,19 +346,32 @@ impl Preprocess {
         entries
     }
 
-    /// The preprocessing among a model file's metadata, if there is one. Keys may go without
-    /// `preprocess.` (a settings file of its own), and other keys are not looked at.
+    /// The preprocessing among a model file's metadata, if there is one. Keys without `preprocess.` mean what the
+    /// file's author pleases, and are not looked at.
     ///
     /// # Errors
     /// [`Error::Preprocess`] for a value that is not a number, a size or a known word.
     pub fn from_metadata<K: AsRef<str>, V: AsRef<str>>(
         entries: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Option<Self>> {
+        let entries = entries.into_iter().collect::<Vec<_>>();
+        Self::from_settings(entries.iter().filter_map(|(key, value)| {
+            key.as_ref().strip_prefix(PREFIX).map(|key| (key, value.as_ref()))
+        }))
+    }
+
+    /// The same from a file that holds nothing else, whose keys are [`KEYS`](Self::KEYS).
+    ///
+    /// # Errors
+    /// As [`from_metadata`](Self::from_metadata).
+    pub fn from_settings<K: AsRef<str>, V: AsRef<str>>(
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Option<Self>> {
         let (mut pixels, mut mean, mut std) = (None, None, None);
         let (mut resize, mut crop) = (None, None);
         for (key, value) in entries {
             let (key, value) = (key.as_ref(), value.as_ref());
-            match key.strip_prefix(PREFIX).unwrap_or(key) {
+            match key {
                 "pixels" => pixels = Some(value.to_string()),
                 "mean" => mean = Some(numbers(key, value)?),
                 "std" => std = Some(numbers(key, value)?),
@@ -375,9 +387,18 @@ impl Preprocess {
             (None, None, None) if resize.is_none() && crop.is_none() => return Ok(None),
             (None, None, None) => Pixels::Unit,
             (word, mean, std) => {
+                let given =
+                    [(word.is_some(), "pixels"), (mean.is_some(), "mean"), (std.is_some(), "std")];
+                let given = given.iter().filter(|(given, _)| *given).map(|(_, key)| *key);
+                let what = match word {
+                    Some(word) => {
+                        format!("pixels = {word:?} of {}", given.collect::<Vec<_>>().join(", "))
+                    }
+                    None => format!("{} alone", given.collect::<Vec<_>>().join(", ")),
+                };
                 return Err(Error::preprocess(format!(
-                    "preprocessing: pixels {word:?} with mean {mean:?} and std {std:?}; write pixels \
-                     raw or unit alone, or mean and std"
+                    "preprocessing: {what}; write pixels = raw or unit without mean and std, or normalized \
+                     with both"
                 )));
             }
         };
@@ -539,6 +560,16 @@ mod tests {
         assert!(Preprocess::from_metadata([("preprocess.mean", "1,2,x")]).is_err());
         assert!(Preprocess::from_metadata([("preprocess.mean", "1")]).is_err());
         assert_eq!(Preprocess::from_metadata([("format", "pt")]).unwrap(), None);
+        // Somebody else's, for pixels up to 255.
+        let foreign =
+            [("mean", "123.7,116.3,103.5"), ("std", "58.4,57.1,57.4"), ("crop", "center")];
+        assert_eq!(Preprocess::from_metadata(foreign).unwrap(), None);
+        let unit = Preprocess::from_settings([("pixels", "unit")]).unwrap();
+        assert_eq!(unit, Some(Preprocess::unit()));
+        let error = Preprocess::from_settings([("pixels", "x")]).unwrap_err().to_string();
+        assert!(error.contains("pixels = \"x\"") && !error.contains("Some"), "{error}");
+        let error = Preprocess::from_settings([("mean", "1")]).unwrap_err().to_string();
+        assert!(error.contains("mean alone"), "{error}");
     }
 
     proptest! {

@@ -34,7 +34,7 @@ impl Synthetic {
     ///
     /// # Errors
     /// [`Error::DataSet`] if there would be no image or no class, or if one image would have more
-    /// than 2²⁶ bytes, or there would be more than 2¹⁶ classes or 2²⁷ images.
+    /// than 2²⁶ bytes or 2¹⁶ channels, or there would be more than 2¹⁶ classes or 2²⁷ images.
     pub fn new(
         shape: [usize; 3],
         classes: usize,
@@ -44,12 +44,13 @@ impl Synthetic {
     ) -> Result<Self> {
         let bytes = shape.iter().try_fold(1usize, |bytes, &dim| bytes.checked_mul(dim));
         if !matches!(bytes, Some(1..=0x400_0000))
+            || shape[0] > 0x1_0000
             || !(1..=0x1_0000).contains(&classes)
             || !(1..=0x800_0000).contains(&len)
         {
             let reason = format!(
                 "a synthetic data set of {len} images of shape {shape:?} in {classes} classes: needs \
-                 1 to 67108864 bytes an image, 1 to 65536 classes and 1 to 134217728 images"
+                 1 to 67108864 bytes and at most 65536 channels an image, 1 to 65536 classes and 1 to 134217728 images"
             );
             return Err(Error::DataSet { reason });
         }

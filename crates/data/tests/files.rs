@@ -1,9 +1,10 @@
 //! Data sets on disk, whole and damaged.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use ottava_data::{Cifar, DataSpec, Dataset, Split, read_cifar, read_mnist, write_idx};
+use ottava_data::{Cifar, DataSpec, Dataset, Split, read_cifar, read_mnist};
 use proptest::prelude::*;
 
 /// A directory of this test's own, removed when the test ends.
@@ -73,6 +74,22 @@ fn what_does_not_belong_together_is_refused() {
     fs::write(dir.0.join("labels.txt"), "shirt\n\n").unwrap();
     write_idx(&dir.0.join("train-labels-idx1-ubyte"), &[3], &[0, 0, 1]).unwrap();
     assert!(message(Split::Train).contains("image 2 has label 1, but there are 1 classes"));
+    // A class without a name does not shift those behind it.
+    fs::write(dir.0.join("labels.txt"), "shirt\n\nboot\n").unwrap();
+    let named = read_mnist(&dir.0, Split::Train).unwrap();
+    assert_eq!(named.classes(), ["shirt", "1", "boot"]);
+}
+
+/// An IDX file of bytes.
+fn write_idx(path: &Path, dims: &[usize], data: &[u8]) -> io::Result<()> {
+    assert_eq!(dims.iter().product::<usize>(), data.len());
+    let sizes = dims.iter().flat_map(|&dim| (dim as u32).to_be_bytes());
+    fs::write(
+        path,
+        Vec::from_iter(
+            [0, 0, 8, dims.len() as u8].into_iter().chain(sizes).chain(data.iter().copied()),
+        ),
+    )
 }
 
 fn cifar_records(labels: &[&[u8]]) -> Vec<u8> {

@@ -3,9 +3,11 @@
 #![cfg(feature = "images")]
 
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use image::{ImageBuffer, Luma, Rgba};
 use ottava_data::{
     Augment, Dataset, Error, Image, ImageFolder, Loader, LoaderOptions, OnBadImage, Preprocess,
     Split, decode_image, read_image,
@@ -84,6 +86,47 @@ fn files_of_every_kind_are_read_as_pillow_reads_them() {
     }
 }
 
+/// Of 16 bits Pillow takes the upper eight; of gray pictures it would leave no more than 255.
+#[test]
+fn sixteen_bits_become_the_upper_eight() {
+    let values = [0u16, 127, 128, 255, 256, 383, 384, 511, 32767, 32768, 65279, 65280, 65535];
+    let upper = values.map(|value| (value >> 8) as u8);
+    let decoded = |picture: image::DynamicImage| {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let picture = decode_image("x.png", &bytes.into_inner()).unwrap();
+        picture.pixels().chunks(3).map(|rgb| <[u8; 3]>::try_from(rgb).unwrap()).collect::<Vec<_>>()
+    };
+    let wide = values.len() as u32;
+    let value = |x: u32| values[x as usize];
+    let rgba =
+        ImageBuffer::from_fn(wide, 1, |x, _| Rgba([value(x), value(wide - 1 - x), 7, 65535]));
+    let reversed = upper.iter().rev();
+    let expected: Vec<_> = upper.iter().zip(reversed).map(|(&r, &g)| [r, g, 0]).collect();
+    assert_eq!(decoded(rgba.into()), expected);
+    let gray = ImageBuffer::from_fn(wide, 1, |x, _| Luma([value(x)]));
+    assert_eq!(decoded(gray.into()), upper.map(|value| [value; 3]));
+}
+
+/// A header of a few bytes that asks for gigabytes.
+#[test]
+fn pictures_beyond_memory_are_refused_before_it_is_taken() {
+    let picture: image::DynamicImage = ImageBuffer::from_pixel(1, 1, Rgba([7u16; 4])).into();
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    let mut bytes = bytes.into_inner();
+    // Signature, length, "IHDR", width, height, five bytes, checksum.
+    for side in [32768u32, 20000] {
+        bytes[16..20].copy_from_slice(&side.to_be_bytes());
+        bytes[20..24].copy_from_slice(&side.to_be_bytes());
+        let mut sum = flate2::Crc::new();
+        sum.update(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.sum().to_be_bytes());
+        let error = decode_image("x.png", &bytes).unwrap_err().to_string();
+        assert!(error.contains("emory"), "{error}");
+    }
+}
+
 /// Pillow refuses these, too; a lenient decoder would paint the rest gray.
 #[test]
 fn pictures_that_break_off_are_refused() {
@@ -129,7 +172,7 @@ fn damaged_files_are_named_and_skipped_or_refused() {
     assert_eq!((train.len(), train.shape()), (3, None));
     let options = |on_bad_image| LoaderOptions {
         on_bad_image,
-        augment: Augment::suited_to(&*train),
+        augment: Augment::suited_to(&*train, &Preprocess::imagenet()).unwrap(),
         workers: 2,
         ..LoaderOptions::default()
     };
@@ -154,6 +197,41 @@ fn damaged_files_are_named_and_skipped_or_refused() {
     fs::create_dir_all(dir.join("val/cow")).unwrap();
     let error = ImageFolder::new(&dir, Split::Test).unwrap_err().to_string();
     assert!(error.contains("cow is a class that training does not have"), "{error}");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn no_picture_is_lost_without_a_word() {
+    let dir = folder("lost");
+    let listed = |split| ImageFolder::new(&dir, split);
+    // A format that is not read is a bad image, not none.
+    fs::write(dir.join("train/bee/z.bmp"), b"BM").unwrap();
+    let train = listed(Split::Train).unwrap();
+    assert_eq!(train.len(), 4);
+    let error = train.get(3).unwrap_err().to_string();
+    assert!(error.contains("z.bmp") && error.contains("no JPEG, PNG or WebP"), "{error}");
+    // What tools leave behind is no picture.
+    fs::create_dir_all(dir.join("train/bee/.ipynb_checkpoints")).unwrap();
+    for hidden in ["train/bee/.ipynb_checkpoints/a.png", "train/ant/._b.jpg"] {
+        fs::write(dir.join(hidden), b"x").unwrap();
+    }
+    assert_eq!(listed(Split::Train).unwrap().len(), 4);
+    // A deep folder is reached, and a link to a folder above brings nothing of other classes.
+    let deep = dir.join("train/ant").join("d/".repeat(40));
+    fs::create_dir_all(&deep).unwrap();
+    fs::copy(fixture("gray.jpg"), deep.join("x.jpg")).unwrap();
+    assert_eq!(listed(Split::Train).unwrap().len(), 5);
+    #[cfg(unix)]
+    for (to, link) in
+        [("train", "train/ant/up"), ("train/ant", "train/ant/d/self"), (".", "train/bee/top")]
+    {
+        std::os::unix::fs::symlink(dir.join(to), dir.join(link)).unwrap();
+        assert_eq!(listed(Split::Train).unwrap().len(), 5, "{link}");
+    }
+    // A class without pictures is a mistake.
+    fs::create_dir_all(dir.join("train/cow")).unwrap();
+    let error = listed(Split::Train).unwrap_err().to_string();
+    assert!(error.contains("cow is a class without pictures"), "{error}");
     fs::remove_dir_all(dir).unwrap();
 }
 
