@@ -109,7 +109,7 @@ impl Case {
         }
     }
 
-    /// Equal, every bit.
+    /// Equal, every bit but the sign of zero.
     pub fn assert_exact(&self, what: &str, got: &Tensor<f32>, expected: &Tensor<f32>) {
         assert_eq!(got.shape(), expected.shape(), "{} {what}", self.name);
         for (i, (got, expected)) in got.iter().zip(expected.iter()).enumerate() {
@@ -118,10 +118,18 @@ impl Case {
     }
 }
 
+/// Names another directory of cases.
+const DIR: &str = "OTTAVA_GOLDEN_DIR";
+
+/// Whether the cases are others than the committed ones.
+pub fn elsewhere() -> bool {
+    std::env::var_os(DIR).is_some()
+}
+
 /// The cases of `OTTAVA_GOLDEN_DIR`, or the committed ones.
 pub fn all() -> Vec<Case> {
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
-    let dir = std::env::var_os("OTTAVA_GOLDEN_DIR").map_or_else(|| committed.into(), PathBuf::from);
+    let dir = std::env::var_os(DIR).map_or_else(|| committed.into(), PathBuf::from);
     let entries =
         std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let mut paths: Vec<PathBuf> = entries
