@@ -5,8 +5,8 @@ use std::path::Path;
 use image::error::{LimitError, LimitErrorKind};
 use image::metadata::Orientation;
 use image::{
-    ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult,
-    Limits, Rgb, RgbImage,
+    DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult,
+    Limits, Pixel, Rgb, RgbImage,
 };
 
 use crate::{Error, Image, Result, jpeg};
@@ -72,29 +72,34 @@ fn png_or_webp(bytes: &[u8], format: ImageFormat) -> ImageResult<DynamicImage> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
-    // The limits above are of what the decoder takes besides its output.
+    // The limits above are not of the output. RGB is made beside that, or beside the RGBA that WebP decodes by way
+    // of, or beside itself where the picture has to be turned.
     let (width, height) = decoder.dimensions();
-    let rgb = 3 * u64::from(width) * u64::from(height);
-    if decoder.total_bytes().saturating_add(rgb) > MAX_MEMORY {
+    let area = u64::from(width) * u64::from(height);
+    if decoder.total_bytes().max(4 * area).saturating_add(3 * area) > MAX_MEMORY {
         return Err(ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory)));
     }
     // A damaged EXIF block is no reason to lose the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = upper_bits(DynamicImage::from_decoder(decoder)?);
+    let mut picture = DynamicImage::ImageRgb8(rgb8(DynamicImage::from_decoder(decoder)?));
     picture.apply_orientation(orientation);
     Ok(picture)
 }
 
-/// The upper eight of sixteen bits; `into_rgb8` would round.
-fn upper_bits(picture: DynamicImage) -> DynamicImage {
-    match picture.color() {
-        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
-            let wide = picture.into_rgb16();
-            RgbImage::from_fn(wide.width(), wide.height(), |x, y| {
-                Rgb(wide.get_pixel(x, y).0.map(|value| (value >> 8) as u8))
-            })
-            .into()
-        }
-        _ => picture,
+/// In one step, whatever the picture is of.
+fn rgb8(picture: DynamicImage) -> RgbImage {
+    match picture {
+        DynamicImage::ImageLuma16(wide) => upper_bits(&wide),
+        DynamicImage::ImageLumaA16(wide) => upper_bits(&wide),
+        DynamicImage::ImageRgb16(wide) => upper_bits(&wide),
+        DynamicImage::ImageRgba16(wide) => upper_bits(&wide),
+        picture => picture.into_rgb8(),
     }
+}
+
+/// The upper eight of sixteen bits; `into_rgb8` would round.
+fn upper_bits<P: Pixel<Subpixel = u16>>(wide: &ImageBuffer<P, Vec<u16>>) -> RgbImage {
+    RgbImage::from_fn(wide.width(), wide.height(), |x, y| {
+        Rgb(wide.get_pixel(x, y).to_rgb().0.map(|value| (value >> 8) as u8))
+    })
 }

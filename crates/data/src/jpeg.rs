@@ -12,9 +12,6 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::decode::{MAX_MEMORY, MAX_SIDE};
 
-/// A pixel in RGB, and its coefficients in a progressive file.
-const BYTES_PER_PIXEL: u64 = 3 + 6;
-
 /// The picture, upright, or what is wrong with the file.
 pub(crate) fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
     if !is_whole(bytes) {
@@ -26,8 +23,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
         .set_max_height(MAX_SIDE as usize);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions().ok_or("no size")?;
-    if (width as u64 * height as u64).saturating_mul(BYTES_PER_PIXEL) > MAX_MEMORY {
+    let info = decoder.info().ok_or("no size")?;
+    let (width, height) = (usize::from(info.width), usize::from(info.height));
+    // A pixel in RGB, and in a progressive file the coefficients of each of its components.
+    let bytes_per_pixel = 3 + 2 * u64::from(info.components);
+    if width as u64 * height as u64 * bytes_per_pixel > MAX_MEMORY {
         return Err(format!("{width}×{height} pixels take more than {MAX_MEMORY} bytes to decode"));
     }
     let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);

@@ -125,6 +125,14 @@ fn pictures_beyond_memory_are_refused_before_it_is_taken() {
         let error = decode_image("x.png", &bytes).unwrap_err().to_string();
         assert!(error.contains("emory"), "{error}");
     }
+    // Four components have more coefficients than three: start of frame, length, eight bits, height, width.
+    let mut bytes = fs::read(fixture("cmyk.jpg")).unwrap();
+    let frame = bytes.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
+    for size in [frame + 5, frame + 7] {
+        bytes[size..size + 2].copy_from_slice(&10500u16.to_be_bytes());
+    }
+    let error = decode_image("x.jpg", &bytes).unwrap_err().to_string();
+    assert!(error.contains("10500×10500 pixels take more"), "{error}");
 }
 
 /// Pillow refuses these, too; a lenient decoder would paint the rest gray.
