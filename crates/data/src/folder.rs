@@ -1,6 +1,6 @@
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::dataset::beyond;
 use crate::{Dataset, Error, Image, Result, Sample, Split, read_image};
@@ -53,7 +53,6 @@ impl ImageFolder {
             let above = real(&root)?;
             let mut seen = above.ancestors().map(Path::to_owned).collect();
             pictures(&folder, &mut seen, &mut found)?;
-            found.sort();
             if found.is_empty() {
                 let (shown, read) = (folder.display(), EXTENSIONS.join(", "));
                 let reason = format!("{shown} is a class without pictures ({read})");
@@ -124,13 +123,17 @@ fn class_folders(root: &Path) -> Result<Vec<String>> {
     Ok(classes)
 }
 
-/// Adds the pictures below a folder, but for folders that were `seen`: links may lead back.
+/// Adds the pictures below a folder by path, but for folders that were `seen`: links may lead back.
 fn pictures(dir: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) -> Result<()> {
     if !seen.insert(real(dir)?) {
         return Ok(());
     }
-    for entry in fs::read_dir(dir).map_err(|error| Error::io(dir, &error))? {
-        let path = entry.map_err(|error| Error::io(dir, &error))?.path();
+    let listed = fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
+    let mut paths = listed.map_err(|error| Error::io(dir, &error))?;
+    // Of several links to a folder the first by name counts, however the system lists them.
+    paths.sort();
+    for path in paths {
         if path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".") {
             continue;
         }

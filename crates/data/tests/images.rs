@@ -236,6 +236,21 @@ fn no_picture_is_lost_without_a_word() {
         std::os::unix::fs::symlink(dir.join(to), dir.join(link)).unwrap();
         assert_eq!(listed(Split::Train).unwrap().len(), 5, "{link}");
     }
+    // A folder that links reach again counts once, by the first of its names, however the system lists them.
+    #[cfg(unix)]
+    {
+        for group in ["p", "q", "r"].map(|group| dir.join("train/bee").join(group)) {
+            fs::create_dir_all(group.join("z")).unwrap();
+            fs::copy(fixture("gray.jpg"), group.join("z/x.jpg")).unwrap();
+            for link in ["h", "b", "g", "a", "f", "c", "e", "d"] {
+                std::os::unix::fs::symlink("z", group.join(link)).unwrap();
+            }
+        }
+        let train = listed(Split::Train).unwrap();
+        let shown: Vec<_> = (0..train.len()).map(|i| train.path(i).unwrap()).collect();
+        assert_eq!(shown.iter().filter(|path| path.ends_with("a/x.jpg")).count(), 3, "{shown:?}");
+        assert!(shown.len() == 8 && shown.is_sorted(), "{shown:?}");
+    }
     // A class without pictures is a mistake.
     fs::create_dir_all(dir.join("train/cow")).unwrap();
     let error = listed(Split::Train).unwrap_err().to_string();
