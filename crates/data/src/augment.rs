@@ -119,7 +119,7 @@ impl Augment {
     /// gives it.
     ///
     /// # Errors
-    /// [`Error::Preprocess`] for strengths that make no sense.
+    /// [`Error::Preprocess`] for strengths or sizes that make no sense.
     pub fn apply(
         &self,
         image: Image,
@@ -129,6 +129,7 @@ impl Augment {
         index: usize,
     ) -> Result<Image> {
         self.check()?;
+        preprocess.check_sizes()?;
         let mut rng = stream(Purpose::Augment, seed, epoch, index as u64);
         let mut image = match &self.resized_crop {
             Some(crop) => crop.apply(&image, preprocess.target_size(&image), &mut rng),
@@ -265,6 +266,8 @@ mod tests {
             ..Augment::none()
         };
         assert!(absurd.apply(counting(3), &Preprocess::raw(), 0, 0, 0).is_err());
+        let nothing = Preprocess { crop: Some((0, 3)), ..Preprocess::raw() };
+        assert!(Augment::none().apply(counting(3), &nothing, 0, 0, 0).is_err());
     }
 
     #[test]

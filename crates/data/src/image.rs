@@ -136,7 +136,7 @@ impl Image {
             return result;
         }
         for y in 0..height {
-            let source = y as isize + top;
+            let source = top.saturating_add(y as isize);
             if (0..self.height as isize).contains(&source) {
                 let x = (left + first as isize) as usize;
                 let from = (source as usize * self.width + x) * self.channels;
@@ -199,6 +199,16 @@ mod tests {
         assert_eq!(counting().crop(1, 2, 2, 2).pixels(), [6, 0, 0, 0]);
         assert_eq!(counting().crop(0, 7, 1, 2).pixels(), [0, 0]);
         assert_eq!(counting().crop(0, -7, 1, 2).pixels(), [0, 0]);
+        for far in [isize::MIN, isize::MAX] {
+            assert_eq!(counting().crop(far, 0, 2, 1).pixels(), [0, 0]);
+            assert_eq!(counting().crop(0, far, 1, 2).pixels(), [0, 0]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a window of 2×0 pixels")]
+    fn an_empty_window_is_no_picture() {
+        counting().crop(0, 0, 2, 0);
     }
 
     #[test]

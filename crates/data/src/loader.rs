@@ -113,8 +113,9 @@ impl Loader {
     /// A loader of `data`.
     ///
     /// # Errors
-    /// [`Error::Loader`] for batches of no images or absurd numbers of threads, [`Error::DataSet`] for an empty data set,
-    /// [`Error::Preprocess`] if preprocessing or augmentation make no sense or do not fit the data.
+    /// [`Error::Loader`] for batches of no images or absurd numbers of threads or batches ahead,
+    /// [`Error::DataSet`] for an empty data set, [`Error::Preprocess`] if preprocessing or
+    /// augmentation make no sense or do not fit the data.
     pub fn new(
         data: Arc<dyn Dataset>,
         preprocess: Preprocess,

@@ -195,6 +195,9 @@ impl Preprocess {
     }
 
     /// Resizes and crops; the bytes stay bytes.
+    ///
+    /// # Panics
+    /// If the crop is empty.
     pub fn reshape(&self, image: Image) -> Image {
         let mut image = image;
         if let Some(resize) = self.resize {
@@ -239,7 +242,7 @@ impl Preprocess {
     }
 
     /// Whether sizes are those of pictures.
-    fn check_sizes(&self) -> Result<()> {
+    pub(crate) fn check_sizes(&self) -> Result<()> {
         let sizes = [
             match self.resize {
                 Some(Resize::Shorter(side)) => Some((side, side)),

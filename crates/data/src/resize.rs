@@ -63,6 +63,9 @@ impl Image {
     }
 
     /// The middle `height × width` pixels; black where the picture is smaller, as torchvision pads.
+    ///
+    /// # Panics
+    /// If the window is empty.
     pub fn center_crop(&self, height: usize, width: usize) -> Self {
         // torchvision: int(round((h - th) / 2)), and round is to even.
         let start = |size: usize, part: usize| {

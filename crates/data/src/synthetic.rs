@@ -155,9 +155,13 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused() {
-        for (shape, classes, len) in
-            [([0, 1, 1], 1, 1), ([usize::MAX, 2, 1], 1, 1), ([1, 1, 1], 0, 1), ([1, 1, 1], 1, 0)]
-        {
+        for (shape, classes, len) in [
+            ([0, 1, 1], 1, 1),
+            ([usize::MAX, 2, 1], 1, 1),
+            ([1 << 26, 1, 1], 1, 1),
+            ([1, 1, 1], 0, 1),
+            ([1, 1, 1], 1, 0),
+        ] {
             assert!(Synthetic::new(shape, classes, len, 0, Split::Train).is_err());
         }
     }
