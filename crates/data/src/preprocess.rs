@@ -390,14 +390,12 @@ impl Preprocess {
             (None, None, None) if resize.is_none() && crop.is_none() => return Ok(None),
             (None, None, None) => Pixels::Unit,
             (word, mean, std) => {
-                let given =
-                    [(word.is_some(), "pixels"), (mean.is_some(), "mean"), (std.is_some(), "std")];
-                let given = given.iter().filter(|(given, _)| *given).map(|(_, key)| *key);
+                let given = [mean.map(|_| "mean"), std.map(|_| "std")];
+                let given = given.into_iter().flatten().collect::<Vec<_>>().join(" and ");
                 let what = match word {
-                    Some(word) => {
-                        format!("pixels = {word:?} of {}", given.collect::<Vec<_>>().join(", "))
-                    }
-                    None => format!("{} alone", given.collect::<Vec<_>>().join(", ")),
+                    None => format!("{given} alone"),
+                    Some(word) if given.is_empty() => format!("pixels = {word:?} alone"),
+                    Some(word) => format!("pixels = {word:?} with {given}"),
                 };
                 return Err(Error::preprocess(format!(
                     "preprocessing: {what}; write pixels = raw or unit without mean and std, or normalized \
@@ -570,7 +568,10 @@ mod tests {
         let unit = Preprocess::from_settings([("pixels", "unit")]).unwrap();
         assert_eq!(unit, Some(Preprocess::unit()));
         let error = Preprocess::from_settings([("pixels", "x")]).unwrap_err().to_string();
-        assert!(error.contains("pixels = \"x\"") && !error.contains("Some"), "{error}");
+        assert!(error.contains("pixels = \"x\" alone") && !error.contains("Some"), "{error}");
+        let raw = [("pixels", "raw"), ("mean", "1"), ("std", "1")];
+        let error = Preprocess::from_settings(raw).unwrap_err().to_string();
+        assert!(error.contains("pixels = \"raw\" with mean and std;"), "{error}");
         let error = Preprocess::from_settings([("mean", "1")]).unwrap_err().to_string();
         assert!(error.contains("mean alone"), "{error}");
     }

@@ -116,6 +116,16 @@ fn cifar_is_found_in_its_folder_and_around_it() {
         );
         assert_eq!(read_cifar(dir, Cifar::Ten, Split::Test).unwrap().labels(), [9]);
     }
+    // Names that are not of ten classes are not these; a file that cannot be read is not none.
+    let classes = || read_cifar(&dir.0, Cifar::Ten, Split::Test).map(|set| set.classes().to_vec());
+    let names = inner.join("batches.meta.txt");
+    let ten = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+    fs::write(&names, ten.join("\n") + "\n\n").unwrap();
+    assert_eq!(classes().unwrap(), ten);
+    fs::write(&names, "plane\n").unwrap();
+    assert_eq!(classes().unwrap()[0], "0");
+    fs::write(&names, b"plane\xff\n").unwrap();
+    assert!(classes().unwrap_err().to_string().contains("batches.meta.txt"));
 }
 
 #[test]
