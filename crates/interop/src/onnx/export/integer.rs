@@ -74,7 +74,11 @@ impl Export<'_> {
         Ok(match instr {
             Instr::Quantize(grid) => {
                 let value = self.name(x);
-                self.quantized(name, value, *grid)
+                if self.qdq() {
+                    return Ok(self.rounded(name, value, *grid, Activation::NONE));
+                }
+                let codes = self.quantized(name, value, *grid);
+                self.clamped(name, codes, *grid, Activation::NONE)
             }
             Instr::Dequantize => self.float(x, name),
             Instr::Conv { layer, attrs, output, activation } => {
@@ -231,7 +235,7 @@ impl Export<'_> {
         self.writer.node("DequantizeLinear", &format!("{name}.dq"), inputs, vec![])
     }
 
-    /// The result of a float operator of QDQ to a grid.
+    /// The floats of QDQ to a grid, clamped to what that, or a fused activation, allows.
     fn rounded(
         &mut self,
         name: &str,
@@ -484,6 +488,47 @@ mod tests {
                 ["DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul", "Mul", "Add", "Softmax"];
             let expected = [&["Mul", "Add", "Relu"], pool, &fake, &dynamic, &["Identity"]].concat();
             assert_eq!(ops, expected);
+        }
+    }
+
+    /// `QuantizeLinear` saturates at the ends of a byte, wherever the grid ends.
+    #[test]
+    fn grids_of_fewer_codes_are_clipped_to() {
+        for (zero, codes) in [(0, 0..=15), (7, 0..=15), (-2, -8..=7)] {
+            let grid = QParams::new(0.5, zero, codes).unwrap();
+            let mut b = Program::builder(&[7]).unwrap();
+            let x = b.push("in", Instr::Quantize(grid), &[b.input()]).unwrap();
+            let program = b.finish(x).unwrap();
+            let (least, most) = grid.range();
+            let unsigned = grid.to_unsigned();
+            for format in [OnnxFormat::Qdq, OnnxFormat::QOperator] {
+                let options = OnnxOptions { format, ..Default::default() };
+                let bytes = program_to_onnx(&program, &options).unwrap();
+                let graph = Model::decode(&*bytes).unwrap().graph.unwrap();
+                let clip = graph.node.iter().find(|node| node.op_type == "Clip").unwrap();
+                let bounds = [1, 2].map(|i| {
+                    let bound = graph.initializer.iter().find(|t| t.name == clip.input[i]);
+                    bound.unwrap().raw_data.clone()
+                });
+                let expected = match format {
+                    OnnxFormat::Qdq => [least, most].map(|bound| bound.to_le_bytes().to_vec()),
+                    OnnxFormat::QOperator => {
+                        [unsigned.qmin(), unsigned.qmax()].map(|code| vec![code as u8])
+                    }
+                };
+                assert_eq!(bounds, expected, "{grid:?} {format:?}");
+
+                let again = crate::onnx_program_from_bytes("t", &bytes).unwrap();
+                assert_eq!(again.nodes().len(), 1, "the clip is part of the quantizer again");
+                let x = [-1e6, least - 1.0, least, 0.0, most, most + 1.0, 1e6];
+                let x = Tensor::new(&[1, 7], x).unwrap();
+                let y = |program| {
+                    let engine = ottava_quant::Engine::new(program).unwrap();
+                    engine.run(&x, &mut Default::default()).unwrap().to_vec()
+                };
+                assert_eq!(y(&program), [least, least, least, 0.0, most, most, most]);
+                assert_eq!(y(&again), y(&program), "{grid:?} {format:?}");
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use super::super::constant::{Constant, Constants};
 use super::super::proto::{self, Node, data_type};
 use super::{Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
-use pending::Pending;
+use pending::{Head, Pending};
 use weight::Weight;
 
 /// Reads a classifier that is quantized already, to 8 bits, as an integer program.
@@ -327,8 +327,9 @@ impl Importer {
         self.readers[x.edge] = self.readers[x.edge].saturating_sub(1);
         let edge = match &self.edges[x.edge] {
             Edge::Input => {
-                let input = self.builder.input();
-                Edge::Made(self.push(&owner(node, None), Instr::Quantize(grid), &[input])?)
+                let (input, shape) = (self.builder.input(), self.shape_of(x.edge).to_vec());
+                let pending = Pending::new(owner(node, None), Head::Quantize, vec![input], shape);
+                Edge::OnGrid(pending, grid)
             }
             Edge::Open(pending) => Edge::OnGrid(pending.clone(), grid),
             Edge::OnGrid(..) | Edge::Made(_) if self.same_grid(x.edge, grid).is_ok() => {
@@ -371,7 +372,7 @@ impl Importer {
     fn again(&mut self, node: &Node, edge: usize) -> Check<Pending> {
         let id = self.emit(edge)?;
         let shape = self.builder.value(id).shape.clone();
-        Ok(Pending::new(owner(node, None), pending::Head::Same, vec![id], shape))
+        Ok(Pending::new(owner(node, None), Head::Same, vec![id], shape))
     }
 
     /// Values clamped: joined to the operator that makes them, if nobody else reads those.

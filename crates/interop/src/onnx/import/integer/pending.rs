@@ -11,6 +11,8 @@ use super::{Importer, on_one_grid};
 /// What computes.
 #[derive(Clone)]
 pub(super) enum Head {
+    /// The file's input comes to its first grid.
+    Quantize,
     Conv(Rc<QuantizedLayer>, ConvAttrs),
     Linear(Rc<QuantizedLayer>),
     Add,
@@ -81,6 +83,7 @@ impl Pending {
         let (activation, others) = apart(clamp);
         let output = codes(others, grid)?;
         let instr = match head {
+            Head::Quantize => Some(Instr::Quantize(codes(clamp, grid)?)),
             Head::Conv(layer, attrs) => {
                 let layer = Rc::unwrap_or_clone(layer);
                 Some(Instr::Conv { layer, attrs, output, activation })
