@@ -5,7 +5,7 @@ mod layers;
 mod shapes;
 mod window;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -97,14 +97,43 @@ pub(super) fn opset(name: &str, model: &proto::Model) -> Result<i64> {
     Ok(version)
 }
 
-/// The one input that is no constant: its name and its sizes behind the batch.
-pub(super) fn input_of(graph: &proto::Graph) -> Check<(&str, Vec<usize>)> {
-    let constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
-    let inputs: Vec<_> = graph.input.iter().filter(|value| !constant(&value.name)).collect();
+/// The names that a file has given a meaning.
+struct Defined(HashSet<String>);
+
+impl Defined {
+    /// Those of the constants that stand before all nodes.
+    fn constants(graph: &proto::Graph) -> Check<Self> {
+        let mut defined = Self(HashSet::new());
+        graph.initializer.iter().try_for_each(|tensor| defined.claim(&tensor.name))?;
+        Ok(defined)
+    }
+
+    /// Gives `name` a meaning, which it may not have yet.
+    fn claim(&mut self, name: &str) -> Check<()> {
+        match self.0.insert(name.to_string()) {
+            true => Ok(()),
+            false => Err(format!("{name:?} is defined twice")),
+        }
+    }
+
+    /// Claims the node's first output.
+    fn output<'a>(&mut self, node: &'a proto::Node) -> Check<&'a str> {
+        let name = node.output.first().ok_or("it has no output")?;
+        self.claim(name)?;
+        Ok(name)
+    }
+}
+
+/// The one input that is no constant: its name, which it claims, and its sizes behind the batch.
+fn input_of<'a>(graph: &'a proto::Graph, defined: &mut Defined) -> Check<(&'a str, Vec<usize>)> {
+    let open = graph.input.iter().filter(|value| !defined.0.contains(&value.name));
+    // An error names a few of them.
+    let inputs: Vec<_> = open.take(10).collect();
     let [input] = inputs[..] else {
-        let names: Vec<&str> = inputs.iter().map(|value| &*value.name).take(10).collect();
+        let names: Vec<&str> = inputs.iter().map(|value| &*value.name).collect();
         return Err(format!("inputs {names:?}; a classifier has one"));
     };
+    defined.claim(&input.name)?;
     let tensor = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
     let tensor = tensor.filter(|tensor| tensor.elem_type == data_type::FLOAT);
     let tensor = tensor.ok_or_else(|| format!("input {:?} is no tensor of f32", input.name))?;
@@ -144,6 +173,7 @@ fn image_of(shape: &[usize]) -> Check<[usize; 3]> {
 struct Importer {
     opset: i64,
     constants: Constants,
+    defined: Defined,
     /// What each of the file's names stands for.
     values: HashMap<String, NodeId>,
     /// How often each of the file's names is read.
@@ -160,10 +190,12 @@ struct Importer {
 
 impl Importer {
     fn run(graph: &proto::Graph, opset: i64) -> Check<Graph> {
-        let (input, shape) = input_of(graph)?;
+        let mut defined = Defined::constants(graph)?;
+        let (input, shape) = input_of(graph, &mut defined)?;
         let mut importer = Self {
             opset,
             constants: Constants::of_graph(&graph.initializer)?,
+            defined,
             values: HashMap::new(),
             uses: HashMap::new(),
             readers: HashMap::new(),
@@ -229,20 +261,15 @@ impl Importer {
 
     /// Says what the node's first output stands for.
     fn define(&mut self, node: &proto::Node, id: NodeId) -> Check<()> {
-        let Some(name) = node.output.first() else { return Err("it has no output".into()) };
+        let name = self.defined.output(node)?;
         *self.readers.entry(id).or_default() += self.uses.get(name).copied().unwrap_or(0);
-        if self.constants.contains(name) || self.values.insert(name.clone(), id).is_some() {
-            return Err(format!("{name:?} is defined twice"));
-        }
+        self.values.insert(name.to_string(), id);
         Ok(())
     }
 
     /// Says which constant the node's first output stands for.
     fn fixed(&mut self, node: &proto::Node, constant: Constant) -> Check<()> {
-        let Some(name) = node.output.first() else { return Err("it has no output".into()) };
-        if self.values.contains_key(name) || self.constants.contains(name) {
-            return Err(format!("{name:?} is defined twice"));
-        }
+        let name = self.defined.output(node)?;
         self.constants.insert(name, constant);
         Ok(())
     }
@@ -439,6 +466,57 @@ mod tests {
             name: "z".into(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_name_has_one_meaning() {
+        let constants = || {
+            let codes = TensorProto {
+                dims: vec![2, 2],
+                data_type: data_type::INT8,
+                int32_data: vec![1; 4],
+                name: "codes".into(),
+                ..Default::default()
+            };
+            vec![zero(), codes, floats("s", &[], &[0.5]), floats("f", &[2], &[1.0, 2.0])]
+        };
+        let quantized = ["q = QuantizeLinear(x, s, z)", "d = DequantizeLinear(q, s, z)"];
+        // A name of a node's value, of a dequantized constant, of a constant of the graph, and the input's.
+        for (again, name) in [
+            ("d = DequantizeLinear(q, s, z)", "d"),
+            ("w = DequantizeLinear(codes, s)", "w"),
+            ("w = QuantizeLinear(f, s, z)", "w"),
+            ("codes = DequantizeLinear(q, s, z)", "codes"),
+            ("x = DequantizeLinear(codes, s)", "x"),
+        ] {
+            let nodes = [&["w = DequantizeLinear(codes, s)"], &quantized[..], &[again]].concat();
+            let bytes = file(&[1, 2], &nodes, constants());
+            let error = onnx_program_from_bytes("t", &bytes).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("{name:?} is defined twice")), "{again}: {error}");
+        }
+        for again in ["r = Relu(x)", "r = Identity(f)", "f = Relu(x)", "x = Relu(x)"] {
+            let bytes = file(&[1, 2], &["r = Relu(x)", again], constants());
+            let error = onnx_from_bytes("t", &bytes).unwrap_err().to_string();
+            assert!(error.ends_with("is defined twice"), "{again}: {error}");
+        }
+        let constants = [constants(), constants()].concat();
+        let error = onnx_from_bytes("t", &file(&[1, 2], &["y = Relu(x)"], constants)).unwrap_err();
+        assert!(error.to_string().contains("\"z\" is defined twice"), "{error}");
+    }
+
+    /// So many that looking through all constants for each input would take minutes.
+    #[test]
+    fn inputs_that_are_constants_are_told_apart_at_once() {
+        let names = (0..250_000).map(|i| format!("constant {i}"));
+        let constants: Vec<TensorProto> = names.map(|name| floats(&name, &[], &[1.0])).collect();
+        let mut model = Model::decode(&*file(&[1, 2], &["y = Relu(x)"], constants)).unwrap();
+        let graph = model.graph.as_mut().unwrap();
+        let value = |tensor: &TensorProto| ValueInfo { name: tensor.name.clone(), r#type: None };
+        let inputs: Vec<ValueInfo> = graph.initializer.iter().map(value).collect();
+        graph.input.extend(inputs);
+        let started = std::time::Instant::now();
+        onnx_from_bytes("t", &model.encode_to_vec()).unwrap();
+        assert!(started.elapsed().as_secs() < 10);
     }
 
     /// `Identity` gives a product a second name, under which it is read without the bias.

@@ -20,7 +20,7 @@ use ottava_quant::{Activation, Builder, Instr, Program, QParams, ValueId};
 use super::super::attributes::Check;
 use super::super::constant::{Constant, Constants};
 use super::super::proto::{self, Node, data_type};
-use super::{Names, decode, input_of, opset, owner};
+use super::{Defined, Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
 use pending::{Head, Pending};
 use weight::Weight;
@@ -110,6 +110,7 @@ enum Edge {
 struct Importer {
     opset: i64,
     constants: Constants,
+    defined: Defined,
     /// Constants that went through `DequantizeLinear`.
     weights: HashMap<String, Weight>,
     values: HashMap<String, Name>,
@@ -126,7 +127,8 @@ struct Importer {
 
 impl Importer {
     fn run(graph: &proto::Graph, opset: i64) -> Check<Program> {
-        let (input, shape) = input_of(graph)?;
+        let mut defined = Defined::constants(graph)?;
+        let (input, shape) = input_of(graph, &mut defined)?;
         let [output] = &graph.output[..] else {
             return Err(format!("{} outputs; a classifier has one", graph.output.len()));
         };
@@ -137,6 +139,7 @@ impl Importer {
         let mut importer = Self {
             opset,
             constants: Constants::of_graph(&graph.initializer)?,
+            defined,
             weights: HashMap::new(),
             values: HashMap::new(),
             uses,
@@ -200,12 +203,9 @@ impl Importer {
 
     /// Says what the node's first output stands for.
     fn define(&mut self, node: &Node, edge: usize, codes: Option<bool>) -> Check<()> {
-        let Some(name) = node.output.first() else { return Err("it has no output".into()) };
+        let name = self.defined.output(node)?;
         self.readers[edge] += self.uses.get(name).copied().unwrap_or(0);
-        let taken = self.constants.contains(name) || self.weights.contains_key(name);
-        if taken || self.values.insert(name.clone(), Name { edge, codes }).is_some() {
-            return Err(format!("{name:?} is defined twice"));
-        }
+        self.values.insert(name.to_string(), Name { edge, codes });
         Ok(())
     }
 
@@ -217,10 +217,7 @@ impl Importer {
 
     /// The node's output is a constant.
     fn fixed(&mut self, node: &Node, constant: Constant) -> Check<()> {
-        let Some(name) = node.output.first() else { return Err("it has no output".into()) };
-        if self.values.contains_key(name) || self.constants.contains(name) {
-            return Err(format!("{name:?} is defined twice"));
-        }
+        let name = self.defined.output(node)?;
         self.constants.insert(name, constant);
         Ok(())
     }
@@ -351,11 +348,8 @@ impl Importer {
         if let Some(Constant::Int(codes)) = self.constants.named(input) {
             let grids = (node, 1, node.int("axis", 1));
             let weight = Weight::new(input, codes, &self.constants, grids)?;
-            let Some(name) = node.output.first() else { return Err("it has no output".into()) };
-            if self.values.contains_key(name) || self.constants.contains(name) {
-                return Err(format!("{name:?} is defined twice"));
-            }
-            self.weights.insert(name.clone(), weight);
+            let name = self.defined.output(node)?;
+            self.weights.insert(name.to_string(), weight);
             return Ok(());
         }
         let x = self.activation(node, 0)?;
