@@ -100,6 +100,14 @@ impl Constant {
         })
     }
 
+    /// How many numbers there are.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Float(tensor) => tensor.len(),
+            Self::Int(integers) => integers.numbers.len(),
+        }
+    }
+
     /// The floats.
     pub(super) fn float(&self) -> Option<&Tensor<f32>> {
         match self {
@@ -138,12 +146,8 @@ impl Constants {
     }
 
     /// How many numbers there are in all.
-    pub(super) fn numbers(&self) -> usize {
-        let numbers = |constant: &Constant| match constant {
-            Constant::Float(tensor) => tensor.len(),
-            Constant::Int(integers) => integers.numbers.len(),
-        };
-        self.0.values().map(numbers).sum()
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(Constant::len).sum()
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {

@@ -22,24 +22,34 @@ impl Importer {
         let dims: [usize; 4] = weight.dims("Conv").map_err(|error| error.to_string())?;
         let (attrs, geometry) = Window::conv(node, image, dims)?;
         let owner = owner(node, Some(&name));
-        let mut inputs = vec![x, self.leaf(Kind::Param, (&name, weight), "", &owner, "weight")];
+        let weight = self.leaf(Kind::Param, (&name, &weight), ("", as_it_is), &owner, "weight")?;
+        let mut inputs = vec![x, weight];
         if node.input(2).is_some() {
-            inputs.push(self.bias(node, 2, &owner, geometry.out_channels)?);
+            let (name, bias) = self.constants.floats(node, 2)?;
+            inputs.push(self.bias((&name, &bias), false, &owner, geometry.out_channels)?);
         }
         let [_, c, h, w] = geometry.output_shape();
         self.push(&owner, Conv2d { attrs }, inputs, vec![c, h, w])
     }
 
-    /// The bias at `index`, which has `len` elements, or one for all.
-    fn bias(&mut self, node: &Node, index: usize, owner: &str, len: usize) -> Check<NodeId> {
-        let (name, bias) = self.constants.floats(node, index)?;
-        let bias = match bias.len() {
-            1 if len != 1 => Tensor::full(&[len], bias.to_vec()[0]),
-            n if n == len => bias.reshape(&[len]).map_err(|error| error.to_string())?,
-            n => return Err(format!("{name:?} has {n} elements, but there are {len} outputs")),
+    /// A constant as a bias of `len` elements, one of its own for all; `negated` where it is subtracted.
+    fn bias(
+        &mut self,
+        (name, constant): (&str, &Tensor<f32>),
+        negated: bool,
+        owner: &str,
+        len: usize,
+    ) -> Check<NodeId> {
+        let make = |constant: &Tensor<f32>| {
+            let bias = if negated { opposite(constant)? } else { constant.clone() };
+            match bias.len() {
+                1 if len != 1 => Ok(Tensor::full(&[len], bias.to_vec()[0])),
+                n if n == len => bias.reshape(&[len]).map_err(|error| error.to_string()),
+                n => Err(format!("{name:?} has {n} elements, but there are {len} outputs")),
+            }
         };
-        let made = format!("bias {len}");
-        Ok(self.leaf(Kind::Param, (&name, bias), &made, owner, "bias"))
+        let made = format!("bias {negated} {len}");
+        self.leaf(Kind::Param, (name, constant), (&made, make), owner, "bias")
     }
 
     pub(super) fn batch_norm(&mut self, node: &Node) -> Check<NodeId> {
@@ -62,7 +72,7 @@ impl Importer {
             }
             let kind = if index < 2 { Kind::Param } else { Kind::Buffer };
             // Two roles may share a constant in the file, but not when they are trained.
-            inputs.push(self.leaf(kind, (&name, vector), role, &owner, role));
+            inputs.push(self.leaf(kind, (&name, &vector), (role, as_it_is), &owner, role)?);
         }
         let shape = self.shapes[x].clone();
         self.push(&owner, op, inputs, shape)
@@ -73,36 +83,42 @@ impl Importer {
         if node.int("transA", 0) != 0 {
             return Err("transA = 1".into());
         }
-        let (name, mut weight) = self.constants.floats(node, 1)?;
-        let transposed = node.int("transB", 0) != 0;
-        if !transposed {
-            weight = transpose(&weight)?;
-        }
         let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
-        if alpha != 1.0 {
-            weight = weight.map(|w| w * alpha);
-        }
-        let [out, _] = weight.dims("Gemm").map_err(|error| error.to_string())?;
-        let owner = owner(node, Some(&name));
-        let made = format!("linear {transposed} {alpha}");
-        let weight = self.leaf(Kind::Param, (&name, weight), &made, &owner, "weight");
+        let (owner, weight) = self.factor(node, node.int("transB", 0) != 0, alpha)?;
         let mut inputs = vec![x, weight];
         if node.input(2).is_some() {
             if beta != 1.0 {
                 return Err(format!("beta = {beta}"));
             }
-            inputs.push(self.bias(node, 2, &owner, out)?);
+            let (name, bias) = self.constants.floats(node, 2)?;
+            let out = self.shapes[weight][0];
+            inputs.push(self.bias((&name, &bias), false, &owner, out)?);
         }
         self.linear(&owner, inputs)
     }
 
     pub(super) fn matmul(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
-        let (name, weight) = self.constants.floats(node, 1)?;
-        let weight = transpose(&weight)?;
-        let owner = owner(node, Some(&name));
-        let weight = self.leaf(Kind::Param, (&name, weight), "linear", &owner, "weight");
+        let (owner, weight) = self.factor(node, false, 1.0)?;
         self.linear(&owner, vec![x, weight])
+    }
+
+    /// The weight of a matrix product, outputs first, times `alpha`; and what the product is called.
+    fn factor(&mut self, node: &Node, outputs_first: bool, alpha: f32) -> Check<(String, NodeId)> {
+        let (name, weight) = self.constants.floats(node, 1)?;
+        if weight.rank() != 2 {
+            return Err(format!("a weight of shape {:?}; a matrix was expected", weight.shape()));
+        }
+        let make = |weight: &Tensor<f32>| {
+            let mut weight = weight.clone();
+            if !outputs_first {
+                weight = weight.transpose(0, 1).map_err(|error| error.to_string())?.contiguous();
+            }
+            Ok(if alpha == 1.0 { weight } else { weight.map(|w| w * alpha) })
+        };
+        let (owner, made) = (owner(node, Some(&name)), format!("linear {outputs_first} {alpha}"));
+        let weight = self.leaf(Kind::Param, (&name, &weight), (&made, make), &owner, "weight")?;
+        Ok((owner, weight))
     }
 
     fn linear(&mut self, name: &str, inputs: Vec<NodeId>) -> Check<NodeId> {
@@ -145,14 +161,12 @@ impl Importer {
             }
             return self.push(&owner(node, None), Add, vec![x_id, other], a);
         }
-        let (name, mut values) = self.constants.floats(node, other)?;
-        if subtract {
-            values = values.map(|x| -x);
-        }
-        if let Some(id) = self.bias_of_last(x_id, (&name, &values))? {
+        let (name, values) = self.constants.floats(node, other)?;
+        if let Some(id) = self.bias_of_last(x_id, (&name, &values), subtract)? {
             return Ok(id);
         }
-        self.with_constant(node, Add, x_id, (&name, values))
+        let make = if subtract { opposite } else { as_it_is };
+        self.with_constant(node, Add, x_id, (&name, &values), make)
     }
 
     /// `a · b`, or `a / b`, where one is a constant (in the quotient, `b`).
@@ -163,18 +177,18 @@ impl Importer {
             return Err("two values; one of them must be a constant".into());
         }
         let x = self.activation(node, x)?;
-        let (name, mut values) = self.constants.floats(node, other)?;
-        if divide {
-            values = values.map(|x| 1.0 / x);
-        }
-        self.with_constant(node, Mul, x, (&name, values))
+        let (name, values) = self.constants.floats(node, other)?;
+        let make = if divide { reciprocal } else { as_it_is };
+        self.with_constant(node, Mul, x, (&name, &values), make)
     }
 
-    /// A constant added to a matrix product that nobody else reads is its bias.
+    /// A constant added to a matrix product that nobody else reads is its bias; `negated` where it is
+    /// subtracted.
     fn bias_of_last(
         &mut self,
         x: NodeId,
         (name, values): (&str, &Tensor<f32>),
+        negated: bool,
     ) -> Check<Option<NodeId>> {
         let (last, alone) = (self.nodes.len() - 1, self.readers.get(&x) == Some(&1));
         let NodeKind::Op(Op::Linear(_), inputs) = &self.nodes[x].kind else { return Ok(None) };
@@ -186,11 +200,10 @@ impl Importer {
             return Ok(None);
         }
         let (out, weight, input) = (*out, *weight, inputs[0]);
-        let bias = values.reshape(&[out]).map_err(|error| error.to_string())?;
         // The bias must stand before the product: take that off and put it back behind.
         let product = self.nodes.pop().ok_or("no product")?;
         self.shapes.pop();
-        let bias = self.leaf(Kind::Param, (name, bias), "bias", &product.name, "bias");
+        let bias = self.bias((name, values), negated, &product.name, out)?;
         let kind = NodeKind::Op(Linear.into(), vec![input, weight, bias]);
         self.nodes.push(ottava_autograd::GraphNode { name: product.name, kind });
         self.shapes.push(vec![out]);
@@ -202,7 +215,8 @@ impl Importer {
         node: &Node,
         op: impl Into<Op>,
         x: NodeId,
-        (name, values): (&str, Tensor<f32>),
+        (name, values): (&str, &Tensor<f32>),
+        make: fn(&Tensor<f32>) -> Check<Tensor<f32>>,
     ) -> Check<NodeId> {
         let shape = self.shapes[x].clone();
         // Against one image, with an axis for the batch.
@@ -212,8 +226,8 @@ impl Importer {
             return Err(format!("{name:?} of shape {:?} with values {shape:?}", values.shape()));
         }
         let owner = owner(node, None);
-        let made = node.op_type.clone();
-        let leaf = self.leaf(Kind::Buffer, (name, values), &made, &owner, "constant");
+        let made = (&*node.op_type, make);
+        let leaf = self.leaf(Kind::Buffer, (name, values), made, &owner, "constant")?;
         self.push(&owner, op, vec![x, leaf], shape)
     }
 
@@ -287,10 +301,15 @@ pub(super) fn mean_of_image(constants: &Constants, node: &Node) -> Check<bool> {
     Ok(node.int("keepdims", 1) != 0)
 }
 
-fn transpose(weight: &Tensor<f32>) -> Check<Tensor<f32>> {
-    if weight.rank() != 2 {
-        return Err(format!("a weight of shape {:?}; a matrix was expected", weight.shape()));
-    }
-    let view = weight.transpose(0, 1).map_err(|error| error.to_string())?;
-    Ok(view.contiguous())
+/// What leaves are made of constants, number by number.
+fn as_it_is(constant: &Tensor<f32>) -> Check<Tensor<f32>> {
+    Ok(constant.clone())
+}
+
+fn opposite(constant: &Tensor<f32>) -> Check<Tensor<f32>> {
+    Ok(constant.map(|x| -x))
+}
+
+fn reciprocal(constant: &Tensor<f32>) -> Check<Tensor<f32>> {
+    Ok(constant.map(|x| 1.0 / x))
 }

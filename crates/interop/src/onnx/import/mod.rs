@@ -1,5 +1,6 @@
 //! From an ONNX file to a graph that trains.
 
+mod budget;
 mod integer;
 mod layers;
 mod shapes;
@@ -17,6 +18,7 @@ use super::attributes::Check;
 use super::constant::{Constant, Constants};
 use super::proto::{self, Size, data_type, too_many_messages};
 use crate::{Error, Result};
+use budget::Budget;
 
 pub use integer::{onnx_is_quantized, onnx_program_from_bytes, read_onnx_program};
 
@@ -185,6 +187,8 @@ struct Importer {
     shapes: Vec<Vec<usize>>,
     /// Leaves by the constant they were made of.
     leaves: HashMap<String, NodeId>,
+    /// For the numbers of the leaves.
+    budget: Budget,
     names: Names,
 }
 
@@ -202,8 +206,10 @@ impl Importer {
             nodes: Vec::new(),
             shapes: Vec::new(),
             leaves: HashMap::new(),
+            budget: Budget::default(),
             names: Names::default(),
         };
+        importer.budget.read(importer.constants.len());
         let [output] = &graph.output[..] else {
             return Err(format!("{} outputs; a classifier has one", graph.output.len()));
         };
@@ -227,7 +233,11 @@ impl Importer {
             return Err(format!("operators of {:?} are not read", node.domain));
         }
         let result = match &*node.op_type {
-            "Constant" => return self.fixed(node, Constant::of_node(node)?),
+            "Constant" => {
+                let constant = Constant::of_node(node)?;
+                self.budget.read(constant.len());
+                return self.fixed(node, constant);
+            }
             "Identity" | "Dropout" | "Cast" => return self.alias(node),
             "Conv" => self.conv(node)?,
             "BatchNormalization" => self.batch_norm(node)?,
@@ -307,20 +317,22 @@ impl Importer {
         image_of(&self.shapes[id])
     }
 
-    /// A leaf of `tensor`, which was made from the constant `source` in the way `made`. Its name is
-    /// the constant's, or, where that was made up by an exporter, `owner.role`.
+    /// A leaf of what `make` makes of the constant `source`, in the way that `made` says: once, whoever
+    /// reads it. Its name is the constant's, or, where that was made up by an exporter, `owner.role`.
     fn leaf(
         &mut self,
         kind: Kind,
-        (source, tensor): (&str, Tensor<f32>),
-        made: &str,
+        (source, constant): (&str, &Tensor<f32>),
+        (made, make): (&str, impl FnOnce(&Tensor<f32>) -> Check<Tensor<f32>>),
         owner: &str,
         role: &str,
-    ) -> NodeId {
+    ) -> Check<NodeId> {
         let key = format!("{source}\n{made}");
         if let Some(&id) = self.leaves.get(&key) {
-            return id;
+            return Ok(id);
         }
+        let tensor = make(constant)?;
+        self.budget.make(tensor.len())?;
         let made_up = source.contains("::")
             || source.contains('/')
             || !source.contains('.')
@@ -330,7 +342,7 @@ impl Importer {
         self.shapes.push(tensor.shape().to_vec());
         self.nodes.push(GraphNode { name, kind: NodeKind::Leaf(Leaf::new(kind, tensor)) });
         self.leaves.insert(key, self.nodes.len() - 1);
-        self.nodes.len() - 1
+        Ok(self.nodes.len() - 1)
     }
 
     fn push(
@@ -580,6 +592,59 @@ mod tests {
         assert_eq!(open(64).unwrap().nodes().len(), 65);
         let error = open(65).unwrap_err().to_string();
         assert!(error.contains("64 times"), "{error}");
+
+        // What never comes to be in the program takes memory as well: layers that nobody reads, and
+        // constants that the file quantizes.
+        let unread = |number: usize, node: &dyn Fn(usize) -> String| {
+            let mut nodes = vec![
+                "w = DequantizeLinear(codes, s)".to_owned(),
+                "q = QuantizeLinear(x, s, z)".to_owned(),
+                "y = DequantizeLinear(q, s, z)".to_owned(),
+            ];
+            nodes.extend((0..number).map(node));
+            let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+            let values = floats("f", &[512, 512], &[1.0; 512 * 512]);
+            let constants = vec![zero(), codes.clone(), floats("s", &[], &[0.5]), values];
+            onnx_program_from_bytes("t", &file(&[1, 512], &nodes, constants))
+        };
+        for node in
+            [&|i| format!("m{i} = MatMul(y, w)"), &|i| format!("c{i} = QuantizeLinear(f, s, z)")]
+                as [&dyn Fn(usize) -> String; 2]
+        {
+            assert_eq!(unread(64, node).unwrap().nodes().len(), 1);
+            let error = unread(129, node).unwrap_err().to_string();
+            assert!(error.contains("64 times"), "{error}");
+        }
+    }
+
+    /// Under another name, a weight becomes another leaf.
+    #[test]
+    fn float_weights_are_shared_within_reason_too() {
+        let open = |names: usize, layers: usize| {
+            let mut nodes = vec!["m0 = Relu(x)".to_owned()];
+            nodes.extend((0..names).map(|i| format!("w{i} = Identity(w)")));
+            for i in 1..=layers {
+                let last = if i == layers { "y".to_owned() } else { format!("m{i}") };
+                nodes.push(format!("{last} = MatMul(m{}, w{})", i - 1, i % names));
+            }
+            let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+            let weight = floats("w", &[512, 512], &[0.5; 512 * 512]);
+            onnx_from_bytes("t", &file(&[1, 512], &nodes, vec![weight]))
+        };
+        assert_eq!(open(2, 200).unwrap().graph.leaves().len(), 2);
+        assert_eq!(open(64, 64).unwrap().graph.leaves().len(), 64);
+        let error = open(65, 65).unwrap_err().to_string();
+        assert!(error.contains("64 times"), "{error}");
+    }
+
+    #[test]
+    fn a_bias_keeps_its_sign_where_another_layer_subtracts_it() {
+        let identity = floats("w", &[2, 2], &[1.0, 0.0, 0.0, 1.0]);
+        let constants = vec![identity, floats("c", &[2], &[10.0, 20.0])];
+        let nodes = ["m1 = MatMul(x, w)", "a = Add(m1, c)", "m2 = MatMul(a, w)", "y = Sub(m2, c)"];
+        let network = onnx_from_bytes("t", &file(&[1, 2], &nodes, constants)).unwrap().graph;
+        let x = Tensor::new(&[1, 2], [1.0, -2.0]).unwrap();
+        assert_eq!(ottava_nn::predict(&network, Mode::EVAL, x).unwrap().to_vec(), [1.0, -2.0]);
     }
 
     /// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.

@@ -20,6 +20,7 @@ use ottava_quant::{Activation, Builder, Instr, Program, QParams, ValueId};
 use super::super::attributes::Check;
 use super::super::constant::{Constant, Constants};
 use super::super::proto::{self, Node, data_type};
+use super::budget::Budget;
 use super::{Defined, Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
 use pending::{Head, Pending};
@@ -77,12 +78,6 @@ pub fn onnx_is_quantized(name: &str, bytes: &[u8]) -> Result<bool> {
     Ok(decode(name, bytes)?.graph.is_some_and(|graph| graph.node.iter().any(quantizes)))
 }
 
-/// Weights that a program may have for each number of the file. A constant that many nodes read becomes
-/// each layer's own: without a limit, a small file could ask for any amount of memory.
-const MAX_SHARE: usize = 64;
-/// Weights that any program may have.
-const FREE_WEIGHTS: usize = 1 << 24;
-
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
 
@@ -119,8 +114,10 @@ struct Importer {
     edges: Vec<Edge>,
     /// How often each edge is read, by operators other than quantizers.
     readers: Vec<usize>,
-    /// Weights that the program may still have.
-    weights_left: usize,
+    /// For what nodes make of the constants, whether it comes to be in the program or not.
+    layers: Budget,
+    /// For the weights in the program, which a layer enters each time it is quantized.
+    program: Budget,
     builder: Builder,
     names: Names,
 }
@@ -145,12 +142,12 @@ impl Importer {
             uses,
             edges: vec![Edge::Input],
             readers: vec![0],
-            weights_left: 0,
+            layers: Budget::default(),
+            program: Budget::default(),
             builder: Program::builder(&shape).map_err(|error| error.to_string())?,
             names: Names::default(),
         };
-        importer.weights_left =
-            importer.constants.numbers().saturating_mul(MAX_SHARE).max(FREE_WEIGHTS);
+        importer.read(importer.constants.len());
         importer.values.insert(input.to_string(), Name { edge: 0, codes: None });
         for node in &graph.node {
             importer.node(node).map_err(|reason| format!("{}: {reason}", node.label()))?;
@@ -168,7 +165,11 @@ impl Importer {
             return Err(format!("operators of {:?} are not read", node.domain));
         }
         match &*node.op_type {
-            "Constant" => self.fixed(node, Constant::of_node(node)?),
+            "Constant" => {
+                let constant = Constant::of_node(node)?;
+                self.read(constant.len());
+                self.fixed(node, constant)
+            }
             "QuantizeLinear" => self.quantize(node),
             "DequantizeLinear" => self.dequantize(node),
             "Identity" | "Dropout" => self.moved(node, |_, shape| Ok((vec![], shape.to_vec()))),
@@ -199,6 +200,12 @@ impl Importer {
             }
             _ => Err("this operator is not supported between integers".into()),
         }
+    }
+
+    /// So many numbers are in the file.
+    fn read(&mut self, numbers: usize) {
+        self.layers.read(numbers);
+        self.program.read(numbers);
     }
 
     /// Says what the node's first output stands for.
@@ -313,6 +320,7 @@ impl Importer {
 
     fn quantize(&mut self, node: &Node) -> Check<()> {
         if let Some(Constant::Float(values)) = self.constants.of(node, 0) {
+            self.layers.make(values.len())?;
             let codes = weight::quantize(values, &self.constants, node)?;
             return self.fixed(node, Constant::Int(codes));
         }
@@ -430,10 +438,7 @@ impl Importer {
 
     fn push(&mut self, name: &str, instr: Instr, inputs: &[ValueId]) -> Check<ValueId> {
         if let Instr::Conv { layer, .. } | Instr::Linear { layer, .. } = &instr {
-            let left = self.weights_left.checked_sub(layer.codes.len());
-            self.weights_left = left.ok_or_else(|| {
-                format!("its layers share weights more than {MAX_SHARE} times over; each has its own here")
-            })?;
+            self.program.make(layer.codes.len())?;
         }
         let name = self.names.unique(name);
         self.builder.push(name, instr, inputs).map_err(|error| error.to_string())

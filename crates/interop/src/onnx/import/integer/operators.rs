@@ -18,7 +18,8 @@ use super::{Edge, Importer};
 impl Importer {
     pub(super) fn conv(&mut self, node: &Node) -> Check<()> {
         let x = self.floats(node, 0)?;
-        let pending = self.convolution(node, x, self.float_weight(node, 1)?, 2)?;
+        let weight = self.float_weight(node, 1)?;
+        let pending = self.convolution(node, x, &weight, 2)?;
         self.define_edge(node, Edge::Open(pending), None)
     }
 
@@ -28,13 +29,15 @@ impl Importer {
         if node.float("beta", 1.0) != 1.0 && node.input(2).is_some() {
             return Err(format!("beta = {}", node.float("beta", 1.0)));
         }
-        let pending = self.product(node, x, self.float_weight(node, 1)?, out, Some(2))?;
+        let weight = self.float_weight(node, 1)?;
+        let pending = self.product(node, x, &weight, out, Some(2))?;
         self.define_edge(node, Edge::Open(pending), None)
     }
 
     pub(super) fn matmul(&mut self, node: &Node) -> Check<()> {
         let x = self.floats(node, 0)?;
-        let pending = self.product(node, x, self.float_weight(node, 1)?, 1, None)?;
+        let weight = self.float_weight(node, 1)?;
+        let pending = self.product(node, x, &weight, 1, None)?;
         self.define_edge(node, Edge::Open(pending), None)
     }
 
@@ -64,6 +67,8 @@ impl Importer {
         let more = self.bias(node, constant, pending.inputs[0], &layer.scales)?;
         let sums = layer.bias.iter().zip(more).map(|(&a, b)| a.checked_add(b));
         let bias = sums.collect::<Option<_>>().ok_or("a bias beyond 32 bits")?;
+        // The codes are shared.
+        self.layers.make(layer.scales.len())?;
         let (codes, scales) = (layer.codes.clone(), layer.scales.clone());
         pending.head = Head::Linear(Rc::new(QuantizedLayer { codes, scales, bias }));
         self.define_edge(node, Edge::Open(pending), None)
@@ -240,9 +245,9 @@ impl Importer {
 /// What both forms share.
 impl Importer {
     /// A weight that came through `DequantizeLinear`.
-    fn float_weight(&self, node: &Node, index: usize) -> Check<&Weight> {
+    fn float_weight(&self, node: &Node, index: usize) -> Check<Weight> {
         let name = node.input(index).unwrap_or_default();
-        self.weights.get(name).ok_or_else(|| {
+        self.weights.get(name).cloned().ok_or_else(|| {
             format!(
                 "weight {name:?} is not quantized: a DequantizeLinear of a constant must make it"
             )
@@ -273,7 +278,31 @@ impl Importer {
         }
     }
 
-    fn convolution(&self, node: &Node, x: ValueId, weight: &Weight, bias: usize) -> Check<Pending> {
+    /// The layer of a weight, `out` being its axis of outputs, and of the bias at an index.
+    fn layer(
+        &mut self,
+        node: &Node,
+        x: ValueId,
+        weight: &Weight,
+        out: usize,
+        bias: Option<usize>,
+    ) -> Check<QuantizedLayer> {
+        self.layers.make(weight.len())?;
+        let (codes, scales) = weight.channels(out)?;
+        let bias = match bias {
+            Some(index) => self.bias(node, index, x, &scales)?,
+            None => vec![0; scales.len()],
+        };
+        Ok(QuantizedLayer { codes, scales, bias })
+    }
+
+    fn convolution(
+        &mut self,
+        node: &Node,
+        x: ValueId,
+        weight: &Weight,
+        bias: usize,
+    ) -> Check<Pending> {
         let image = image_of(&self.builder.value(x).shape)?;
         let dims: [usize; 4] = weight.shape().try_into().map_err(|_| {
             format!(
@@ -283,9 +312,7 @@ impl Importer {
             )
         })?;
         let (attrs, geometry) = Window::conv(node, image, dims)?;
-        let (codes, scales) = weight.channels(0)?;
-        let bias = self.bias(node, bias, x, &scales)?;
-        let layer = QuantizedLayer { codes, scales, bias };
+        let layer = self.layer(node, x, weight, 0, Some(bias))?;
         let [_, c, h, w] = geometry.output_shape();
         let name = owner(node, Some(&weight.name));
         Ok(Pending::new(name, Head::Conv(Rc::new(layer), attrs), vec![x], vec![c, h, w]))
@@ -293,23 +320,18 @@ impl Importer {
 
     /// A matrix product; `out` is the weight's axis of outputs.
     fn product(
-        &self,
+        &mut self,
         node: &Node,
         x: ValueId,
         weight: &Weight,
         out: usize,
         bias: Option<usize>,
     ) -> Check<Pending> {
-        let (codes, scales) = weight.channels(out)?;
-        if codes.rank() != 2 {
-            return Err(format!("weight {:?} has shape {:?}", weight.name, codes.shape()));
+        if weight.shape().len() != 2 {
+            return Err(format!("weight {:?} has shape {:?}", weight.name, weight.shape()));
         }
-        let bias = match bias {
-            Some(index) => self.bias(node, index, x, &scales)?,
-            None => vec![0; scales.len()],
-        };
-        let shape = vec![scales.len()];
-        let layer = QuantizedLayer { codes, scales, bias };
+        let layer = self.layer(node, x, weight, out, bias)?;
+        let shape = vec![layer.scales.len()];
         let name = owner(node, Some(&weight.name));
         Ok(Pending::new(name, Head::Linear(Rc::new(layer)), vec![x], shape))
     }

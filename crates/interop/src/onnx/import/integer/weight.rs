@@ -9,6 +9,7 @@ use super::super::super::constant::{Constant, Constants, Integers};
 use super::super::super::proto::{Node, data_type};
 
 /// Codes, and the grid of each channel along an axis. Shares its numbers with the constants it is of.
+#[derive(Clone)]
 pub(super) struct Weight {
     /// The constant that holds the codes.
     pub name: String,
@@ -39,6 +40,10 @@ impl Weight {
         &self.codes.shape
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.codes.numbers.len()
+    }
+
     /// Codes less zero-points, `out` being the axis of output channels and coming first; and the scale
     /// of each channel. `out` is 0, or 1 of a matrix.
     pub(super) fn channels(&self, out: usize) -> Check<(Tensor<i8>, Vec<f32>)> {
@@ -53,7 +58,7 @@ impl Weight {
             return refuse(format!("scales along axis {axis}, where outputs are axis {out}"));
         }
         let inner = self.inner();
-        let mut signed = Vec::with_capacity(codes.numbers.len());
+        let mut signed = Vec::with_capacity(self.len());
         for (i, &code) in codes.numbers.iter().enumerate() {
             let zero = zeros[(i / inner) % zeros.len()];
             match i8::try_from(code.saturating_sub(zero)) {
@@ -86,8 +91,7 @@ impl Weight {
             let code = self.codes.numbers[i].saturating_sub(zero);
             (code, f64::from(scales[channel % scales.len()]))
         };
-        let Self { name, codes, .. } = self;
-        bias(name, codes.numbers.len(), units, |i, unit| {
+        bias(&self.name, self.len(), units, |i, unit| {
             let (code, scale) = value(i);
             // Scales are written as products, which round.
             if (scale - unit).abs() <= 1e-6 * unit {
