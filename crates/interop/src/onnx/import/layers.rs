@@ -40,12 +40,12 @@ impl Importer {
         owner: &str,
         len: usize,
     ) -> Check<NodeId> {
+        check_bias(name, constant.shape(), len)?;
         let make = |constant: &Tensor<f32>| {
             let bias = if negated { opposite(constant)? } else { constant.clone() };
-            match bias.len() {
-                1 if len != 1 => Ok(Tensor::full(&[len], bias.to_vec()[0])),
-                n if n == len => bias.reshape(&[len]).map_err(|error| error.to_string()),
-                n => Err(format!("{name:?} has {n} elements, but there are {len} outputs")),
+            match bias.item() {
+                Ok(one) => Ok(Tensor::full(&[len], one)),
+                Err(_) => bias.reshape(&[len]).map_err(|error| error.to_string()),
             }
         };
         let made = format!("bias {negated} {len}");
@@ -193,10 +193,8 @@ impl Importer {
         let (last, alone) = (self.nodes.len() - 1, self.readers.get(&x) == Some(&1));
         let NodeKind::Op(Op::Linear(_), inputs) = &self.nodes[x].kind else { return Ok(None) };
         let ([out], [_, weight]) = (&self.shapes[x][..], &inputs[..]) else { return Ok(None) };
-        // Of another shape it is broadcast otherwise.
-        let row =
-            values.len() == *out && values.shape().last() == Some(out) && values.shape().len() <= 2;
-        if x != last || !alone || !row {
+        let row = check_bias(name, values.shape(), *out);
+        if x != last || !alone || row.is_err() {
             return Ok(None);
         }
         let (out, weight, input) = (*out, *weight, inputs[0]);
@@ -272,6 +270,19 @@ impl Importer {
             true => self.push(&name, LogSoftmax, vec![x], shape),
             false => self.push(&name, Softmax, vec![x], shape),
         }
+    }
+}
+
+/// Whether a constant is a bias of `len` outputs: a number for each of them, or one for all. Of another
+/// shape, as a column, it is another sum for each image of the batch.
+pub(super) fn check_bias(name: &str, shape: &[usize], len: usize) -> Check<()> {
+    match *shape {
+        [] | [1] | [1, 1] => Ok(()),
+        [n] | [1, n] if n == len => Ok(()),
+        _ => Err(format!(
+            "bias {name:?} of shape {shape:?} for {len} outputs; [{len}], [1, {len}] or one number \
+             is expected"
+        )),
     }
 }
 

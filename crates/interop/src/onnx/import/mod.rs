@@ -637,6 +637,63 @@ mod tests {
         assert!(error.contains("64 times"), "{error}");
     }
 
+    /// A column would be another sum for each image of the batch, whatever its length.
+    #[test]
+    fn a_bias_is_a_row_or_one_number() {
+        let codes = TensorProto {
+            dims: vec![2, 2],
+            data_type: data_type::INT8,
+            int32_data: vec![2, 0, 0, 2],
+            name: "codes".into(),
+            ..Default::default()
+        };
+        fn float(bytes: &[u8]) -> Result<Vec<f32>> {
+            let x = Tensor::new(&[1, 2], [1.0, 3.0]).unwrap();
+            let network = onnx_from_bytes("t", bytes)?.graph;
+            Ok(ottava_nn::predict(&network, Mode::EVAL, x).unwrap().to_vec())
+        }
+        fn integer(bytes: &[u8]) -> Result<Vec<f32>> {
+            let x = Tensor::new(&[1, 2], [1.0, 3.0]).unwrap();
+            let program = onnx_program_from_bytes("t", bytes)?;
+            let engine = Engine::new(&program).unwrap();
+            Ok(engine.run(&x, &mut Workspace::default()).unwrap().to_vec())
+        }
+        let quantized = |layer: &[&'static str]| {
+            let before = [
+                "v = DequantizeLinear(codes, s)",
+                "q = QuantizeLinear(x, s, z)",
+                "d = DequantizeLinear(q, s, z)",
+            ];
+            let behind = ["r = QuantizeLinear(m, s, z)", "y = DequantizeLinear(r, s, z)"];
+            [&before, layer, &behind].concat()
+        };
+        let layers: [(Vec<&str>, fn(&[u8]) -> Result<Vec<f32>>); 4] = [
+            (vec!["y = Gemm(x, w, c)"], float),
+            (vec!["m = MatMul(x, w)", "y = Add(m, c)"], float),
+            (quantized(&["m = Gemm(d, v, c)"]), integer),
+            (quantized(&["p = MatMul(d, v)", "m = Add(p, c)"]), integer),
+        ];
+        for (nodes, run) in layers {
+            let answer = |dims: &[i64], values: &[f32]| {
+                let identity = floats("w", &[2, 2], &[1.0, 0.0, 0.0, 1.0]);
+                let scale = floats("s", &[], &[0.5]);
+                let constants =
+                    vec![codes.clone(), zero(), scale, identity, floats("c", dims, values)];
+                run(&file(&[1, 2], &nodes, constants)).map_err(|error| error.to_string())
+            };
+            for dims in [&[2][..], &[1, 2]] {
+                assert_eq!(answer(dims, &[10.0, 20.0]), Ok(vec![11.0, 23.0]), "{nodes:?} {dims:?}");
+            }
+            for dims in [&[][..], &[1], &[1, 1]] {
+                assert_eq!(answer(dims, &[10.0]), Ok(vec![11.0, 13.0]), "{nodes:?} {dims:?}");
+            }
+            for dims in [&[2, 1][..], &[1, 1, 2]] {
+                let error = answer(dims, &[10.0, 20.0]).unwrap_err();
+                assert!(error.contains("\"c\" of shape ["), "{nodes:?}: {error}");
+            }
+        }
+    }
+
     #[test]
     fn a_bias_keeps_its_sign_where_another_layer_subtracts_it() {
         let identity = floats("w", &[2, 2], &[1.0, 0.0, 0.0, 1.0]);

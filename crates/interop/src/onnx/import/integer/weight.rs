@@ -7,6 +7,7 @@ use ottava_tensor::Tensor;
 use super::super::super::attributes::Check;
 use super::super::super::constant::{Constant, Constants, Integers};
 use super::super::super::proto::{Node, data_type};
+use super::super::layers::check_bias;
 
 /// Codes, and the grid of each channel along an axis. Shares its numbers with the constants it is of.
 #[derive(Clone)]
@@ -91,7 +92,7 @@ impl Weight {
             let code = self.codes.numbers[i].saturating_sub(zero);
             (code, f64::from(scales[channel % scales.len()]))
         };
-        bias(&self.name, self.len(), units, |i, unit| {
+        bias(&self.name, self.shape(), units, |i, unit| {
             let (code, scale) = value(i);
             // Scales are written as products, which round.
             if (scale - unit).abs() <= 1e-6 * unit {
@@ -113,30 +114,26 @@ impl Weight {
 
 /// A bias of codes that are in the units already.
 pub(super) fn integer_bias(name: &str, codes: &Integers, units: &[f32]) -> Check<Vec<i32>> {
-    bias(name, codes.numbers.len(), units, |i, _| codes.numbers[i] as f64)
+    bias(name, &codes.shape, units, |i, _| codes.numbers[i] as f64)
 }
 
 /// A bias of floats.
 pub(super) fn float_bias(name: &str, values: &Tensor<f32>, units: &[f32]) -> Check<Vec<i32>> {
-    let values = values.to_vec();
-    bias(name, values.len(), units, |i, unit| f64::from(values[i]) / unit)
+    let numbers = values.to_vec();
+    bias(name, values.shape(), units, |i, unit| f64::from(numbers[i]) / unit)
 }
 
 /// `round(code(channel, unit))` for each channel; one number stands for all channels.
 fn bias(
     name: &str,
-    len: usize,
+    shape: &[usize],
     units: &[f32],
     code: impl Fn(usize, f64) -> f64,
 ) -> Check<Vec<i32>> {
-    if len != units.len() && len != 1 {
-        return Err(format!(
-            "bias {name:?} has {len} elements, but there are {} outputs",
-            units.len()
-        ));
-    }
+    check_bias(name, shape, units.len())?;
+    let one = shape.iter().all(|&size| size == 1);
     let channels = units.iter().enumerate().map(|(i, &unit)| {
-        let code = code(if len == 1 { 0 } else { i }, f64::from(unit)).round_ties_even();
+        let code = code(if one { 0 } else { i }, f64::from(unit)).round_ties_even();
         match code.abs() <= f64::from(i32::MAX) {
             true => Ok(code as i32),
             false => Err(format!("bias {name:?}: {code} is beyond 32 bits")),
