@@ -9,7 +9,7 @@ use ottava_quant::Activation;
 use ottava_tensor::Tensor;
 
 use super::super::attributes::Check;
-use super::super::constant::Constants;
+use super::super::constant::{Constant, Constants};
 use super::super::proto::Node;
 use super::window::Window;
 use super::{Importer, owner};
@@ -55,6 +55,10 @@ impl Importer {
     pub(super) fn batch_norm(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
         let [channels, ..] = self.image(x)?;
+        check_evaluates(&self.constants, node)?;
+        if node.int("spatial", 1) != 1 {
+            return Err("spatial = 0: statistics of each pixel".into());
+        }
         let op = BatchNorm2d {
             eps: node.float("epsilon", 1e-5),
             // ONNX's momentum is what stays, PyTorch's (and ours) what is new.
@@ -270,6 +274,26 @@ impl Importer {
             true => self.push(&name, LogSoftmax, vec![x], shape),
             false => self.push(&name, Softmax, vec![x], shape),
         }
+    }
+}
+
+/// Refuses a `BatchNormalization` or `Dropout` that does what it does in training. Of the former, old
+/// versions say so by further outputs.
+pub(super) fn check_evaluates(constants: &Constants, node: &Node) -> Check<()> {
+    let training = match &*node.op_type {
+        "BatchNormalization" => {
+            let statistics = node.output.iter().skip(1).any(|name| !name.is_empty());
+            statistics || node.int("training_mode", 0) != 0
+        }
+        "Dropout" => match (node.input(2), constants.of(node, 2).and_then(Constant::ints)) {
+            (None, _) => false,
+            (Some(_), mode) => mode.is_none_or(|mode| mode[..] != [0]),
+        },
+        _ => false,
+    };
+    match training {
+        true => Err("training_mode = 1; export the model in evaluation mode".into()),
+        false => Ok(()),
     }
 }
 

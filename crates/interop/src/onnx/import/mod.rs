@@ -290,6 +290,7 @@ impl Importer {
         if node.op_type == "Cast" && node.int("to", 0) != i64::from(data_type::FLOAT) {
             return Err(format!("a cast to element type {}", node.int("to", 0)));
         }
+        layers::check_evaluates(&self.constants, node)?;
         if let Some(constant) = self.constants.named(name).cloned() {
             return self.fixed(node, constant);
         }
@@ -635,6 +636,59 @@ mod tests {
         assert_eq!(open(64, 64).unwrap().graph.leaves().len(), 64);
         let error = open(65, 65).unwrap_err().to_string();
         assert!(error.contains("64 times"), "{error}");
+    }
+
+    #[test]
+    fn what_is_in_training_is_refused() {
+        let constants = || {
+            let mode = |name: &str, mode| TensorProto {
+                data_type: data_type::BOOL,
+                int32_data: vec![mode],
+                name: name.into(),
+                ..Default::default()
+            };
+            vec![
+                zero(),
+                floats("s", &[], &[0.5]),
+                floats("c", &[2], &[1.0, 1.0]),
+                mode("on", 1),
+                mode("off", 0),
+            ]
+        };
+        let attribute = |name: &str, i| proto::Attribute {
+            name: name.into(),
+            i,
+            kind: proto::attribute_kind::INT,
+            ..Default::default()
+        };
+        let open = |node: &str, attributes: &[(&str, i64)]| {
+            let bytes = file(&[1, 2, 1, 1], &[node], constants());
+            let mut model = Model::decode(&*bytes).unwrap();
+            let node = &mut model.graph.as_mut().unwrap().node[0];
+            node.attribute = attributes.iter().map(|(name, i)| attribute(name, *i)).collect();
+            onnx_from_bytes("t", &model.encode_to_vec()).map_err(|error| error.to_string())
+        };
+        let norm = "y = BatchNormalization(x, c, c, c, c)";
+        assert!(open(norm, &[("training_mode", 0), ("spatial", 1)]).is_ok());
+        assert!(open(norm, &[("training_mode", 1)]).unwrap_err().contains("training_mode"));
+        assert!(open(norm, &[("spatial", 0)]).unwrap_err().contains("spatial"));
+        let old = "y, mean, var = BatchNormalization(x, c, c, c, c)";
+        assert!(open(old, &[]).unwrap_err().contains("training_mode"));
+        assert!(open("y = Dropout(x)", &[]).is_ok());
+        for (mode, trains) in [("off", false), ("on", true), ("x", true)] {
+            let dropout = format!("y = Dropout(x, , {mode})");
+            assert_eq!(open(&dropout, &[]).is_err(), trains, "{mode}");
+            let dropout = format!("e = Dropout(d, , {mode})");
+            let nodes = [
+                "q = QuantizeLinear(x, s, z)",
+                "d = DequantizeLinear(q, s, z)",
+                &dropout,
+                "r = QuantizeLinear(e, s, z)",
+                "y = DequantizeLinear(r, s, z)",
+            ];
+            let bytes = file(&[1, 2, 1, 1], &nodes, constants());
+            assert_eq!(onnx_program_from_bytes("t", &bytes).is_err(), trains, "{mode}");
+        }
     }
 
     /// A column would be another sum for each image of the batch, whatever its length.

@@ -21,6 +21,7 @@ use super::super::attributes::Check;
 use super::super::constant::{Constant, Constants};
 use super::super::proto::{self, Node, data_type};
 use super::budget::Budget;
+use super::layers::check_evaluates;
 use super::{Defined, Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
 use pending::{Head, Pending};
@@ -172,7 +173,10 @@ impl Importer {
             }
             "QuantizeLinear" => self.quantize(node),
             "DequantizeLinear" => self.dequantize(node),
-            "Identity" | "Dropout" => self.moved(node, |_, shape| Ok((vec![], shape.to_vec()))),
+            "Identity" | "Dropout" => {
+                check_evaluates(&self.constants, node)?;
+                self.moved(node, |_, shape| Ok((vec![], shape.to_vec())))
+            }
             "Conv" => self.conv(node),
             "Gemm" => self.gemm(node),
             "MatMul" => self.matmul(node),
