@@ -758,6 +758,54 @@ mod tests {
         assert_eq!(ottava_nn::predict(&network, Mode::EVAL, x).unwrap().to_vec(), [1.0, -2.0]);
     }
 
+    /// A zero-point that is left out is zero, in the type that the codes have.
+    #[test]
+    fn codes_without_a_zero_point_keep_their_type() {
+        let signed = || TensorProto { data_type: data_type::INT8, ..zero() };
+        let average = "a = QLinearAveragePool(q, s, , s)";
+        for (nodes, constant) in [
+            (vec!["q = QuantizeLinear(x, s, z)", "y = DequantizeLinear(q, s)"], signed()),
+            (vec!["q = QuantizeLinear(x, s)", "y = DequantizeLinear(q, s)"], zero()),
+            (
+                vec!["q = QuantizeLinear(x, s, z)", average, "y = DequantizeLinear(a, s, z)"],
+                signed(),
+            ),
+        ] {
+            let bytes =
+                file(&[1, 1, 1, 2], &nodes, vec![constant.clone(), floats("s", &[], &[0.5])]);
+            let mut model = Model::decode(&*bytes).unwrap();
+            for node in &mut model.graph.as_mut().unwrap().node {
+                if node.op_type.starts_with("QLinear") {
+                    node.domain = "com.microsoft".into();
+                    node.attribute = vec![proto::Attribute {
+                        name: "kernel_shape".into(),
+                        ints: vec![1, 1],
+                        kind: proto::attribute_kind::INTS,
+                        ..Default::default()
+                    }];
+                }
+            }
+            let program = onnx_program_from_bytes("t", &model.encode_to_vec()).unwrap();
+            let x = Tensor::new(&[1, 1, 1, 2], [-100.0, 7.0]).unwrap();
+            let engine = Engine::new(&program).unwrap();
+            let y = engine.run(&x, &mut Workspace::default()).unwrap().to_vec();
+            let least = if constant.data_type == data_type::INT8 { -64.0 } else { 0.0 };
+            assert_eq!(y, [least, 7.0], "{nodes:?}");
+        }
+    }
+
+    #[test]
+    fn weights_that_are_no_numbers_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let constants =
+                vec![zero(), floats("s", &[], &[0.5]), floats("f", &[2, 2], &[1.0, bad, 0.0, 2.0])];
+            let nodes = ["w = QuantizeLinear(f, s, z)", "y = Relu(x)"];
+            let bytes = file(&[1, 2], &nodes, constants);
+            let error = onnx_program_from_bytes("t", &bytes).unwrap_err().to_string();
+            assert!(error.contains(&format!("\"f\" holds {bad}")), "{error}");
+        }
+    }
+
     /// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.
     #[test]
     fn a_bound_is_rounded_to_the_grid_behind_it() {

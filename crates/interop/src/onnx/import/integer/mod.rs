@@ -260,10 +260,10 @@ impl Importer {
     /// A value that an operator on codes reads, whose grid the node repeats in its inputs.
     fn codes(&mut self, node: &Node, index: usize) -> Check<ValueId> {
         let name = self.activation(node, index)?;
-        if name.codes.is_none() {
+        let Some(signed) = name.codes else {
             return Err(format!("input {index} is floats, where codes were expected"));
-        }
-        let (grid, _) = self.grid(node, index + 1, index + 2)?;
+        };
+        let (grid, _) = self.grid(node, (index + 1, index + 2), signed)?;
         self.same_grid(name.edge, grid)?;
         self.emit(name.edge)
     }
@@ -299,11 +299,17 @@ impl Importer {
         }
     }
 
-    /// A grid of activations in a node's inputs, with unsigned codes, and whether the file's are signed.
-    fn grid(&self, node: &Node, scale: usize, zero: usize) -> Check<(QParams, bool)> {
+    /// A grid of activations in a node's inputs, with unsigned codes, and whether the file's are signed:
+    /// a zero-point tells by its type, and where it is left out, `otherwise` does.
+    fn grid(
+        &self,
+        node: &Node,
+        (scale, zero): (usize, usize),
+        otherwise: bool,
+    ) -> Check<(QParams, bool)> {
         let scale = self.constants.scalar(node, scale, "the scale")?.ok_or("no scale")?;
         let (zero, signed) = match (node.input(zero), self.constants.of(node, zero)) {
-            (None, _) => (0, node.int("output_dtype", 0) == i64::from(data_type::INT8)),
+            (None, _) => (0, otherwise),
             (_, Some(Constant::Int(zero))) => match (zero.data_type, &zero.numbers[..]) {
                 (data_type::UINT8, &[zero]) => (zero, false),
                 (data_type::INT8, &[zero]) => (zero, true),
@@ -328,7 +334,8 @@ impl Importer {
             let codes = weight::quantize(values, &self.constants, node)?;
             return self.fixed(node, Constant::Int(codes));
         }
-        let (grid, signed) = self.grid(node, 1, 2)?;
+        let signed = node.int("output_dtype", 0) == i64::from(data_type::INT8);
+        let (grid, signed) = self.grid(node, (1, 2), signed)?;
         let x = self.activation(node, 0)?;
         if x.codes.is_some() {
             return Err("its input is quantized already".into());
@@ -365,10 +372,8 @@ impl Importer {
             return Ok(());
         }
         let x = self.activation(node, 0)?;
-        if x.codes.is_none() {
-            return Err("its input is floats already".into());
-        }
-        let (grid, _) = self.grid(node, 1, 2)?;
+        let Some(signed) = x.codes else { return Err("its input is floats already".into()) };
+        let (grid, _) = self.grid(node, (1, 2), signed)?;
         self.same_grid(x.edge, grid)?;
         self.readers[x.edge] = self.readers[x.edge].saturating_sub(1);
         self.define(node, x.edge, None)

@@ -178,9 +178,10 @@ impl Importer {
         self.on_grid(node, pending, 3)
     }
 
-    /// Defines the node's output as codes on the grid at input `scale`.
+    /// Defines the node's output as codes on the grid at input `scale`, signed if its first input is.
     fn on_grid(&mut self, node: &Node, pending: Pending, scale: usize) -> Check<()> {
-        let (grid, signed) = self.grid(node, scale, scale + 1)?;
+        let signed = self.activation(node, 0)?.codes == Some(true);
+        let (grid, signed) = self.grid(node, (scale, scale + 1), signed)?;
         self.define_edge(node, Edge::OnGrid(pending, grid), Some(signed))
     }
 }

@@ -163,6 +163,10 @@ pub(super) fn quantize(
         data_type::INT32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
         kind => return Err(format!("codes of element type {kind}; s8, u8 and s32 are read")),
     };
+    if let Some(bad) = values.iter().find(|x| !x.is_finite()) {
+        let name = node.input(0).unwrap_or_default();
+        return Err(format!("{name:?} holds {bad}, which is no weight"));
+    }
     let scales = scales.to_vec();
     let inner = shape[(axis + 1).min(shape.len())..].iter().product::<usize>().max(1);
     let code = |(i, x): (usize, f32)| {
