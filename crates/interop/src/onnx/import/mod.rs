@@ -126,8 +126,17 @@ impl Defined {
     }
 }
 
-/// The one input that is no constant: its name, which it claims, and its sizes behind the batch.
-fn input_of<'a>(graph: &'a proto::Graph, defined: &mut Defined) -> Check<(&'a str, Vec<usize>)> {
+/// The file's input.
+struct Input<'a> {
+    name: &'a str,
+    /// The size of the batch, where the file fixes it.
+    batch: Option<usize>,
+    /// The sizes behind the batch.
+    shape: Vec<usize>,
+}
+
+/// The one input that is no constant, its name claimed.
+fn input_of<'a>(graph: &'a proto::Graph, defined: &mut Defined) -> Check<Input<'a>> {
     let open = graph.input.iter().filter(|value| !defined.0.contains(&value.name));
     // An error names a few of them.
     let inputs: Vec<_> = open.take(10).collect();
@@ -144,11 +153,12 @@ fn input_of<'a>(graph: &'a proto::Graph, defined: &mut Defined) -> Check<(&'a st
         Some(Size::Known(size)) => usize::try_from(size).ok().filter(|&size| size > 0),
         Some(Size::Open(_)) | None => None,
     };
-    let sizes: Option<Vec<usize>> = dims.iter().skip(1).map(size).collect();
-    match sizes {
-        Some(sizes) if matches!(dims.len(), 2 | 4) => {
-            check_elements(&sizes)?;
-            Ok((&input.name, sizes))
+    let batch = dims.first().and_then(size);
+    let shape: Option<Vec<usize>> = dims.iter().skip(1).map(size).collect();
+    match shape {
+        Some(shape) if matches!(dims.len(), 2 | 4) => {
+            check_elements(&shape)?;
+            Ok(Input { name: &input.name, batch, shape })
         }
         _ => Err(format!(
             "input {:?} must have shape [batch, c, h, w] or [batch, k], all but the batch fixed; \
@@ -176,6 +186,8 @@ struct Importer {
     opset: i64,
     constants: Constants,
     defined: Defined,
+    /// The size of the batch, where the file fixes it.
+    batch: Option<usize>,
     /// What each of the file's names stands for.
     values: HashMap<String, NodeId>,
     /// How often each of the file's names is read.
@@ -195,11 +207,12 @@ struct Importer {
 impl Importer {
     fn run(graph: &proto::Graph, opset: i64) -> Check<Graph> {
         let mut defined = Defined::constants(graph)?;
-        let (input, shape) = input_of(graph, &mut defined)?;
+        let Input { name: input, batch, shape } = input_of(graph, &mut defined)?;
         let mut importer = Self {
             opset,
             constants: Constants::of_graph(&graph.initializer)?,
             defined,
+            batch,
             values: HashMap::new(),
             uses: HashMap::new(),
             readers: HashMap::new(),
@@ -689,6 +702,43 @@ mod tests {
             let bytes = file(&[1, 2, 1, 1], &nodes, constants());
             assert_eq!(onnx_program_from_bytes("t", &bytes).is_err(), trains, "{mode}");
         }
+    }
+
+    /// With as many images as the file says; with any number where it leaves that open.
+    #[test]
+    fn a_reshape_keeps_the_batch() {
+        let open = |batch: i64, target: &[i64]| {
+            let target = TensorProto {
+                dims: vec![target.len() as i64],
+                data_type: data_type::INT64,
+                int64_data: target.to_vec(),
+                name: "t".into(),
+                ..Default::default()
+            };
+            let float = file(&[batch, 4, 2, 2], &["y = Reshape(x, t)"], vec![target.clone()]);
+            let nodes = [
+                "q = QuantizeLinear(x, s, z)",
+                "r = Reshape(q, t)",
+                "y = DequantizeLinear(r, s, z)",
+            ];
+            let constants = vec![zero(), floats("s", &[], &[0.5]), target];
+            let integer = file(&[batch, 4, 2, 2], &nodes, constants);
+            let float = onnx_from_bytes("t", &float).map(drop);
+            let integer = onnx_program_from_bytes("t", &integer).map(drop);
+            for error in [&float, &integer].into_iter().filter_map(|read| read.as_ref().err()) {
+                assert!(error.to_string().contains("the batch must stay"), "{error}");
+            }
+            assert_eq!(float.is_ok(), integer.is_ok());
+            float.is_ok()
+        };
+        for batch in [1, 2, -1] {
+            assert!(open(batch, &[0, -1]) && open(batch, &[-1, 16]) && open(batch, &[0, 8, 2]));
+        }
+        assert!(open(1, &[1, -1]) && open(2, &[2, -1]) && open(2, &[2, 16]));
+        // Four rows of one image are no batch of four.
+        assert!(!open(1, &[4, -1]) && !open(2, &[1, -1]) && !open(2, &[1, 16]));
+        // A file for one image, whoever says so; and one that makes one of all.
+        assert!(open(-1, &[1, 16]) && !open(-1, &[1, -1]));
     }
 
     /// A column would be another sum for each image of the batch, whatever its length.

@@ -30,22 +30,34 @@ pub(super) fn flattened(node: &Node, shape: &[usize]) -> Check<Vec<usize>> {
     }
 }
 
-/// The shape after a `Reshape`.
-pub(super) fn reshaped(constants: &Constants, node: &Node, before: &[usize]) -> Check<Vec<usize>> {
+/// The shape after a `Reshape`, in a file whose batch is fixed or open.
+pub(super) fn reshaped(
+    constants: &Constants,
+    node: &Node,
+    batch: Option<usize>,
+    before: &[usize],
+) -> Check<Vec<usize>> {
     let target = constants.integers(node, 1, "shape")?.ok_or("no shape")?;
     let elements: usize = before.iter().product();
     let refuse = || format!("values {before:?} to {target:?}; the batch must stay the first axis");
-    let Some((&batch, sizes)) = target.split_first() else { return Err(refuse()) };
-    // The batch may be written as open (0, −1) or as what it was when the file was made.
-    if batch < -1 {
+    let Some((&first, sizes)) = target.split_first() else { return Err(refuse()) };
+    let zero_copies = node.int("allowzero", 0) == 0;
+    let stays = match (first, batch) {
+        (-1, _) => true,
+        (0, _) => zero_copies,
+        (first, Some(batch)) => usize::try_from(first) == Ok(batch),
+        // Such a file is for batches of this size alone, if the other sizes are known; else the first
+        // axis takes in what is no batch.
+        (first, None) => first > 0 && !sizes.contains(&-1),
+    };
+    if !stays {
         return Err(refuse());
     }
-    let zero_copies = node.int("allowzero", 0) == 0;
     let mut shape = Vec::with_capacity(sizes.len());
     let mut open = None;
     for (i, &size) in sizes.iter().enumerate() {
         match size {
-            -1 if open.is_none() && batch != -1 => {
+            -1 if open.is_none() && first != -1 => {
                 open = Some(i);
                 shape.push(1);
             }
@@ -176,7 +188,7 @@ impl Importer {
 
     pub(super) fn reshape(&mut self, node: &Node) -> Check<NodeId> {
         let x = self.activation(node, 0)?;
-        let shape = reshaped(&self.constants, node, &self.shapes[x])?;
+        let shape = reshaped(&self.constants, node, self.batch, &self.shapes[x])?;
         self.shaped(node, x, shape)
     }
 

@@ -22,7 +22,7 @@ use super::super::constant::{Constant, Constants};
 use super::super::proto::{self, Node, data_type};
 use super::budget::Budget;
 use super::layers::check_evaluates;
-use super::{Defined, Names, decode, input_of, opset, owner};
+use super::{Defined, Input, Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
 use pending::{Head, Pending};
 use weight::Weight;
@@ -107,6 +107,8 @@ struct Importer {
     opset: i64,
     constants: Constants,
     defined: Defined,
+    /// The size of the batch, where the file fixes it.
+    batch: Option<usize>,
     /// Constants that went through `DequantizeLinear`.
     weights: HashMap<String, Weight>,
     values: HashMap<String, Name>,
@@ -126,7 +128,7 @@ struct Importer {
 impl Importer {
     fn run(graph: &proto::Graph, opset: i64) -> Check<Program> {
         let mut defined = Defined::constants(graph)?;
-        let (input, shape) = input_of(graph, &mut defined)?;
+        let Input { name: input, batch, shape } = input_of(graph, &mut defined)?;
         let [output] = &graph.output[..] else {
             return Err(format!("{} outputs; a classifier has one", graph.output.len()));
         };
@@ -138,6 +140,7 @@ impl Importer {
             opset,
             constants: Constants::of_graph(&graph.initializer)?,
             defined,
+            batch,
             weights: HashMap::new(),
             values: HashMap::new(),
             uses,

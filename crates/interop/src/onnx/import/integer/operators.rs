@@ -200,7 +200,10 @@ impl Importer {
     }
 
     pub(super) fn reshape(&mut self, node: &Node) -> Check<()> {
-        self.moved(node, |constants, shape| flat(shape, shapes::reshaped(constants, node, shape)?))
+        let batch = self.batch;
+        self.moved(node, |constants, shape| {
+            flat(shape, shapes::reshaped(constants, node, batch, shape)?)
+        })
     }
 
     pub(super) fn squeeze(&mut self, node: &Node) -> Check<()> {
