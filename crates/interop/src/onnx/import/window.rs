@@ -41,6 +41,7 @@ impl Window {
         }
         Ok(Self { kernel, stride, padding, dilation })
     }
+
     /// The attributes of a convolution with a weight of shape `dims`.
     pub(super) fn conv(
         node: &Node,
@@ -98,7 +99,17 @@ impl Window {
                 if steps * stride >= image[axis + 1] + window.padding[axis] {
                     steps -= 1;
                 }
-                window.padding[axis + 2] += (steps * stride + kernel).saturating_sub(size);
+                let beyond = (steps * stride + kernel).saturating_sub(size);
+                window.padding[axis + 2] += beyond;
+                let padding = window.padding[axis + 2];
+                if beyond > 0 && padding > kernel / 2 {
+                    return Err(format!(
+                        "ceil_mode = 1: the last window of {kernel} ends {padding} beyond an image of \
+                         {}, more than the half that is supported; export the model with \
+                         ceil_mode = 0",
+                        image[axis + 1]
+                    ));
+                }
             }
         }
         let [c, h, w] = image;
@@ -106,5 +117,37 @@ impl Window {
         let geometry = PoolGeometry::new([1, c, h, w], kernel, stride, padding)
             .map_err(|error| error.to_string())?;
         Ok((window, geometry.output_shape()[1..].to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::proto::{Attribute, attribute_kind};
+    use super::*;
+
+    #[test]
+    fn windows_that_end_outside_are_counted_or_refused_by_name() {
+        let pool = |size: usize, kernel: i64, stride: i64| {
+            let ints = |name: &str, value| Attribute {
+                name: name.into(),
+                ints: vec![value; 2],
+                kind: attribute_kind::INTS,
+                ..Default::default()
+            };
+            let ceil = Attribute {
+                name: "ceil_mode".into(),
+                i: 1,
+                kind: attribute_kind::INT,
+                ..Default::default()
+            };
+            let attribute = vec![ints("kernel_shape", kernel), ints("strides", stride), ceil];
+            let node = Node { op_type: "MaxPool".into(), attribute, ..Default::default() };
+            Window::max_pool(&node, [1, size, size]).map(|(_, shape)| shape)
+        };
+        // PyTorch's `MaxPool2d(kernel, stride, ceil_mode=True)`.
+        assert_eq!(pool(6, 3, 2), Ok(vec![1, 3, 3]));
+        assert_eq!(pool(7, 3, 2), Ok(vec![1, 3, 3]));
+        assert_eq!(pool(8, 3, 3), Ok(vec![1, 3, 3]));
+        assert!(pool(7, 3, 3).unwrap_err().contains("ceil_mode"));
     }
 }
