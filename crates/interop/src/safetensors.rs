@@ -19,8 +19,19 @@ pub enum Precision {
     F32,
     /// Half the bytes, eleven significant bits, largest number 65504.
     F16,
-    /// Half the bytes, eight significant bits, the range of `f32`.
+    /// Half the bytes, eight significant bits, largest number 3.39e38 (`f32` ends at 3.40e38).
     BF16,
+}
+
+impl Precision {
+    /// The number that is written for `x`.
+    fn rounded(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::BF16 => bf16::from_f32(x).to_f32(),
+        }
+    }
 }
 
 /// Reads a safetensors file: `f64 f32 f16 bf16 i64 i32 i16 i8 u8 bool`, all as `f32`.
@@ -103,19 +114,16 @@ fn dtype(theirs: safetensors::Dtype) -> Option<Dtype> {
 ///
 /// # Errors
 /// [`Error::Write`]; [`Error::Format`] if the names and the metadata take more than the 100 MB a
-/// header may have; [`Error::Unsupported`] for a number that [`Precision::F16`] would make infinite.
+/// header may have; [`Error::Unsupported`] for a number that the precision would make infinite.
 pub fn write_safetensors(path: &Path, dict: &StateDict, precision: Precision) -> Result<()> {
     let shown = path.display().to_string();
-    if let Precision::F16 = precision {
-        let beyond = |x: &f32| x.is_finite() && f16::from_f32(*x).is_infinite();
-        let found =
-            dict.iter().find_map(|(name, tensor)| Some((name, tensor.iter().find(beyond)?)));
-        if let Some((name, x)) = found {
-            return Err(Error::unsupported(
-                &shown,
-                format!("{x} in {name} is beyond 16-bit floats; write bf16 or f32"),
-            ));
-        }
+    let beyond = |x: &f32| x.is_finite() && precision.rounded(*x).is_infinite();
+    let found = dict.iter().find_map(|(name, tensor)| Some((name, tensor.iter().find(beyond)?)));
+    if let Some((name, x)) = found {
+        return Err(Error::unsupported(
+            &shown,
+            format!("{x} in {name} is beyond the largest number of {precision:?}; write f32"),
+        ));
     }
     let tensors = dict.iter().map(|(name, tensor)| (name, Written { tensor, precision }));
     let metadata = (!dict.metadata.is_empty())
@@ -222,7 +230,26 @@ mod tests {
         let error = write("c", Precision::F16).unwrap_err().to_string();
         assert!(error.contains("70000 in w") && !dir.join("c").exists(), "{error}");
         write("c", Precision::BF16).unwrap();
+        let mut dict = dict.clone();
+        dict.insert("large", Tensor::new(&[1], [f32::MAX]).unwrap());
+        let write = |file: &str, precision| write_safetensors(&dir.join(file), &dict, precision);
+        let error = write("d", Precision::BF16).unwrap_err().to_string();
+        assert!(error.contains("in large") && !dir.join("d").exists(), "{error}");
+        write("d", Precision::F32).unwrap();
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// 19280 is "PK", as a zip archive begins.
+    #[test]
+    fn a_header_of_any_length_is_one() {
+        let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let bytes = file(&format!("{header:<19280}"), &1.5f32.to_le_bytes());
+        assert!(bytes.starts_with(b"PK"));
+        let path = std::env::temp_dir().join(format!("ottava-header-{}", std::process::id()));
+        fs::write(&path, bytes).unwrap();
+        let dict = crate::read_state_dict(&path);
+        fs::remove_file(path).unwrap();
+        assert_eq!(dict.unwrap().get("a").unwrap().to_vec(), [1.5]);
     }
 
     #[test]

@@ -94,13 +94,14 @@ impl<N: Into<String>> FromIterator<(N, Tensor<f32>)> for StateDict {
 pub fn read_state_dict(path: &Path) -> Result<StateDict> {
     let bytes = fs::read(path).map_err(|error| Error::io(path, &error))?;
     let name = path.display().to_string();
-    #[cfg(feature = "pth")]
-    if bytes.starts_with(b"PK") || bytes.starts_with(&[0x80]) && bytes.get(8) != Some(&b'{') {
-        return crate::pth_from_bytes(&name, &bytes);
-    }
+    // The header's length stands before it, which may begin like PyTorch's files; those have no such byte.
     #[cfg(feature = "safetensors")]
     if bytes.get(8) == Some(&b'{') {
         return crate::safetensors_from_bytes(&name, &bytes);
+    }
+    #[cfg(feature = "pth")]
+    if bytes.starts_with(b"PK") || bytes.starts_with(&[0x80]) {
+        return crate::pth_from_bytes(&name, &bytes);
     }
     Err(Error::unsupported(
         &name,
