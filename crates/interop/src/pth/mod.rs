@@ -19,7 +19,8 @@ use crate::{Error, Result, StateDict};
 /// holds one as `state_dict`, `model_state_dict`, `model` or the like.
 ///
 /// Both of PyTorch's formats are read: the (uncompressed) zip archive, and what `torch.save` wrote
-/// before version 1.6. Nothing in the file is executed.
+/// before version 1.6. Nothing in the file is executed. An archive's checksums are compared, where it has
+/// any: `torch.serialization.set_crc32_options(False)` leaves them zero.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Format`] for a damaged file, [`Error::Unsupported`] for one that needs
