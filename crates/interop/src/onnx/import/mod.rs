@@ -771,8 +771,8 @@ mod tests {
             let behind = ["r = QuantizeLinear(m, s, z)", "y = DequantizeLinear(r, s, z)"];
             [&before, layer, &behind].concat()
         };
-        let layers: [(Vec<&str>, fn(&[u8]) -> Result<Vec<f32>>); 4] = [
-            (vec!["y = Gemm(x, w, c)"], float),
+        let layers = [
+            (vec!["y = Gemm(x, w, c)"], float as fn(&[u8]) -> Result<Vec<f32>>),
             (vec!["m = MatMul(x, w)", "y = Add(m, c)"], float),
             (quantized(&["m = Gemm(d, v, c)"]), integer),
             (quantized(&["p = MatMul(d, v)", "m = Add(p, c)"]), integer),
