@@ -9,6 +9,9 @@ use super::attributes::Check;
 use super::proto::{Node, TensorProto, data_type};
 use crate::dtype::Dtype;
 
+/// No tensor has more axes. Nodes share the numbers of a constant, but each has the shape.
+const MAX_RANK: usize = 16;
+
 /// A constant as integers or floats.
 #[derive(Clone, Debug)]
 pub(super) enum Constant {
@@ -34,6 +37,9 @@ impl Constant {
     pub(super) fn new(proto: &TensorProto) -> Result<Self, String> {
         if proto.data_location != 0 {
             return Err("its numbers lie in another file; save the model in one file".into());
+        }
+        if proto.dims.len() > MAX_RANK {
+            return Err(format!("{} axes; no tensor has more than {MAX_RANK}", proto.dims.len()));
         }
         let shape =
             proto.dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>();
@@ -221,4 +227,21 @@ fn integers(size: usize, signed: bool, raw: &[u8]) -> Result<Vec<i64>, String> {
             i64::from_le_bytes(wide)
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_are_counted() {
+        let ones = |rank: usize| TensorProto {
+            dims: vec![1; rank],
+            data_type: data_type::FLOAT,
+            float_data: vec![0.5],
+            ..Default::default()
+        };
+        assert!(Constant::new(&ones(MAX_RANK)).is_ok());
+        assert!(Constant::new(&ones(MAX_RANK + 1)).unwrap_err().contains("17 axes"));
+    }
 }
