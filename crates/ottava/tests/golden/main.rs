@@ -13,8 +13,11 @@ use std::collections::BTreeMap;
 
 use case::Case;
 
+/// What checks a case.
+type Check = fn(&Case);
+
 /// The families, and what checks each. All of them are among the committed cases.
-const FAMILIES: [(&str, fn(&Case)); 26] = [
+const FAMILIES: [(&str, Check); 26] = [
     ("conv2d", float::conv2d),
     ("linear", float::linear),
     ("matmul", float::matmul),
