@@ -20,7 +20,7 @@ const BLOCK: usize = 1 << 16;
 /// Tiles to use a panel of weights for, at the most.
 const TILES: usize = 96;
 
-/// How many rows register tiles may have.
+/// How many rows register tiles may have: those that [`multiply`] compiles.
 const REGISTER_ROWS: [usize; 6] = [14, 12, 10, 8, 6, 4];
 
 /// Multiply-accumulates of a task at the least.
@@ -258,11 +258,11 @@ fn multiply_tiles<I: Float, const R: usize, const V: usize>(
     let width = V * I::LANES;
     let onto = if depth.start == 0 { Onto::Nothing } else { Onto::Output };
     // Each tile asks for its share of what comes, a little every few steps: many at once would wait for each other.
+    const STEPS: usize = 4;
     const LINES: usize = 32;
-    let (mut steps, mut share) = (I::LANES, 0);
+    let mut share = 0;
     if !coming.is_empty() {
-        steps = 4;
-        let times = tiles / R * depth.len().div_ceil(steps);
+        let times = tiles / R * depth.len().div_ceil(STEPS);
         share = coming.len().div_ceil(times).next_multiple_of(LINES);
     }
     let mut asked = 0;
@@ -273,7 +273,17 @@ fn multiply_tiles<I: Float, const R: usize, const V: usize>(
             let lines = &source[first * tiles + i * R * I::LANES..];
             let left = Strided::<R>::new(lines, I::LANES, channels);
             let weights = &weights[(first - depth.start) * width..][..channels * width];
-            for (i, weights) in weights.chunks(steps * width).enumerate() {
+            if coming.is_empty() {
+                accumulate(
+                    isa,
+                    &mut acc,
+                    #[inline(always)]
+                    |r, k| left.at(r, k),
+                    asked_for::<I, V>(isa, weights),
+                );
+                continue;
+            }
+            for (i, weights) in weights.chunks(STEPS * width).enumerate() {
                 let end = coming.len().min(asked + share);
                 for at in (asked..end).step_by(LINES) {
                     isa.prefetch_outer(coming, at);
@@ -283,7 +293,7 @@ fn multiply_tiles<I: Float, const R: usize, const V: usize>(
                     isa,
                     &mut acc,
                     #[inline(always)]
-                    |r, k| left.at(r, i * steps + k),
+                    |r, k| left.at(r, i * STEPS + k),
                     asked_for::<I, V>(isa, weights),
                 );
             }
