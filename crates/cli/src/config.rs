@@ -18,7 +18,11 @@ pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
         })
     };
     // Of flags that exclude each other, one on the command line is instead of the file's.
-    let superseded = |flag: &str| given(flag) || rivals(flag).iter().any(|rival| given(rival));
+    let rivals = rivals();
+    let superseded = |flag: &str| {
+        let mut groups = rivals.iter().filter(|group| group.iter().any(|member| member == flag));
+        given(flag) || groups.any(|group| group.iter().any(|rival| given(rival)))
+    };
     let flags = flags(Path::new(&path), superseded)?;
     // program, command, then the file's flags.
     let at = args.len().min(2);
@@ -27,19 +31,16 @@ pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(expanded)
 }
 
-/// The flags that cannot stand beside this one.
-fn rivals(flag: &str) -> Vec<String> {
+/// Flags that cannot stand beside each other, group by group.
+fn rivals() -> Vec<Vec<String>> {
     let mut command = Cli::command();
     // Groups know their members from then on.
     command.build();
     let commands = command.get_subcommands();
     let groups = commands.flat_map(clap::Command::get_groups).cloned();
     let groups = groups.filter_map(|mut group| (!group.is_multiple()).then_some(group));
-    let members = groups.map(|group| {
-        let names = group.get_args().map(|id| format!("--{}", id.as_str().replace('_', "-")));
-        names.collect::<Vec<_>>()
-    });
-    members.filter(|members| members.iter().any(|member| member == flag)).flatten().collect()
+    let flag = |id: &clap::Id| format!("--{}", id.as_str().replace('_', "-"));
+    groups.map(|group| group.get_args().map(flag).collect()).collect()
 }
 
 fn named(args: &[OsString]) -> Option<OsString> {

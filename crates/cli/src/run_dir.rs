@@ -120,13 +120,7 @@ impl RunDir {
 
     /// Reads it back from a run's directory, and the best top-1 with it.
     pub fn load_checkpoint(run: &Path) -> Result<(Checkpoint, Option<f64>)> {
-        let path = run.join("checkpoint.ottava");
-        if !path.is_file() {
-            bail!(
-                "nothing to resume in {}: it has no checkpoint.ottava; start without --resume",
-                run.display()
-            );
-        }
+        let path = checkpoint(run)?;
         let container = read_container(&path).context("--resume")?;
         let number = |key: &str| -> Result<usize> {
             let text = container.metadata().get(key);
@@ -199,6 +193,18 @@ impl RunDir {
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(())
     }
+}
+
+/// A run's checkpoint, which has to be there.
+pub fn checkpoint(run: &Path) -> Result<PathBuf> {
+    let path = run.join("checkpoint.ottava");
+    if !path.is_file() {
+        bail!(
+            "nothing to resume in {}: it has no checkpoint.ottava; start without --resume",
+            run.display()
+        );
+    }
+    Ok(path)
 }
 
 /// The data set of a run, as its configuration says it.

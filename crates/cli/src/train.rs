@@ -22,7 +22,7 @@ use crate::model::{FloatModel, Model, load};
 use crate::output::{bar, bytes, note, result, round};
 use crate::profile;
 use crate::qat::adopt;
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
 use crate::setup::{Exit, catch_interrupts, interrupted, parsed, usage};
 use crate::task::{Task, batches, input_shape, name_skipped};
 
@@ -275,7 +275,7 @@ pub fn run(args: &args::Train) -> Result<()> {
     let graph = model.trace(input)?;
     let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
     if args.training.resume {
-        RunDir::load_checkpoint(&out)?;
+        run_dir::checkpoint(&out)?;
     }
     let mut run = RunDir::create(&out, args, args.training.resume, &args.global)?;
     let best = run.file("best.ottava");
