@@ -190,9 +190,14 @@ impl Block {
         &self.tiles[..self.len]
     }
 
-    /// What there is to multiply: each position once.
-    pub(crate) fn spans(&self) -> impl Iterator<Item = &Span> {
-        self.spans.iter().filter(|span| !span.tiles.is_empty() && !span.positions.is_empty())
+    /// What there is to multiply of some positions: each once.
+    pub(crate) fn spans(&self, of: Range<usize>) -> impl Iterator<Item = Span> {
+        let part = move |span: &Span| Span {
+            positions: span.positions.start.max(of.start)..span.positions.end.min(of.end),
+            tiles: span.tiles.clone(),
+        };
+        let parts = self.spans.iter().map(part);
+        parts.filter(|span| !span.tiles.is_empty() && !span.positions.is_empty())
     }
 }
 
@@ -212,7 +217,7 @@ mod tests {
         let mut products = 0;
         for block in (0..blocks.count).map(|index| blocks.block(index)) {
             let mut met = [[0; 36]; BLOCK];
-            for span in block.spans() {
+            for span in (0..V::TILE).flat_map(|y| block.spans(y * V::TILE..(y + 1) * V::TILE)) {
                 products += span.tiles.len() * span.positions.len();
                 for tile in span.tiles.clone() {
                     span.positions.clone().for_each(|position| met[tile][position] += 1);

@@ -1,10 +1,13 @@
-//! Weights of a Winograd convolution: nine bytes a filter in memory, transformed a stretch of channels
-//! at a time, right before they are multiplied.
+//! Weights of a Winograd convolution: nine bytes a filter in memory, transformed right before they are multiplied: for
+//! a stretch of channels, the positions of a row.
 //!
 //! ```text
 //! bytes[panel][stretch][tap][plane]      plane: a stretch of a panel of the word product
-//! U[position][plane] = G g Gᵀ            elementwise over planes: their order does not matter
+//! U[row][position][plane] = G g Gᵀ       elementwise over planes: their order does not matter
 //! ```
+//!
+//! A row of positions stays in an L1 cache until it is multiplied. All of them together would be written to an L2 cache
+//! and read again, which takes longer than what is computed anew for each row: its part of `G g`.
 //!
 //! Transformed weights take 72 bytes for each pair of channels (F(4×4)) against 9: reading those from
 //! memory costs more than making them anew out of bytes, once for each block of tiles. A thread keeps those of
@@ -12,14 +15,14 @@
 
 use std::ops::Range;
 
-use super::transform::filter_tile;
+use super::transform::filter_row;
 use super::variant::Variant;
 use crate::simd::int8::{Int8, Product};
 use crate::storage::Storage;
 
-/// Channels that are transformed at a time: 36 positions of them, for a panel of 16 outputs, are 295 KB. Half as
-/// many stay in smaller caches, but where few tiles use them the products of a stretch are too short.
-const STRETCH: usize = 256;
+/// Channels that are transformed at a time: six positions of them, for a panel of 16 outputs, are 25 KB. Where few
+/// tiles use them, the products of fewer are too short.
+const STRETCH: usize = 128;
 
 /// Bytes of a layer's transformed filters that stay in an L2 cache beside a block of tiles.
 const KEPT: usize = 320 << 10;
@@ -148,19 +151,20 @@ impl Filters {
         Stretch { channel, steps, width, plane, position: plane + GAP }
     }
 
-    /// Words of the largest stretch, transformed.
-    fn stretch_len<I: Int8, V: Variant>(channels: usize) -> usize {
+    /// Words of a row of the largest stretch, transformed.
+    fn row_len<I: Int8, V: Variant>(channels: usize) -> usize {
         let steps = channels.min(STRETCH).div_ceil(I::Words::GROUP);
         let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
-        V::TILE * V::TILE * (plane.next_multiple_of(2 * I::LANES) + GAP)
+        V::TILE * (plane.next_multiple_of(2 * I::LANES) + GAP)
     }
 
-    /// Panels whose transformed filters a thread has memory for: all of them if they are kept, else one.
+    /// Rows that a thread has memory for: those of all panels if they are kept, else one.
     fn places<I: Int8, V: Variant>(outputs: usize, channels: usize) -> usize {
         let panels = outputs.div_ceil(I::Words::VECTORS * I::LANES).max(1);
-        let bytes = panels * Self::stretch_len::<I, V>(channels) * size_of::<i16>();
+        let rows = panels * V::TILE;
+        let bytes = rows * Self::row_len::<I, V>(channels) * size_of::<i16>();
         let kept = panels <= Transformed::MOST && channels <= STRETCH && bytes <= KEPT;
-        if kept { panels } else { 1 }
+        if kept { rows } else { 1 }
     }
 
     /// Words of a thread's transformed filters.
@@ -169,25 +173,36 @@ impl Filters {
         outputs: usize,
         channels: usize,
     ) -> usize {
-        Self::places::<I, V>(outputs, channels) * Self::stretch_len::<I, V>(channels)
+        Self::places::<I, V>(outputs, channels) * Self::row_len::<I, V>(channels)
     }
 
-    /// `U` of a stretch: what `memory` keeps, or made now.
-    pub(crate) fn transformed<'m, I: Int8, V: Variant>(
+    /// A row of `U` of a stretch: what `memory` keeps, or made now. The rows of a stretch are asked for in order.
+    pub(crate) fn row<'m, I: Int8, V: Variant>(
         &self,
         isa: I,
         panel: usize,
         stretch: Stretch,
+        row: usize,
         memory: &'m mut Transformed<'_>,
     ) -> &'m [i16] {
         let places = Self::places::<I, V>(self.outputs, self.channels);
-        let kept = memory.keep && places == self.panels() && self.stretches() == 1;
-        let len = Self::stretch_len::<I, V>(self.channels);
-        let place = if kept { panel } else { 0 };
+        let kept = memory.keep && places > 1;
+        let len = Self::row_len::<I, V>(self.channels);
+        let place = if kept { panel * V::TILE + row } else { 0 };
         let words = &mut memory.words[place * len..][..len];
-        if !(kept && memory.ready >> place & 1 == 1) {
-            self.transform::<I, V>(isa, panel, stretch, words);
-            memory.ready |= 1 << place;
+        if !(kept && memory.ready >> panel & 1 == 1) {
+            match row {
+                0 => self.transform::<I, V, 0>(isa, panel, stretch, words),
+                1 => self.transform::<I, V, 1>(isa, panel, stretch, words),
+                2 => self.transform::<I, V, 2>(isa, panel, stretch, words),
+                3 => self.transform::<I, V, 3>(isa, panel, stretch, words),
+                4 if const { V::TILE > 4 } => self.transform::<I, V, 4>(isa, panel, stretch, words),
+                5 if const { V::TILE > 5 } => self.transform::<I, V, 5>(isa, panel, stretch, words),
+                _ => unreachable!("row {row} of {}", V::TILE),
+            }
+            if kept && row + 1 == V::TILE {
+                memory.ready |= 1 << panel;
+            }
         }
         words
     }
@@ -196,8 +211,8 @@ impl Filters {
         self.starts[panel * self.stretches() + stretch.channel / STRETCH]
     }
 
-    /// Makes `U` of a stretch.
-    fn transform<I: Int8, V: Variant>(
+    /// Makes a row of `U` of a stretch.
+    fn transform<I: Int8, V: Variant, const ROW: usize>(
         &self,
         isa: I,
         panel: usize,
@@ -207,20 +222,21 @@ impl Filters {
         let Stretch { plane, position, .. } = stretch;
         let rest = &self.data.as_slice()[self.start(panel, stretch)..];
         let taps = &rest[..TAPS * plane];
-        let out = &mut out[..V::TILE * V::TILE * position];
+        let out = &mut out[..V::TILE * position];
+        // What is transformed next comes from memory while this is multiplied: each row asks for its share.
+        let next = TAPS + TAPS * ROW / V::TILE..TAPS + TAPS * (ROW + 1) / V::TILE;
         isa.enter(
             #[inline(always)]
             || {
                 // Copies that stay in registers: for all the compiler knows, stores change what they are of.
                 let (plane, position) = (plane, position);
                 for i in (0..plane).step_by(2 * I::LANES) {
-                    // What is transformed next comes from memory while this is multiplied.
                     if i % LINES == 0 {
-                        for tap in TAPS..2 * TAPS {
+                        for tap in next.clone() {
                             isa.prefetch(rest, tap * plane + i);
                         }
                     }
-                    filter_tile::<I, V>(
+                    filter_row::<I, V, ROW>(
                         isa,
                         // SAFETY: i + 2·LANES ≤ plane, whole vectors, and there are TAPS planes.
                         #[inline(always)]
@@ -228,7 +244,7 @@ impl Filters {
                             let at = tap * plane + i;
                             isa.widen_weights(taps.get_unchecked(at..at + 2 * I::LANES))
                         },
-                        // SAFETY: as above; there are TILE² positions of at least a plane.
+                        // SAFETY: as above; there are TILE positions of at least a plane.
                         #[inline(always)]
                         |t, value| unsafe {
                             let at = t * position + i;

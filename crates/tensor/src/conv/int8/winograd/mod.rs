@@ -4,9 +4,9 @@
 //! for each block of tiles:
 //!     V[t][tile] = Bᵀ d B                      for each tile: see `input`
 //!     for each panel of outputs:
-//!         for each stretch of channels:
+//!         for each stretch of channels, each row of positions:
 //!             U[t] = G g Gᵀ                    from bytes: see `filter`
-//!             M[tile][t] += V[t][tile] · U[t]  t small products: the GEMM tile of gemm::int8
+//!             M[tile][t] += V[t][tile] · U[t]  small products: the GEMM tile of gemm::int8
 //!         Y[tile] = (AᵀMA · q⁻¹ − 2^{2v}·c) >> 2v  (+ c)   and the epilogue
 //! ```
 //!
@@ -241,15 +241,17 @@ impl<V: Variant> Winograd<V> {
         let last = block.tiles().len() - 1;
         let rows: [usize; BLOCK + MAX_ROW_STEP] =
             std::array::from_fn(|tile| tile.min(last) * blocks.pixel);
-        for index in 0..self.filters.stretches() {
-            let stretch = self.filters.stretch(panel, index);
-            let filters = self.filters.transformed::<I, V>(isa, panel, stretch, filters);
+        let stretches = (0..self.filters.stretches()).map(|i| self.filters.stretch(panel, i));
+        for (stretch, row) in stretches.flat_map(|stretch| (0..V::TILE).map(move |y| (stretch, y)))
+        {
+            let filters = self.filters.row::<I, V>(isa, panel, stretch, row, filters);
             let keep = Keep {
                 sums: Shared::new(sums),
                 stride: Self::POSITIONS * stretch.width,
                 add: stretch.channel > 0,
             };
-            for span in block.spans() {
+            let start = row * V::TILE;
+            for span in block.spans(start..start + V::TILE) {
                 let (tiles, first) = (&span.tiles, span.positions.start);
                 let strip = Strip::<I::Words> {
                     image: &transformed[first * blocks.position..],
@@ -257,7 +259,7 @@ impl<V: Variant> Winograd<V> {
                     runs: &[stretch.channel],
                     last: last * blocks.pixel + stretch.channel,
                     steps: stretch.steps,
-                    panel: &filters[first * stretch.position..],
+                    panel: &filters[(first - start) * stretch.position..],
                     width: stretch.width,
                     copies: Copies {
                         count: span.positions.len(),

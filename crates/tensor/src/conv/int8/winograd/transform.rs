@@ -78,27 +78,22 @@ pub(crate) fn input_tile<I: Int8, V: Variant>(
     ));
 }
 
-/// `U = G g Gᵀ` for `2 · LANES` pairs of channels: `load(tap)` is a weight, `store(t, u)` takes a position.
+/// A row of `U = G g Gᵀ` for `2 · LANES` pairs of channels: `load(tap)` is a weight, `store(x, u)` takes a position.
 #[inline(always)]
-pub(crate) fn filter_tile<I: Int8, V: Variant>(
+pub(crate) fn filter_row<I: Int8, V: Variant, const ROW: usize>(
     isa: I,
     load: impl Fn(usize) -> I::Half,
     mut store: impl FnMut(usize, I::Half),
 ) {
     let columns = [
-        V::filter(isa, [load(0), load(3), load(6)]),
-        V::filter(isa, [load(1), load(4), load(7)]),
-        V::filter(isa, [load(2), load(5), load(8)]),
+        V::filter_part::<I, ROW>(isa, [load(0), load(3), load(6)]),
+        V::filter_part::<I, ROW>(isa, [load(1), load(4), load(7)]),
+        V::filter_part::<I, ROW>(isa, [load(2), load(5), load(8)]),
     ];
+    let row = V::filter(isa, columns);
     unrolled::<V>(
         #[inline(always)]
-        |y| {
-            let row = V::filter(isa, [columns[0][y], columns[1][y], columns[2][y]]);
-            unrolled::<V>(
-                #[inline(always)]
-                |x| store(y * V::TILE + x, row[x]),
-            );
-        },
+        |x| store(x, row[x]),
     );
 }
 

@@ -51,6 +51,15 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
         half_product(isa, &Self::G, &g)
     }
 
+    /// One value of [`filter`](Self::filter).
+    #[inline(always)]
+    fn filter_part<I: Int8, const ROW: usize>(isa: I, g: [I::Half; 3]) -> I::Half {
+        // Multiplied at the end by what all coefficients have in common.
+        let common = const { common(Self::G[ROW]) };
+        let [sum, ..] = half_product(isa, const { &[divided(Self::G[ROW]); 6] }, &g);
+        if common == 1 { sum } else { isa.scale_half(sum, common) }
+    }
+
     /// `Bᵀ d` of a column or a row of an input tile.
     #[inline(always)]
     fn input<I: Int8, const POINTS: usize>(isa: I, d: [I::Half; 6]) -> [I::Half; 6] {
@@ -124,6 +133,27 @@ fn product<I: Int8>(isa: I, matrix: &[[i32; 6]; 4], x: &[I::Acc; 6]) -> [I::Acc;
         }
     }
     out
+}
+
+/// The largest number that divides all coefficients.
+const fn common(row: [i16; 3]) -> i16 {
+    let mut divisor = 0;
+    let mut i = 0;
+    while i < row.len() {
+        let (mut a, mut b) = (divisor, row[i].abs());
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        divisor = a;
+        i += 1;
+    }
+    if divisor == 0 { 1 } else { divisor }
+}
+
+/// Coefficients divided by what they have in common.
+const fn divided([a, b, c]: [i16; 3]) -> [i16; 3] {
+    let common = common([a, b, c]);
+    [a / common, b / common, c / common]
 }
 
 /// `Bᵀ` of the points 0, ±1, ∞.
