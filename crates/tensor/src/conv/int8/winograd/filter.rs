@@ -20,8 +20,7 @@ use super::variant::Variant;
 use crate::simd::int8::{Int8, Product};
 use crate::storage::Storage;
 
-/// Channels that are transformed at a time: six positions of them, for a panel of 16 outputs, are 25 KB. Where few
-/// tiles use them, the products of fewer are too short.
+/// Channels that are transformed at a time: six positions of them, for a panel of 16 outputs, are 25 KB.
 const STRETCH: usize = 128;
 
 /// Bytes of a layer's transformed filters that stay in an L2 cache beside a block of tiles.
