@@ -11,6 +11,7 @@ mod element;
 mod error;
 pub mod parallel;
 pub mod shape;
+mod shared;
 mod storage;
 mod tensor;
 

@@ -2,12 +2,18 @@
 //!
 //! The only file of the engine that names rayon. Work runs on the pool the caller is in
 //! (`rayon::ThreadPool::install`), else on the global one; with one thread it runs in place,
-//! without rayon's overhead. [`Threads`] says it for a whole computation.
+//! without rayon's overhead. [`Threads`] says it for a whole computation. Which thread does which
+//! task follows its index: see [`shares`].
+
+mod shares;
 
 use std::cell::Cell;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+
+use crate::shared::Shared;
+pub(crate) use shares::Shares;
 
 /// Elements a task of an elementwise pass handles: large enough to hide a task's cost, small
 /// enough to stay in the L2 cache.
@@ -19,6 +25,11 @@ pub(crate) const CODES: usize = 4 * CHUNK;
 /// How many threads the current pool has.
 pub fn threads() -> usize {
     if ALONE.get() { 1 } else { rayon::current_num_threads() }
+}
+
+/// Which of the pool's threads this is.
+pub(crate) fn thread() -> usize {
+    rayon::current_thread_index().unwrap_or(0)
 }
 
 thread_local! {
@@ -52,6 +63,8 @@ impl Threads {
     /// Runs `f` there.
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
+            // Once for all of it: work that comes from outside of a pool wakes one of its threads.
+            Self::Current if threads() > 1 => rayon::scope(|_| f()),
             Self::Current => f(),
             Self::One => alone(f),
             Self::Pool(pool) => pool.install(f),
@@ -74,11 +87,16 @@ fn alone<R>(f: impl FnOnce() -> R) -> R {
 
 /// Calls `f(i)` for each `i` below `tasks`, in any order, on the current pool.
 pub fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
-    if tasks <= 1 || threads() == 1 {
-        (0..tasks).for_each(f);
-    } else {
-        (0..tasks).into_par_iter().for_each(f);
+    let workers = threads().min(tasks);
+    if workers <= 1 {
+        return (0..tasks).for_each(f);
     }
+    let shares = Shares::new(tasks, workers);
+    (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
+        while let Some(task) = shares.take(thread()) {
+            f(task);
+        }
+    });
 }
 
 /// Calls `f(i, chunk)` for each `size`-element chunk of `data` (the last may be shorter).
@@ -87,29 +105,28 @@ pub fn for_each_chunk<T: Send>(
     size: usize,
     f: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
-    if data.len() <= size || threads() == 1 {
-        data.chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
-    } else {
-        data.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
-    }
+    let (len, size) = (data.len(), size.max(1));
+    let data = Shared::new(data);
+    for_each(len.div_ceil(size), |i| {
+        // SAFETY: each task is done once, and has elements of its own.
+        f(i, unsafe { data.slice(i * size, size.min(len - i * size)) });
+    });
 }
 
 /// Calls `f(i, item)` for each item: for tasks that write to more than one place.
 pub fn for_each_item<T: Send>(items: Vec<T>, f: impl Fn(usize, T) + Sync + Send) {
-    if items.len() <= 1 || threads() == 1 {
-        items.into_iter().enumerate().for_each(|(i, item)| f(i, item));
-    } else {
-        items.into_par_iter().enumerate().for_each(|(i, item)| f(i, item));
-    }
+    let mut items = Vec::from_iter(items.into_iter().map(Some));
+    for_each_chunk(&mut items, 1, |i, item| {
+        f(i, item[0].take().expect("each task is done once"));
+    });
 }
 
 /// `f(0) .. f(tasks - 1)`, in order: the caller adds them up in that order, whatever ran first.
 pub fn map<R: Send>(tasks: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
-    if tasks <= 1 || threads() == 1 {
-        (0..tasks).map(f).collect()
-    } else {
-        (0..tasks).into_par_iter().map(f).collect()
-    }
+    let mut results = Vec::from_iter((0..tasks).map(|_| None));
+    for_each_chunk(&mut results, 1, |i, result| result[0] = Some(f(i)));
+    let results = results.into_iter().map(|result| result.expect("all tasks are done"));
+    results.collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod scratch;
 mod tile;
 
 pub(crate) use drive::{Job, MAX_ROW_STEP, RowMap};
-pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Shared, Sink};
+pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Sink};
 pub(crate) use panels::Panels;
 pub use product::Int8Gemm;
 pub(crate) use product::{encode, is_narrow};

@@ -1,4 +1,5 @@
-use super::{Epilogue, Job, MAX_LANES, MAX_TERMS, Panels, RowMap, Scratch, Shared, Sink};
+use super::{Epilogue, Job, MAX_LANES, MAX_TERMS, Panels, RowMap, Scratch, Sink};
+use crate::shared::Shared;
 use crate::simd::int8::{Int8, Product};
 use crate::simd::{Isa, dispatch};
 use crate::{Error, Level, Result};

@@ -72,9 +72,14 @@ impl<'a> Input<'a> {
             // The first pixel of the tile that the line has, and the pixel of the line it is.
             let skipped = self.padding[1].saturating_sub(left);
             let first = (left + skipped).saturating_sub(self.padding[1]).min(width);
-            let pixels = line[first * pixel..].chunks_exact(pixel);
-            for (out, codes) in out.chunks_exact_mut(self.reach).skip(skipped).zip(pixels) {
-                out[..pixel].copy_from_slice(codes);
+            let pixels = V::TILE.saturating_sub(skipped).min(width - first);
+            let (line, out) = (&line[first * pixel..][..pixels * pixel], &mut out[..]);
+            let out = out.get_mut(skipped * self.reach..).unwrap_or_default();
+            // All at once where they lie in the patch as they do in the line.
+            let together = if pixel == self.reach { V::TILE } else { 1 };
+            let lines = line.chunks(together * pixel);
+            for (out, codes) in out.chunks_mut(together * self.reach).zip(lines) {
+                out[..codes.len()].copy_from_slice(codes);
             }
         }
         (patch, strides)

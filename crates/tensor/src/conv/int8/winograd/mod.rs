@@ -24,7 +24,6 @@ mod variant;
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::blocks::{BLOCK, Block, Blocks, Tile};
 use self::filter::{Filters, Transformed};
@@ -32,13 +31,15 @@ use self::input::Input;
 use self::transform::{input_tile, output_tile};
 pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
+use crate::Level;
 use crate::conv::ConvGeometry;
 use crate::gemm::int8::{
-    Copies, Epilogue, Finish, Keep, MAX_LANES, MAX_ROW_STEP, Place, Scratch, Shared, Strip,
+    Copies, Epilogue, Finish, Keep, MAX_LANES, MAX_ROW_STEP, Place, Scratch, Strip,
 };
+use crate::parallel::{self, Shares};
+use crate::shared::Shared;
 use crate::simd::dispatch;
 use crate::simd::int8::{Int8, Product};
-use crate::{Level, parallel};
 
 /// Whether this build has the kernels.
 pub(crate) const COMPILED: bool = cfg!(feature = "winograd");
@@ -131,8 +132,8 @@ impl<V: Variant> Winograd<V> {
         let workers = parallel::threads().min(fit).min(work / WORK).max(1);
         let panels = self.filters.panels();
         let whole = blocks.count - blocks.count % workers;
-        let tasks = whole + (blocks.count - whole) * panels;
-        let next = AtomicUsize::new(0);
+        let blocks_whole = Shares::new(whole, workers);
+        let blocks_shared = Shares::new((blocks.count - whole) * panels, workers);
         parallel::for_each_chunk(scratch.take::<u8>(workers * bytes), bytes, |_, memory| {
             let mut memory = Scratch::new(memory);
             let words = memory.take::<i16>(blocks.len);
@@ -142,13 +143,13 @@ impl<V: Variant> Winograd<V> {
             let patch = memory.take::<u8>(Input::patch_len::<V>(blocks.pixel));
             let mut transformed: Option<(usize, Block)> = None;
             loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
+                let thread = parallel::thread();
+                let (index, panels) = if let Some(block) = blocks_whole.take(thread) {
+                    (block, 0..panels)
+                } else if let Some(task) = blocks_shared.take(thread) {
+                    (whole + task / panels, task % panels..task % panels + 1)
+                } else {
                     break;
-                }
-                let (index, panels) = match task.checked_sub(whole) {
-                    None => (task, 0..panels),
-                    Some(rest) => (whole + rest / panels, rest % panels..rest % panels + 1),
                 };
                 let block = match &mut transformed {
                     Some((of, block)) if *of == index => block,
