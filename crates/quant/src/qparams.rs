@@ -140,8 +140,11 @@ impl QParams {
 #[inline(always)]
 fn round_clamped(x: f32, low: f32, high: f32) -> i32 {
     const SHIFT: f32 = 12_582_912.0;
+    // By comparison: of `max` and `min`, what NaN would be is worked out again.
     let x = if x.is_nan() { 0.0 } else { x };
-    ((x.max(low).min(high) + SHIFT).to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32)
+    let x = if x > low { x } else { low };
+    let x = if x < high { x } else { high };
+    ((x + SHIFT).to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32)
 }
 
 /// Quantizes a tensor of activations to unsigned codes. Parameters with signed codes are moved to

@@ -127,22 +127,26 @@ impl CodeSum<'_> {
         let (len, level) = (self.a.0.len(), Level::current());
         let parts = parallel::map(len.div_ceil(parallel::CHUNK), |i| {
             let range = i * parallel::CHUNK..len.min((i + 1) * parallel::CHUNK);
-            let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-            let pairs = self.a.0[range.clone()].chunks(LANES).zip(self.b.0[range].chunks(LANES));
-            level.vectorize(
+            let (a, a_rest) = self.a.0[range.clone()].as_chunks::<LANES>();
+            let (b, b_rest) = self.b.0[range].as_chunks::<LANES>();
+            let ends = level.vectorize(
                 #[inline(always)]
                 || {
-                    for (a, b) in pairs {
-                        let lanes = low.iter_mut().zip(&mut high);
-                        for ((low, high), (&a, &b)) in lanes.zip(a.iter().zip(b)) {
-                            let sum = self.at(a, b);
-                            *low = if sum < *low { sum } else { *low };
-                            *high = if sum > *high { sum } else { *high };
+                    // Copies that stay in registers.
+                    let sum = *self;
+                    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+                    for (a, b) in a.iter().zip(b) {
+                        for lane in 0..LANES {
+                            let sum = sum.at(a[lane], b[lane]);
+                            low[lane] = if sum < low[lane] { sum } else { low[lane] };
+                            high[lane] = if sum > high[lane] { sum } else { high[lane] };
                         }
                     }
+                    [low, high]
                 },
             );
-            extremes(low.into_iter().chain(high))
+            let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| self.at(a, b));
+            extremes(ends.into_iter().flatten().chain(rest))
         });
         extremes(parts.into_iter().flat_map(|(low, high)| [low, high]))
     }

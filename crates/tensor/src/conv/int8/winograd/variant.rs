@@ -56,7 +56,7 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
     fn filter_part<I: Int8, const ROW: usize>(isa: I, g: [I::Half; 3]) -> I::Half {
         // Multiplied at the end by what all coefficients have in common.
         let common = const { common(Self::G[ROW]) };
-        let [sum, ..] = half_product(isa, const { &[divided(Self::G[ROW]); 6] }, &g);
+        let sum = half_sum(isa, const { &divided(Self::G[ROW]) }, &g);
         if common == 1 { sum } else { isa.scale_half(sum, common) }
     }
 
@@ -94,27 +94,35 @@ pub(crate) trait Variant: Copy + Send + Sync + 'static {
     }
 }
 
-/// A matrix times a vector: after unrolling, zeros vanish and small factors become shifts. (Loops, not
-/// `map`: a closure that the standard library calls is not compiled for the instruction set.)
+/// A matrix times a vector.
 #[inline(always)]
 fn half_product<I: Int8, const N: usize>(
     isa: I,
     matrix: &[[i16; N]; 6],
     x: &[I::Half; N],
 ) -> [I::Half; 6] {
-    let mut out = [isa.widen_codes(&[0; 128]); 6];
+    let mut out = [x[0]; 6];
     for (sum, row) in out.iter_mut().zip(matrix) {
-        for (&k, &x) in row.iter().zip(x) {
-            *sum = match k {
-                0 => *sum,
-                1 => isa.add_half(*sum, x),
-                -1 => isa.sub_half(*sum, x),
-                k if k < 0 => isa.sub_half(*sum, isa.scale_half(x, -k)),
-                k => isa.add_half(*sum, isa.scale_half(x, k)),
-            };
-        }
+        *sum = half_sum(isa, row, x);
     }
     out
+}
+
+/// A row of a matrix times a vector: after unrolling, zeros vanish and small factors become shifts. (Loops, not
+/// `map`: a closure that the standard library calls is not compiled for the instruction set.)
+#[inline(always)]
+fn half_sum<I: Int8, const N: usize>(isa: I, row: &[i16; N], x: &[I::Half; N]) -> I::Half {
+    let mut sum = isa.widen_codes(&[0; 128]);
+    for (&k, &x) in row.iter().zip(x) {
+        sum = match k {
+            0 => sum,
+            1 => isa.add_half(sum, x),
+            -1 => isa.sub_half(sum, x),
+            k if k < 0 => isa.sub_half(sum, isa.scale_half(x, -k)),
+            k => isa.add_half(sum, isa.scale_half(x, k)),
+        };
+    }
+    sum
 }
 
 /// As [`half_product`], of sums.
@@ -373,6 +381,32 @@ mod tests {
         check_raised::<F2x2>();
         check_raised::<F4x4>();
         check_raised::<F4x4Wide>();
+    }
+
+    fn check_filter_parts<V: Variant>() {
+        const LANES: usize = <Scalar as Int8>::LANES;
+        let isa = Scalar::detect().expect("always there");
+        for i in 0..200 {
+            let g: [i16; 3] = std::array::from_fn(|j| ((i * 37 + j * 91) % 256) as i16 - 128);
+            let x = g.map(|g| [g; 2 * LANES]);
+            let parts = [
+                V::filter_part::<_, 0>(isa, x),
+                V::filter_part::<_, 1>(isa, x),
+                V::filter_part::<_, 2>(isa, x),
+                V::filter_part::<_, 3>(isa, x),
+                V::filter_part::<_, 4>(isa, x),
+                V::filter_part::<_, 5>(isa, x),
+            ];
+            let expected = V::G.map(|row| row.iter().zip(g).map(|(&k, g)| k * g).sum());
+            assert_eq!(parts.map(|part| part[0]), expected, "{g:?}");
+        }
+    }
+
+    #[test]
+    fn values_of_a_filter_one_by_one_are_those_of_its_matrix() {
+        check_filter_parts::<F2x2>();
+        check_filter_parts::<F4x4>();
+        check_filter_parts::<F4x4Wide>();
     }
 
     #[test]
