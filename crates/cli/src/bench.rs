@@ -56,9 +56,6 @@ const MAX_VALUES: usize = 1 << 28;
 
 fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<String>)> {
     let mut model = load(file, args.model.as_deref())?;
-    if args.tune && matches!(model, Model::Float(_)) && !args.model_file.is_dir() {
-        bail!("{}: --tune is for an integer network", file.display());
-    }
     let options = match args.plan {
         args::Plan::Fast => Options::fast(),
         args::Plan::Small => Options::small(),
@@ -71,6 +68,14 @@ fn time(args: &args::Bench, file: &Path) -> Result<(&'static str, Value, Vec<Str
             "--batch {}: images of shape {:?} are more than {MAX_VALUES} values",
             args.batch,
             &shape[1..]
+        );
+    }
+    // A run has both networks, of which one is tuned.
+    let other = args.model_file.is_dir() && file.with_file_name("int8.ottava").exists();
+    if args.tune && matches!(model, Model::Float(_)) && !other {
+        bail!(
+            "{}: --tune is for an integer network, which `ottava ptq` makes of it",
+            file.display()
         );
     }
     if args.tune

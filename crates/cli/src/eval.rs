@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ottava::interop::{Precision, StateDict, write_safetensors};
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::args;
 use crate::classifier::judge;
 use crate::model::{Model, load};
 use crate::output::{can_write, result, round};
-use crate::qat::{same_channels, same_classes};
+use crate::qat::{same_channels, same_classes, same_shape};
 use crate::task::{Task, input_shape, name_skipped};
 
 /// `ottava eval`.
@@ -23,18 +23,10 @@ pub fn run(args: &args::Eval) -> Result<()> {
     let test = task.test(args.batch)?;
     same_classes(test.data().classes(), model.class_count())?;
     let images = input_shape(&test)?;
-    match &model {
-        Model::Float(model) => same_channels(images, model.in_channels)?,
-        Model::Integer(program) if program.input_shape() != images => {
-            if let &[channels, _, _] = program.input_shape() {
-                same_channels(images, channels)?;
-            }
-            bail!(
-                "the images are of shape {images:?}, but the network takes {:?}; choose other --data, or a --preprocess that makes them of that size",
-                program.input_shape()
-            );
-        }
-        Model::Integer(_) => {}
+    match (&model, model.only_input()) {
+        (_, Some(takes)) => same_shape(images, takes)?,
+        (Model::Float(model), None) => same_channels(images, model.in_channels)?,
+        (Model::Integer(_), None) => {}
     }
     let start = Instant::now();
     let judged = judge(model.classifier()?.as_mut(), &test, "evaluate", &args.global)?;

@@ -50,6 +50,14 @@ impl Model {
         }
     }
 
+    /// The shape of an image, if it takes no other.
+    pub fn only_input(&self) -> Option<&[usize]> {
+        match self {
+            Self::Float(model) => model.only_input(),
+            Self::Integer(program) => Some(program.input_shape()),
+        }
+    }
+
     /// It, ready to classify images.
     pub fn classifier(&self) -> Result<Box<dyn Classifier + '_>> {
         Ok(match self {
@@ -121,6 +129,14 @@ impl Network for FloatNetwork {
 const ONNX: &str = "onnx";
 
 impl FloatModel {
+    /// The shape of an image, if the network takes no other.
+    pub fn only_input(&self) -> Option<&[usize]> {
+        match &self.network {
+            FloatNetwork::Ours(..) => None,
+            FloatNetwork::Onnx(graph) => Some(graph.input_shape()),
+        }
+    }
+
     /// A network with the weights of a seed.
     pub fn new(
         architecture: Architecture,
@@ -233,20 +249,23 @@ impl FloatModel {
             let missing = || format!("{shown} does not say its {key}; was it written by `ottava`?");
             metadata.get(key).with_context(missing)
         };
+        let here = || shown.to_owned();
         let number = |key: &str| -> Result<usize> {
             text(key)?.parse().with_context(|| format!("{shown}: {key} is no number"))
         };
         let (class_count, in_channels) = (number("classes")?, number("in_channels")?);
         let network = if text("architecture")? == ONNX {
-            let bytes: Tensor<u8> = container.get(ONNX)?;
+            let bytes: Tensor<u8> = container.get(ONNX).with_context(here)?;
             FloatNetwork::Onnx(interop::onnx_from_bytes(shown, &bytes.to_vec())?.graph)
         } else {
             let config =
                 ModelConfig { classes: class_count, in_channels, ..ModelConfig::default() };
             let tensors =
                 container.tensors().keys().map(|name| Ok((name.clone(), container.get(name)?)));
-            let state: StateDict = tensors.collect::<Result<Vec<_>>>()?.into_iter().collect();
-            ours(shown, text("architecture")?.parse()?, config, &state)?
+            let tensors: Result<Vec<_>> = tensors.collect();
+            let state: StateDict = tensors.with_context(here)?.into_iter().collect();
+            let architecture = text("architecture")?.parse().with_context(here)?;
+            ours(shown, architecture, config, &state)?
         };
         let sizes = |text: &String| -> Result<[usize; 3]> {
             let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
@@ -266,7 +285,7 @@ impl FloatModel {
             in_channels,
             input: metadata.get("input").map(sizes).transpose()?,
             classes: class_names(metadata),
-            preprocess: Preprocess::from_metadata(metadata)?,
+            preprocess: Preprocess::from_metadata(metadata).with_context(here)?,
         })
     }
 }
@@ -285,9 +304,18 @@ pub fn put(container: &mut Container, state: Vec<(String, Tensor<f32>)>) -> Resu
     Ok(())
 }
 
+/// Whether a file holds weights alone, and no network.
+pub fn is_state_dict(path: &Path) -> bool {
+    !path.is_dir() && path.extension().is_none_or(|kind| kind != "ottava" && kind != "onnx")
+}
+
 /// The model of a file, or of a run directory: its `int8.ottava`, else its `best.ottava`. `named` is
 /// the architecture of weights that do not say it.
+///
+/// # Errors
+/// What cannot be read; a name that the file contradicts.
 pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
+    let named: Option<Architecture> = named.map(parsed).transpose()?;
     let path = in_run(path, &["int8.ottava", "best.ottava"])?;
     let shown = path.display().to_string();
     let kind = std::fs::metadata(&path).with_context(|| format!("cannot read {shown}"))?;
@@ -297,6 +325,13 @@ pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("ottava") => {
             let container = read_container(&path)?;
+            if let (Some(named), Some(has)) = (named, container.metadata().get("architecture"))
+                && named.name() != has
+            {
+                bail!(
+                    "{shown}: --model {named} is another network than its own, {has}; leave it out"
+                );
+            }
             match container.metadata().get("kind").map(String::as_str) {
                 Some("float") => Ok(Model::Float(FloatModel::from_container(&shown, &container)?)),
                 Some("qat" | "checkpoint") => bail!(
@@ -308,6 +343,9 @@ pub fn load(path: &Path, named: Option<&str>) -> Result<Model> {
             }
         }
         Some("onnx") => {
+            if named.is_some() {
+                bail!("{shown} has a network of its own; --model is for weights alone");
+            }
             let bytes = std::fs::read(&path).with_context(|| format!("cannot read {shown}"))?;
             Ok(match interop::onnx_is_quantized(&shown, &bytes)? {
                 true => Model::Integer(interop::onnx_program_from_bytes(&shown, &bytes)?),
@@ -360,13 +398,13 @@ fn from_onnx(shown: &str, bytes: &[u8]) -> Result<FloatModel> {
         in_channels: channels,
         input: Some([channels, height, width]),
         classes: class_names(&file.metadata),
-        preprocess: Preprocess::from_metadata(&file.metadata)?,
+        preprocess: Preprocess::from_metadata(&file.metadata).with_context(|| shown.to_owned())?,
         network: FloatNetwork::Onnx(file.graph),
     })
 }
 
 /// A network of ours for a state dict: the one that is named, or the one whose names and shapes fit.
-fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<FloatModel> {
+fn from_weights(shown: &str, state: &StateDict, named: Option<Architecture>) -> Result<FloatModel> {
     let of_rank =
         |rank: usize| state.iter().map(|(_, t)| t.shape()).filter(move |s| s.len() == rank);
     let (Some(stem), Some(classifier)) = (of_rank(4).next(), of_rank(2).next()) else {
@@ -389,7 +427,7 @@ fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<F
         })
     };
     let (network, config) = match named {
-        Some(name) => fits(parsed(name)?)?,
+        Some(architecture) => fits(architecture)?,
         None => {
             let similar = |known: &&Architecture| classifier.get(1) == Some(&known.features());
             let mut similar = Architecture::ALL.iter().filter(similar);
@@ -404,7 +442,7 @@ fn from_weights(shown: &str, state: &StateDict, named: Option<&str>) -> Result<F
         in_channels: config.in_channels,
         input: None,
         classes: class_names(&state.metadata),
-        preprocess: Preprocess::from_metadata(&state.metadata)?,
+        preprocess: Preprocess::from_metadata(&state.metadata).with_context(|| shown.to_owned())?,
     })
 }
 

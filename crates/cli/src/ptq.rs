@@ -15,8 +15,9 @@ use crate::helpers;
 use crate::model::{FloatModel, load_float};
 use crate::output::{bytes, can_write, result, table};
 use crate::qat::{
-    adopt, calibrate, float_nodes, integer_metadata, prepare_graph, same_file, size, write_program,
+    adopt, calibrate, float_nodes, integer_metadata, prepare_graph, size, write_program,
 };
+use crate::run_dir::same_file;
 use crate::setup::usage;
 use crate::task::{Task, name_skipped};
 use crate::widths::{self, Chosen};
@@ -45,9 +46,9 @@ pub fn run(args: &args::Ptq) -> Result<()> {
         None => (convert_dynamic(&float_graph, args.scheme.dynamic())?, None),
         Some(images) => calibrated(&float_graph, &model, images, args)?,
     };
-    let program = write_program(program, &model, &file)?;
-
+    // First: what of the images cannot be read is known before anything is written.
     let float = judge(&mut Evaluating(&graph), &test, "float", global)?;
+    let program = write_program(program, &model, &file)?;
     let integer = judge(&mut Deployed::new(&program)?, &test, "int8", global)?;
     let written = size(&file)?;
     let row = |name: &str, judged: &crate::classifier::Judged, size: String| {

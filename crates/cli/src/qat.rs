@@ -18,7 +18,7 @@ use crate::classifier::{Deployed, Evaluating, Judged, judge, latency};
 use crate::memory::peak_rss;
 use crate::model::{FloatModel, load_float, put, read_container};
 use crate::output::{bar, bytes, note, result, table};
-use crate::run_dir::{RunDir, same_settings};
+use crate::run_dir::{RunDir, elsewhere, same_settings};
 use crate::scheme::Scheme;
 use crate::setup::{catch_interrupts, check_interrupt, usage};
 use crate::task::{Task, input_shape, name_skipped};
@@ -178,8 +178,7 @@ const GRAPH: &str = "graph.";
 pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
     let shown = path.display().to_string();
     let mut container = read_container(path)?;
-    let scheme = Scheme::from_metadata(container.metadata())
-        .with_context(|| format!("{shown} is not written by `ottava qat`"))?;
+    let scheme = Scheme::from_metadata(container.metadata()).with_context(|| shown.clone())?;
     let names: Vec<String> =
         container.tensors().keys().filter(|name| name.starts_with(GRAPH)).cloned().collect();
     let mut state = Vec::with_capacity(names.len());
@@ -196,11 +195,6 @@ pub fn load_graph(path: &Path) -> Result<(Graph, FloatModel)> {
 /// A file's size.
 pub fn size(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len())
-}
-
-/// Whether both paths name one file or directory that exists.
-pub fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// What of a program computes in floats, and why: for reports.
@@ -316,12 +310,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
     let input = model.input_shape(None);
 
     let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/qat").to_owned());
-    if same_file(&out, file) || same_file(&out.join("best.ottava"), file) {
-        bail!(
-            "--out {}: there is the network that this starts from; name another directory",
-            out.display()
-        );
-    }
+    elsewhere(&out, file)?;
     let checkpoint = match args.training.resume {
         true => {
             let (checkpoint, _) = RunDir::load_checkpoint(&out)?;
@@ -440,6 +429,19 @@ pub fn same_channels(images: [usize; 3], channels: usize) -> Result<()> {
     Ok(())
 }
 
+/// Refuses images of another size than that of a network which takes one alone.
+pub fn same_shape(images: [usize; 3], takes: &[usize]) -> Result<()> {
+    if let &[channels, _, _] = takes {
+        same_channels(images, channels)?;
+    }
+    if takes != images {
+        bail!(
+            "the images are of shape {images:?}, but the network takes {takes:?}; choose other --data, or a --preprocess that makes them of that size"
+        );
+    }
+    Ok(())
+}
+
 /// Refuses labels that a network does not give.
 pub fn same_classes(names: &[String], count: usize) -> Result<()> {
     if names.len() != count {
@@ -454,7 +456,10 @@ pub fn same_classes(names: &[String], count: usize) -> Result<()> {
 /// Lets a model take over what its data set says: shape, classes, preprocessing.
 pub fn adopt(model: &mut FloatModel, loader: &Loader) -> Result<()> {
     let input = input_shape(loader)?;
-    same_channels(input, model.in_channels)?;
+    match model.only_input() {
+        Some(takes) => same_shape(input, takes)?,
+        None => same_channels(input, model.in_channels)?,
+    }
     let classes = loader.data().classes();
     same_classes(classes, model.class_count)?;
     model.input = Some(input);

@@ -162,8 +162,7 @@ impl RunDir {
         if further {
             remove(&self.path, &MADE_OF_THEM, "is of the weights before", global)?;
         }
-        let before = fs::read_to_string(self.file("config.toml")).unwrap_or_default();
-        let changed = changed(&before, &self.config, |key| !FREE.contains(&key));
+        let changed = changed(&self.path, &self.config, |key| !FREE.contains(&key))?;
         if !changed.is_empty() {
             note(
                 global,
@@ -237,11 +236,26 @@ fn remove<'a>(
     Ok(())
 }
 
+/// Refuses to begin a run where the network lies that it starts from: an earlier run's are removed.
+pub fn elsewhere(out: &Path, start: &Path) -> Result<()> {
+    if same_file(out, start) || same_file(&out.join("best.ottava"), start) {
+        bail!(
+            "--out {}: there is the network that this starts from; name another directory",
+            out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether both paths name one file or directory that exists.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// Refuses to go on with a run under another quantization than it began with: other values of these settings.
 pub fn same_settings(run: &Path, config: &impl Serialize, settings: &[String]) -> Result<()> {
-    let before = fs::read_to_string(run.join("config.toml")).unwrap_or_default();
     let now = toml::to_string(config).context("cannot write the configuration")?;
-    let changed = changed(&before, &now, |key| settings.iter().any(|setting| setting == key));
+    let changed = changed(run, &now, |key| settings.iter().any(|setting| setting == key))?;
     if !changed.is_empty() {
         bail!(
             "--resume: {} began with other flags of quantization: {}; leave them as they were, or name another --out",
@@ -252,12 +266,16 @@ pub fn same_settings(run: &Path, config: &impl Serialize, settings: &[String]) -
     Ok(())
 }
 
-/// The settings in which two configurations differ, of those that count.
-fn changed(before: &str, now: &str, counts: impl Fn(&str) -> bool) -> Vec<String> {
-    let [Ok(before), Ok(now)] = [before, now].map(str::parse::<toml::Table>) else {
-        return vec![];
-    };
+/// The settings in which a run's configuration differs from what it is `now`, of those that count: all of them, if
+/// it has none.
+fn changed(run: &Path, now: &str, counts: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let file = run.join("config.toml");
+    let before = fs::read_to_string(&file).unwrap_or_default();
+    let before: toml::Table =
+        before.parse().with_context(|| format!("{} is no TOML; mend it", file.display()))?;
+    let now: toml::Table = now.parse()?;
     let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
     let differ = |key: &&String| before.get(*key) != now.get(*key) && counts(key);
-    keys.into_iter().filter(differ).map(|key| format!("--{}", key.replace('_', "-"))).collect()
+    let changed = keys.into_iter().filter(differ);
+    Ok(changed.map(|key| format!("--{}", key.replace('_', "-"))).collect())
 }

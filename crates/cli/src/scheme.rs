@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use ottava::autograd::Observer;
 use ottava::autograd::ops::{ActivationQuant, Folding, Learning};
@@ -300,8 +300,9 @@ impl Scheme {
     }
 
     /// The scheme in a file's metadata.
-    pub fn from_metadata(metadata: &BTreeMap<String, String>) -> Option<Self> {
-        serde_json::from_str(metadata.get(KEY)?).ok()
+    pub fn from_metadata(metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let text = metadata.get(KEY).context("it is not written by `ottava qat`")?;
+        serde_json::from_str(text).context("its quantization is not one of this version's")
     }
 }
 

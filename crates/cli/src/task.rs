@@ -1,5 +1,6 @@
 //! The data of a command: loaders of both splits, preprocessing, classes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -125,7 +126,8 @@ pub fn batches(
 
 /// Names what the loaders left out, on standard error and in the job's object.
 pub fn name_skipped(loaders: &[&Loader], json: &mut serde_json::Value, global: &args::Global) {
-    let skipped: Vec<String> = loaders
+    // Calibration may meet again what training met.
+    let skipped: BTreeSet<String> = loaders
         .iter()
         .flat_map(|loader| loader.skipped().into_values())
         .map(|error| error.to_string())

@@ -22,7 +22,7 @@ use crate::model::{FloatModel, Model, load};
 use crate::output::{bar, bytes, note, result, round};
 use crate::profile;
 use crate::qat::adopt;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::{self, RunDir, elsewhere};
 use crate::setup::{Exit, catch_interrupts, interrupted, parsed, usage};
 use crate::task::{Task, batches, input_shape, name_skipped};
 
@@ -268,12 +268,16 @@ pub fn run(args: &args::Train) -> Result<()> {
         };
         FloatModel::new(parsed(&args.model)?, config, input, &classes, train.preprocess())?
     };
+    let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
     if let Some(path) = &args.weights {
-        start_from(&model, path, &args.model, &args.global)?;
+        elsewhere(&out, path)?;
+        // A checkpoint has all of them.
+        if !args.training.resume {
+            start_from(&model, path, &args.model, &args.global)?;
+        }
     }
     // The graph forgets each value once nobody reads it any more; a module cannot know.
     let graph = model.trace(input)?;
-    let out = args.training.out.clone().unwrap_or_else(|| Path::new("runs/train").to_owned());
     if args.training.resume {
         run_dir::checkpoint(&out)?;
     }
@@ -313,7 +317,8 @@ pub fn run(args: &args::Train) -> Result<()> {
 
 /// Takes over the weights that fit; a classifier for other classes starts anew.
 fn start_from(model: &FloatModel, path: &Path, name: &str, global: &Global) -> Result<()> {
-    let weights = crate::model::load_float(path, Some(name))?;
+    let named = crate::model::is_state_dict(path).then_some(name);
+    let weights = crate::model::load_float(path, named)?;
     let (ours, theirs) = (model.network.leaves().len(), weights.network.state_dict());
     let mismatch = model.network.load_matching(theirs);
     if mismatch.missing.len() + mismatch.misshapen.len() == ours {

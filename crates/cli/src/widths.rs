@@ -43,6 +43,12 @@ pub fn choose(
     if budget.size_budget.is_none() && budget.accuracy_budget.is_none() {
         return Ok(None);
     }
+    if scheme.weight_bits != Scheme::default().weight_bits {
+        usage!(
+            "--weight-bits {}: a budget chooses the widths, of those in --widths; name them there",
+            scheme.weight_bits
+        );
+    }
     let mut widths = if budget.widths.is_empty() { WIDTHS.to_vec() } else { budget.widths.clone() };
     widths.sort_unstable_by(|a, b| b.cmp(a));
     widths.dedup();

@@ -184,6 +184,8 @@ fn a_run_is_neither_mixed_nor_lost() {
         (format!("ptq run {DATA} --out run/best.ottava"), "the float network itself"),
         (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the float network itself"),
         (format!("qat run {DATA} --out run"), "name another directory"),
+        (format!("{train} --weights run"), "name another directory"),
+        (format!("{train} --weights run/best.ottava --resume"), "name another directory"),
         (format!("train --model resnet8 {DATA} --resume --out none"), "no checkpoint.ottava"),
     ] {
         let line = refusal(dir, &args);
@@ -253,6 +255,12 @@ fn a_quantized_run_is_gone_on_with_as_it_began() {
         (format!("eval qat {DATA} --logits no/x.safetensors"), "cannot write no/x.safetensors"),
         ("bench qat --size 64".to_owned(), "16×16"),
         ("bench run/best.ottava --tune".to_owned(), "integer network"),
+        ("bench run --tune".to_owned(), "ottava ptq"),
+        (format!("eval qat {DATA} --model resnet20"), "--model resnet20"),
+        (format!("eval qat/best.ottava {DATA} --model resnet20"), "--model resnet20"),
+        (format!("eval run.onnx {DATA} --model resnet8"), "--model"),
+        ("eval run.onnx --data synthetic:3x20x20:4:40".to_owned(), "--preprocess"),
+        ("ptq run.onnx --dynamic --data synthetic:3x20x20:4:40".to_owned(), "--preprocess"),
         ("bench .".to_owned(), "int8.ottava"),
         ("export run x.onnx --weights u8".to_owned(), "--weights"),
         ("export qat x.safetensors".to_owned(), "best.ottava"),
@@ -262,6 +270,9 @@ fn a_quantized_run_is_gone_on_with_as_it_began() {
         assert!(line.contains(words), "{args}: {line}");
         assert!(files() == before, "{args}");
     }
+    assert!(!dir.join("int8.ottava").exists(), "of images that the network does not take");
+    let line = failure(dir, &qat("run --size-budget 1m --weight-bits 4 --out none"), 2);
+    assert!(line.contains("--widths"), "{line}");
     std::fs::write(dir.join("crop.toml"), "pixels = \"unit\"\ncenter_crop = 8\n").unwrap();
     let line = refusal(dir, &format!("eval qat {DATA} --preprocess crop.toml"));
     assert!(line.contains("center_crop") && line.contains("resize, crop"), "{line}");
@@ -291,6 +302,10 @@ fn a_quantized_run_is_gone_on_with_as_it_began() {
     assert!(ottava(dir, "verify parts --quiet").status.code() == Some(1));
     std::fs::remove_file(dir.join("parts/int8.ottava")).unwrap();
     assert!(refusal(dir, "verify parts").contains("--resume"));
+    // Settings that nobody can read are not the same as before.
+    std::fs::write(dir.join("qat/config.toml"), "epochs = = 1").unwrap();
+    let line = refusal(dir, &qat("run --epochs 2 --resume --out qat"));
+    assert!(line.contains("config.toml is no TOML"), "{line}");
 }
 
 /// Pictures of any kind are brought to what the network takes.
