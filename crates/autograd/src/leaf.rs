@@ -73,15 +73,17 @@ impl Leaf {
     /// # Panics
     /// If one leaf is among them twice.
     pub fn update_all(leaves: &[Self], change: impl FnOnce(&mut [&mut Tensor<f32>])) {
-        let mut cells: Vec<_> = leaves.iter().map(|leaf| Arc::as_ptr(&leaf.0)).collect();
-        cells.sort_unstable();
-        assert!(cells.windows(2).all(|pair| pair[0] != pair[1]), "each leaf once");
-        let mut locked: Vec<_> = leaves
-            .iter()
-            .map(|leaf| leaf.0.value.write().unwrap_or_else(PoisonError::into_inner))
+        // In one order, whatever the caller's: two threads that hold what the other needs would wait for ever.
+        let mut order: Vec<_> = leaves.iter().enumerate().collect();
+        order.sort_unstable_by_key(|(_, leaf)| Arc::as_ptr(&leaf.0));
+        assert!(order.windows(2).all(|pair| !pair[0].1.is(pair[1].1)), "each leaf once");
+        let mut locked: Vec<_> = order
+            .into_iter()
+            .map(|(i, leaf)| (i, leaf.0.value.write().unwrap_or_else(PoisonError::into_inner)))
             .collect();
+        locked.sort_unstable_by_key(|&(i, _)| i);
         let mut values: Vec<&mut Tensor<f32>> =
-            locked.iter_mut().map(|value| &mut **value).collect();
+            locked.iter_mut().map(|(_, value)| &mut **value).collect();
         change(&mut values);
     }
 
@@ -99,5 +101,31 @@ impl Leaf {
 impl fmt::Debug for Leaf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Leaf").field(&self.kind()).field(&self.get()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_update_the_same_leaves_in_any_order_do_not_wait_for_each_other() {
+        let [a, b] = [0.0, 10.0].map(|x| Leaf::param(Tensor::scalar(x)));
+        let orders = [[a.clone(), b.clone()], [b.clone(), a.clone()]];
+        std::thread::scope(|scope| {
+            for leaves in &orders {
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        Leaf::update_all(leaves, |values| {
+                            // In the caller's order.
+                            let first = values[0].data_mut()[0];
+                            values[0].data_mut()[0] = first + 1.0;
+                        });
+                    }
+                });
+            }
+        });
+        let values = [a, b].map(|leaf| leaf.get().item().unwrap());
+        assert_eq!(values, [20_000.0, 20_010.0]);
     }
 }

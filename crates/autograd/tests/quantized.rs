@@ -1,8 +1,8 @@
 //! Quantized operators: what they compute, and that their gradients are the float layer's.
 
 use ottava_autograd::ops::{
-    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, LearnedFakeQuant, Learning, QuantAdd,
-    QuantAvgPool, QuantLayer, Quantize,
+    ActivationQuant, BatchNorm2d, Conv2d, Folding, LayerKind, LearnedFakeQuant, Learning, Pad,
+    QuantAdd, QuantAvgPool, QuantLayer, Quantize,
 };
 use ottava_autograd::{Leaf, Mode, Observer, Tape, Var};
 use ottava_quant::{Activation, WeightSpec};
@@ -384,4 +384,31 @@ fn a_learned_channel_is_a_learned_tensor() {
     assert!(op.grids(&of(&[0.1, 0.2]), &of(&[0.0, 0.0])).is_err());
     assert!(op.grids(&of(&[f32::NAN]), &of(&[0.0])).is_err());
     assert!(op.grids(&of(&[0.0]), &of(&[0.0])).is_ok());
+    let none = LearnedFakeQuant { qmin: 1, qmax: 0, ..op };
+    assert!(none.grids(&of(&[0.1]), &of(&[0.0])).is_err());
+    // A scalar has one grid, whatever axis is asked for.
+    let (y, ..) = run(Some(0), Tensor::scalar(0.32), &[0.1], &[0.0]);
+    assert_eq!(y.item().unwrap(), 0.3);
+}
+
+/// Activations are bytes: a range of codes that no shift makes one is an error, not other codes.
+#[test]
+fn activations_of_codes_that_are_no_bytes_are_refused() {
+    for (qmin, qmax) in [(-10, 200), (100, 300)] {
+        let quant = ActivationQuant { qmin, qmax, ..QUANT };
+        let state = quant.observer.observe(&quant.observer.initial(), &values(&[2, 8], 1)).unwrap();
+        let error = quant.params(&state).unwrap_err().to_string();
+        assert!(error.contains("codes"), "{error}");
+    }
+}
+
+/// A frame that memory cannot hold is an error.
+#[test]
+fn padding_beyond_memory_is_refused() {
+    for (before, after) in [(usize::MAX, 1), (1 << 62, 0)] {
+        let tape = Tape::new(Mode::TRAIN);
+        let x = tape.variable(values(&[1, 2, 3, 3], 5));
+        let error = tape.apply(Pad { axis: 1, before, after }.into(), &[x]).unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
+    }
 }

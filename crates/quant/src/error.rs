@@ -120,7 +120,7 @@ impl fmt::Display for Error {
                 write!(f, "zero-point {zero_point} lies outside the codes {qmin}..={qmax}")
             }
             Self::BadCodes { qmin, qmax } => {
-                write!(f, "codes {qmin}..={qmax} are no range of 2 to 65536 integers")
+                write!(f, "codes {qmin}..={qmax} are no range of 2 to 65536 integers within ±2²⁴")
             }
             Self::Levels { levels, bits } => write!(
                 f,

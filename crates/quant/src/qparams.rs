@@ -37,8 +37,11 @@ impl QParams {
     /// # Errors
     /// [`Error::BadScale`], [`Error::BadZeroPoint`], [`Error::BadCodes`].
     pub fn new(scale: f32, zero_point: i32, codes: RangeInclusive<i32>) -> Result<Self> {
+        // Files keep codes as floats, which hold integers up to here.
+        const LARGEST: i32 = 1 << 24;
         let (qmin, qmax) = codes.into_inner();
-        if qmin >= qmax || i64::from(qmax) - i64::from(qmin) > 0xFFFF {
+        let held = -LARGEST <= qmin && qmax <= LARGEST;
+        if qmin >= qmax || !held || qmax - qmin > 0xFFFF {
             return Err(Error::BadCodes { qmin, qmax });
         }
         // A subnormal scale has no finite reciprocal.

@@ -183,7 +183,7 @@ impl Engine {
         }
         let joins = |node: &Node| matches!(&node.instr, Instr::Float(op) if op.joins_images());
         if !program.nodes().iter().any(joins) {
-            // By shapes and kernels: the same at any number of threads.
+            // By shapes and kernels, and by what each thread needs; no result depends on it.
             engine.front = engine.front();
             // What an image more takes.
             const MANY: usize = 64;
@@ -239,7 +239,13 @@ impl Engine {
     /// [`Error::Batch`] if they overflow.
     pub fn workspace_bytes(&self, batch: usize) -> Result<usize> {
         let part = batch.min(self.part);
-        Ok(self.plan(part, self.front)?.arena + self.scratch_len(part, self.front))
+        let arena = self.plan(part, self.front)?.arena;
+        Ok(arena + self.threads.run(|| self.scratch_len(part, self.front)))
+    }
+
+    /// How many images run at a time.
+    pub(crate) fn part(&self) -> usize {
+        self.part
     }
 
     /// Runs the program on `f32` images `[n, c, h, w]` (or vectors `[n, k]`) in any layout; the

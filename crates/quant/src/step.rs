@@ -1,6 +1,8 @@
 //! A node made ready to run: its numbers computed, its weights packed.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use ottava_tensor::conv::int8::{AddCodes, Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
@@ -59,7 +61,7 @@ enum Kernel {
         elements: Elements,
     },
     /// Of each input the bytes that are one behind another, and their new codes.
-    Concat(Vec<(usize, Option<Box<[u8; 256]>>)>),
+    Concat(Vec<(usize, Option<Arc<[u8; 256]>>)>),
     View,
     /// A convolution in floats; what is added to its results is a second input.
     FloatConv {
@@ -172,14 +174,19 @@ impl Step {
                 }
             }
             Instr::Concat { axis, output } => {
-                let inputs = node.inputs.iter().map(|&id| program.value(id));
-                let part = |x: &ValueType| {
-                    let output = output.map(QParams::to_unsigned);
+                // A value that is an input many times has one table.
+                let mut tables = BTreeMap::new();
+                let output = output.map(QParams::to_unsigned);
+                let part = |id: &ValueId| {
+                    let x = program.value(*id);
                     let other = output.filter(|output| x.grid() != Some(*output));
-                    let table = other.map(|output| Box::new(requantize_codes(grid(x), output)));
+                    let table = other.map(|output| {
+                        let new = || Arc::new(requantize_codes(grid(x), output));
+                        tables.entry(id.0).or_insert_with(new).clone()
+                    });
                     (Axis::new(x, *axis).bytes(), table)
                 };
-                Kernel::Concat(inputs.map(part).collect())
+                Kernel::Concat(node.inputs.iter().map(part).collect())
             }
             Instr::Float(FloatOp::DynamicLinear { codes, scales, bias }) => {
                 let (scales, bias) = (scales.clone(), bias.clone());

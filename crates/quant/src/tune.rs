@@ -8,7 +8,7 @@ use ottava_tensor::conv::int8::Algorithm;
 use ottava_tensor::cpu;
 
 use crate::step::Step;
-use crate::{Options, Program, Result};
+use crate::{Engine, Options, Program, Result};
 
 /// The metadata entry that holds the choice.
 const KEY: &str = "tuning";
@@ -39,8 +39,12 @@ impl Tuning {
     /// thread pool. Takes a fraction of a second for a ResNet; alone on the machine it is right.
     ///
     /// # Errors
-    /// As [`Engine::with_options`](crate::Engine::with_options).
+    /// As [`Engine::with_options`] and [`Engine::workspace_bytes`].
     pub fn measure(program: &Program, options: &Options, batch: usize) -> Result<Self> {
+        // As many images as run at a time; what no engine can run is refused.
+        let engine = Engine::with_options(program, *options)?;
+        engine.workspace_bytes(batch)?;
+        let batch = batch.clamp(1, engine.part());
         let mut algorithms = BTreeMap::new();
         for (index, node) in program.nodes().iter().enumerate() {
             if node.instr.layer().is_none() {
@@ -53,7 +57,7 @@ impl Tuning {
                 if step.algorithm() != Some(algorithm) {
                     continue;
                 }
-                let time = time(&step, batch.max(1));
+                let time = time(&step, batch);
                 if best.is_none_or(|(least, _)| time < least) {
                     best = Some((time, algorithm));
                 }

@@ -109,6 +109,9 @@ fn a_tuned_program_computes_the_same() {
     for (index, node) in program.nodes().iter().enumerate() {
         assert_eq!(engine.algorithm(index), tuning.algorithm(&node.name), "{}", node.name);
     }
+    // What no memory holds is measured in the parts that it runs in, or refused.
+    let endless = Tuning::measure(&program, &options, usize::MAX);
+    assert!(matches!(endless, Ok(_) | Err(Error::Batch { .. })), "{endless:?}");
     let elsewhere = program.metadata()["tuning"].replacen('(', "of another kind (", 1);
     program.metadata_mut().insert("tuning".into(), elsewhere);
     assert_eq!(Tuning::of(&program, &options), None);

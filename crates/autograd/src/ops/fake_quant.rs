@@ -67,8 +67,13 @@ impl LearnedFakeQuant {
     /// The grids it rounds to.
     ///
     /// # Errors
-    /// [`Error::Op`] if there are not as many scales as zero-points; a scale that is not finite.
+    /// [`Error::Op`] if there are not as many scales as zero-points; a scale that is not finite; a range
+    /// without codes.
     pub fn grids(&self, scale: &Tensor<f32>, zero_point: &Tensor<f32>) -> Result<Vec<QParams>> {
+        let Self { qmin, qmax, .. } = *self;
+        if qmin >= qmax {
+            return Err(ottava_quant::Error::BadCodes { qmin, qmax }.into());
+        }
         if scale.len() != zero_point.len() || (self.axis.is_none() && scale.len() != 1) {
             let reason = format!(
                 "{} scales and {} zero-points are not those of {}",
@@ -102,7 +107,8 @@ impl Rule for LearnedFakeQuant {
         }
         // Inside: ∂x = g, ∂s = g·(y − x)/s. Where the code was clamped to c: ∂s = g·(c − z), ∂z = −g·s.
         let inner: usize = match self.axis {
-            Some(axis) => x.shape()[axis + 1..].iter().product(),
+            // A scalar has no axis, and one grid.
+            Some(axis) => x.shape().iter().skip(axis + 1).product(),
             None => x.len(),
         };
         let (saved, factor) = (y.clone(), self.grad_factor);

@@ -79,7 +79,7 @@ impl ActivationQuant {
     ///
     /// # Errors
     /// [`Error::Op`] if nothing has been observed, or if the observer has a range per channel, which
-    /// activations cannot have.
+    /// activations cannot have; codes that are no bytes.
     pub fn params(&self, state: &Tensor<f32>) -> Result<QParams> {
         let ranges = match self.learn {
             // Descent may push an end past zero; the grid ends there.
@@ -101,7 +101,15 @@ impl ActivationQuant {
             return Err(Error::Op { op: "quantize", reason });
         };
         let choose = if self.power_of_two { choose_power_of_two } else { choose_qparams };
-        Ok(choose(min, max, self.scheme, self.qmin..=self.qmax)?.to_unsigned())
+        let grid = choose(min, max, self.scheme, self.qmin..=self.qmax)?.to_unsigned();
+        if grid.qmin() < 0 || grid.qmax() > 255 {
+            let reason = format!(
+                "codes {}..={} are no bytes; activations take some of -128..=127 or of 0..=255",
+                self.qmin, self.qmax
+            );
+            return Err(Error::Op { op: "quantize", reason });
+        }
+        Ok(grid)
     }
 
     /// Shows `x` to the observer if the mode says so, and returns the grid after it. The state is

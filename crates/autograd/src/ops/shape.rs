@@ -1,4 +1,5 @@
 use ottava_quant::QTensor;
+use ottava_tensor::shape::checked_len;
 use ottava_tensor::{Element, Tensor, parallel};
 
 use crate::op::{self, Context, Output, Rule};
@@ -127,10 +128,10 @@ impl Rule for Pad {
             ),
         })?;
         let y = match x {
-            Value::Float(x) => Value::Float(self.padded(x, 0.0)),
+            Value::Float(x) => Value::Float(self.padded(x, 0.0)?),
             Value::Codes(x) => {
                 let zero = x.params().zero_point() as u8;
-                QTensor::new(self.padded(x.codes(), zero), x.params()).into()
+                QTensor::new(self.padded(x.codes(), zero)?, x.params()).into()
             }
         };
         // ∂x is the middle of ∂y
@@ -143,15 +144,17 @@ impl Rule for Pad {
 }
 
 impl Pad {
-    fn padded<T: Element>(&self, x: &Tensor<T>, zero: T) -> Tensor<T> {
+    fn padded<T: Element>(&self, x: &Tensor<T>, zero: T) -> Result<Tensor<T>> {
         let mut shape = x.shape().to_vec();
-        shape[self.axis] += self.before + self.after;
+        // More than memory can address is found out by its product.
+        shape[self.axis] = shape[self.axis].saturating_add(self.before).saturating_add(self.after);
+        checked_len::<T>(&shape)?;
         let mut result = Tensor::zeros_channels_last(&shape);
         if zero != T::default() {
             result.data_mut().fill(zero);
         }
         place(x, &mut result, self.axis, self.before, 1);
-        result
+        Ok(result)
     }
 }
 

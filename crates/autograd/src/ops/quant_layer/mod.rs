@@ -129,6 +129,11 @@ impl QuantLayer {
 
     /// The weight, bias and weight grids with everything folded in. `leaves` are the inputs behind `x`.
     fn folded(&self, leaves: &[Tensor<f32>]) -> Result<Folded> {
+        let expected = self.arity() - 1 - usize::from(self.output.is_some());
+        if leaves.len() != expected {
+            let reason = format!("has {expected} leaves, but got {}", leaves.len());
+            return Err(Error::Op { op: "quant_layer", reason });
+        }
         let weight = &leaves[0];
         let channels = weight.shape().first().copied().unwrap_or(0);
         let bias = self.bias.then(|| leaves[1].to_vec());

@@ -20,15 +20,25 @@ impl Strip {
     /// Rows of windows that make a strip worth its border, and still leave it in the cache.
     pub(super) fn rows(windows: &Windows) -> usize {
         const PIXELS: usize = 256;
-        PIXELS.div_ceil(windows.columns.max(1))
+        // Far-reaching windows, as those of a large dilation, would have a strip of many times the image.
+        const VALUES: usize = 1 << 24;
+        let fit = VALUES / (Self::height(windows) * Self::row_len(windows)).max(1);
+        PIXELS.div_ceil(windows.columns.max(1)).min(fit).max(1)
+    }
+
+    /// Rows of the image that a row of windows needs at the worst, where no two are neighbours.
+    fn height(windows: &Windows) -> usize {
+        windows.stride[0].max(windows.reach(0))
+    }
+
+    fn row_len(windows: &Windows) -> usize {
+        let pixels = (windows.columns.max(1) - 1) * windows.stride[1] + windows.reach(1);
+        pixels * windows.size[2]
     }
 
     /// A strip for up to `rows` rows of windows; tiles may read up to `slack` values beyond them.
     pub(super) fn new(windows: Windows, rows: usize, slack: usize) -> Self {
-        let row_pixels = (windows.columns.max(1) - 1) * windows.stride[1] + windows.reach(1);
-        let row_len = row_pixels * windows.size[2];
-        // At the worst no two rows are neighbours.
-        let input_rows = rows * windows.stride[0].max(windows.reach(0));
+        let (row_len, input_rows) = (Self::row_len(&windows), rows * Self::height(&windows));
         // Values nobody filled are read into lanes nobody stores.
         let data = Storage::recycled(input_rows * row_len + slack);
         Self { windows, data, row_len, slack, tops: Vec::with_capacity(rows) }
@@ -101,4 +111,24 @@ fn bordered<I: Float>(isa: I, row: &[f32], first: isize, target: &mut [f32]) {
         copy(isa, &row[from..from + len], &mut target[low..low + len]);
     }
     target[low + len..].fill(0.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_reach_far_have_few_rows_at_a_time() {
+        let windows = |columns, dilation| Windows {
+            size: [4 * dilation, columns, 1],
+            columns,
+            taps: [2, 1],
+            stride: [1, 1],
+            first: [0, 0],
+            dilation: [dilation, 1],
+        };
+        assert_eq!(Strip::rows(&windows(6, 1)), 43);
+        assert_eq!(Strip::rows(&windows(6, 1 << 20)), 2);
+        assert_eq!(Strip::rows(&windows(6, 1 << 24)), 1);
+    }
 }

@@ -31,7 +31,10 @@ impl Int8Gemm {
         if crate::shape::checked_len::<i32>(&[k, n])? != b.len() {
             return Err(Error::Length { shape: vec![k, n], elements: b.len() });
         }
-        let mut sums = vec![0; n];
+        let mut sums = vec![];
+        // No value is there to bear witness to `n` if `k` is 0.
+        sums.try_reserve_exact(n).map_err(|_| Error::Overflow { shape: vec![k, n] })?;
+        sums.resize(n, 0);
         for row in b.chunks_exact(n.max(1)) {
             for (sum, &w) in sums.iter_mut().zip(row) {
                 *sum += i32::from(w);
@@ -164,7 +167,7 @@ mod tests {
     #[test]
     fn sizes_beyond_memory_are_refused() {
         let level = Level::current();
-        for (k, n) in [(0, usize::MAX), (2, usize::MAX)] {
+        for (k, n) in [(0, usize::MAX), (0, 1 << 60), (2, usize::MAX)] {
             let error = Int8Gemm::new(level, k, n, &[]).err().unwrap();
             assert!(matches!(error, crate::Error::Overflow { .. }), "{error}");
         }
