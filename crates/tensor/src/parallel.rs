@@ -50,7 +50,7 @@ thread_local! {
 #[derive(Clone, Debug, Default)]
 pub enum Threads {
     /// Those of the rayon pool that the caller is in, else of the global one, which is made when it is
-    /// first needed.
+    /// first needed; a caller outside of it waits.
     #[default]
     Current,
     /// The calling thread: rayon is not asked, and makes no threads.
@@ -136,6 +136,17 @@ pub(crate) mod tests {
     /// What `f` returns on a pool of `threads` threads.
     pub(crate) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+    }
+
+    #[test]
+    fn a_caller_from_outside_of_a_pool_is_taken_into_it_once() {
+        let inside = || rayon::current_thread_index().is_some();
+        assert!(!inside());
+        assert_eq!(Threads::Current.run(inside), threads() > 1);
+        with_threads(2, || {
+            let here = rayon::current_thread_index();
+            assert_eq!(Threads::Current.run(rayon::current_thread_index), here);
+        });
     }
 
     #[test]
