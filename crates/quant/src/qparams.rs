@@ -344,5 +344,10 @@ mod tests {
         #[allow(clippy::reversed_empty_ranges)]
         let empty = QParams::new(1.0, 0, 1..=0);
         assert_eq!(empty, Err(Error::BadCodes { qmin: 1, qmax: 0 }));
+        // What a file keeps as floats.
+        let largest = 1 << 24;
+        assert!(QParams::new(1.0, largest, largest - 9..=largest).is_ok());
+        assert!(QParams::new(1.0, largest + 1, largest - 9..=largest + 1).is_err());
+        assert!(QParams::new(1.0, i32::MIN, i32::MIN..=i32::MAX).is_err());
     }
 }
