@@ -398,7 +398,7 @@ fn activations_of_codes_that_are_no_bytes_are_refused() {
         let quant = ActivationQuant { qmin, qmax, ..QUANT };
         let state = quant.observer.observe(&quant.observer.initial(), &values(&[2, 8], 1)).unwrap();
         let error = quant.params(&state).unwrap_err().to_string();
-        assert!(error.contains("codes"), "{error}");
+        assert!(error.contains("no bytes"), "{error}");
     }
 }
 

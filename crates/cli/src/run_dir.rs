@@ -159,10 +159,10 @@ impl RunDir {
     /// since a run that was killed had gone further than its checkpoint, and will go there again. If there are
     /// `further` steps, what was made of its networks is of other weights from now on, and removed.
     pub fn go_on(&mut self, position: Position, further: bool, global: &Global) -> Result<()> {
+        let changed = changed(&self.path, &self.config, |key| !FREE.contains(&key))?;
         if further {
             remove(&self.path, &MADE_OF_THEM, "is of the weights before", global)?;
         }
-        let changed = changed(&self.path, &self.config, |key| !FREE.contains(&key))?;
         if !changed.is_empty() {
             note(
                 global,

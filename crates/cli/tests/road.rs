@@ -212,6 +212,12 @@ fn a_run_is_neither_mixed_nor_lost() {
     json(dir, &format!("ptq run {DATA} --calibration 40"));
     json(dir, &format!("train --model resnet8 {DATA} --epochs 2 --lr 0.01 --resume --out run"));
     assert!(dir.join("run/int8.ottava").exists(), "there was nothing left to train");
+    let before = config();
+    std::fs::write(dir.join("run/config.toml"), "epochs = = 1").unwrap();
+    let line = refusal(dir, &format!("train --model resnet8 {DATA} --epochs 3 --resume --out run"));
+    assert!(line.contains("config.toml is no TOML"), "{line}");
+    assert!(dir.join("run/int8.ottava").exists(), "refused before anything is removed");
+    std::fs::write(dir.join("run/config.toml"), before).unwrap();
     json(dir, &format!("{train} --seed 5"));
     assert!(!dir.join("run/int8.ottava").exists());
     // So is an earlier run's network, under the settings of one that came to nothing.

@@ -450,7 +450,7 @@ fn axis_of(shape: &mut [usize], axis: usize) -> Check<&mut usize> {
 /// The grid with unsigned codes, if they fit a byte.
 fn byte_grid(grid: QParams) -> Check<QParams> {
     let unsigned = grid.to_unsigned();
-    if unsigned.qmin() < 0 || unsigned.qmax() > 255 {
+    if !unsigned.is_unsigned_byte() {
         return Err(format!("codes {}..={} do not fit a byte", grid.qmin(), grid.qmax()));
     }
     Ok(unsigned)

@@ -107,6 +107,11 @@ impl QParams {
         (low <= rounded) & (rounded <= high) & !steps.is_nan()
     }
 
+    /// Whether its codes are unsigned bytes.
+    pub fn is_unsigned_byte(&self) -> bool {
+        self.qmin >= 0 && self.qmax <= i32::from(u8::MAX)
+    }
+
     /// The same grid with codes stored from zero up, as all activations are: codes, zero-point and
     /// range move by `−qmin` of the signed type (−128), which changes no value.
     pub fn to_unsigned(self) -> Self {
@@ -157,7 +162,7 @@ fn round_clamped(x: f32, low: f32, high: f32) -> i32 {
 /// If the codes are more than a byte holds: a grid may have up to 16 bits.
 pub fn quantize(x: &Tensor<f32>, params: QParams) -> Tensor<u8> {
     let params = params.to_unsigned();
-    assert!(params.qmin >= 0 && params.qmax <= 255, "codes of a byte");
+    assert!(params.is_unsigned_byte(), "codes of a byte");
     x.map(move |x| params.quantize(x) as u8)
 }
 

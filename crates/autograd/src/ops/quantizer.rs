@@ -102,7 +102,7 @@ impl ActivationQuant {
         };
         let choose = if self.power_of_two { choose_power_of_two } else { choose_qparams };
         let grid = choose(min, max, self.scheme, self.qmin..=self.qmax)?.to_unsigned();
-        if grid.qmin() < 0 || grid.qmax() > 255 {
+        if !grid.is_unsigned_byte() {
             let reason = format!(
                 "codes {}..={} are no bytes; activations take some of -128..=127 or of 0..=255",
                 self.qmin, self.qmax
