@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use crate::ops::NormRelu;
-use crate::{Error, Leaf, Op, Result, Var};
+use crate::{Error, Kind, Leaf, Op, Result, Var};
 
 /// A network as data: nodes in the order they run, and named leaves.
 ///
@@ -247,14 +247,25 @@ impl Graph {
                 }
             }
         }
-        let mut last_use = vec![0; self.nodes.len()];
+        let (mut first_use, mut last_use) =
+            (vec![usize::MAX; self.nodes.len()], vec![0; self.nodes.len()]);
         for (id, reads) in reads.iter().enumerate() {
-            reads.iter().for_each(|&input| last_use[input] = id);
+            for &input in reads {
+                first_use[input] = first_use[input].min(id);
+                last_use[input] = id;
+            }
         }
         let tape = x.tape();
         let mut vars: Vec<Var<'t>> = Vec::with_capacity(self.nodes.len());
         for (id, node) in self.nodes.iter().enumerate() {
-            let inputs = || reads[id].iter().map(|&input| vars[input]).collect::<Vec<Var<'t>>>();
+            // Whoever read a buffer before may have moved it.
+            let read = |&input: &NodeId| match &self.nodes[input].kind {
+                NodeKind::Leaf(leaf) if leaf.kind() == Kind::Buffer && first_use[input] < id => {
+                    tape.leaf(leaf)
+                }
+                NodeKind::Leaf(_) | NodeKind::Op(..) | NodeKind::Input(_) => vars[input],
+            };
+            let inputs = || reads[id].iter().map(read).collect::<Vec<Var<'t>>>();
             let norm = norms[id].and_then(|fused| match &self.nodes[fused.norm].kind {
                 NodeKind::Op(op @ Op::BatchNorm2d(norm), _) => {
                     Some((op, NormRelu { norm: *norm, sum: fused.sum.is_some() }))

@@ -1,7 +1,7 @@
 //! Graphs and tapes: what is recorded is what runs, and what cannot be is said.
 
-use ottava_autograd::ops::Relu;
-use ottava_autograd::{Graph, GraphNode, Leaf, Mode, NodeKind, Tape, trace};
+use ottava_autograd::ops::{BatchNorm2d, Relu};
+use ottava_autograd::{Graph, GraphNode, Leaf, Mode, NodeKind, Saving, Tape, Var, trace};
 use ottava_tensor::Tensor;
 
 fn example() -> Tensor<f32> {
@@ -46,4 +46,41 @@ fn an_operator_reads_something() {
     ];
     let error = Graph::new(nodes, 1).unwrap_err().to_string();
     assert!(error.contains("`relu` reads nothing"), "{error}");
+}
+
+/// A BatchNorm that runs twice moves its statistics twice, in a graph as on a tape, in parts or whole.
+#[test]
+fn a_buffer_read_twice_moves_twice() {
+    let leaves = || {
+        let leaf = |make: fn(Tensor<f32>) -> Leaf, value| make(Tensor::full(&[3], value));
+        [
+            leaf(Leaf::param, 1.0),
+            leaf(Leaf::param, 0.5),
+            leaf(Leaf::buffer, 0.0),
+            leaf(Leaf::buffer, 1.0),
+        ]
+    };
+    let forward = |x: Var<'_>, [gamma, beta, mean, var]: &[Leaf; 4]| {
+        let norm = |x: Var<'_>| {
+            let tape = x.tape();
+            let [gamma, beta, mean, var] = [gamma, beta, mean, var].map(|leaf| tape.leaf(leaf));
+            x.batch_norm2d(gamma, beta, mean, var, BatchNorm2d::default())
+        };
+        norm(norm(x)?.relu()?)
+    };
+    let x =
+        Tensor::new(&[2, 3, 1, 2], Vec::from_iter((0..12).map(|i| (i * i % 7) as f32))).unwrap();
+    let of_tape = leaves();
+    let tape = Tape::new(Mode::TRAIN);
+    forward(tape.input(x.clone()), &of_tape).unwrap();
+    for saving in [Saving::default(), Saving { recompute: true, ..Saving::default() }] {
+        let of_graph = leaves();
+        let named = std::array::from_fn::<_, 4, _>(|i| (i.to_string(), of_graph[i].clone()));
+        let graph = trace(&named, &x, |x| forward(x, &of_graph)).unwrap();
+        let tape = Tape::new(Mode::TRAIN).with_saving(saving);
+        graph.run(tape.input(x.clone())).unwrap();
+        for (graph, tape) in of_graph.iter().zip(&of_tape) {
+            assert_eq!(graph.get().to_vec(), tape.get().to_vec());
+        }
+    }
 }

@@ -39,6 +39,8 @@ const MADE_OF_THEM: [&str; 4] = ["int8.ottava", "result.json", "analysis.json", 
 
 /// When its operators ran.
 const TRACE: &str = "trace.json";
+/// What it was begun with.
+const CONFIG: &str = "config.toml";
 
 /// Settings that may change when a run is gone on with.
 const FREE: [&str; 8] =
@@ -59,12 +61,16 @@ impl RunDir {
         let config = toml::to_string(config).context("cannot write the configuration")?;
         let metrics = path.join("metrics.jsonl");
         if !resume {
-            // What else lies in a directory that holds no run is somebody's own.
+            let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
             if metrics.is_file() {
-                let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
                 remove(path, names, "is of an earlier run", global)?;
+            } else if let Some(name) = names.chain([&CONFIG]).find(|name| path.join(name).exists())
+            {
+                bail!(
+                    "--out {shown}: it holds no run, but a {name} of somebody's that a run would overwrite; name another directory"
+                );
             }
-            write_atomic(path.join("config.toml"), config.as_bytes())?;
+            write_atomic(path.join(CONFIG), config.as_bytes())?;
         }
         let metrics = OpenOptions::new()
             .create(true)
@@ -172,7 +178,7 @@ impl RunDir {
                 ),
             );
         }
-        write_atomic(self.file("config.toml"), self.config.as_bytes())?;
+        write_atomic(self.file(CONFIG), self.config.as_bytes())?;
         let path = self.file("metrics.jsonl");
         let text = fs::read_to_string(&path).unwrap_or_default();
         let before = |line: &&str| {
@@ -208,7 +214,7 @@ pub fn checkpoint(run: &Path) -> Result<PathBuf> {
 
 /// The data set of a run, as its configuration says it.
 pub fn data(run: &Path) -> Result<args::Data> {
-    let path = run.join("config.toml");
+    let path = run.join(CONFIG);
     let shown = path.display();
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {shown}"))?;
     let table: toml::Table = toml::from_str(&text).with_context(|| shown.to_string())?;
@@ -269,7 +275,7 @@ pub fn same_settings(run: &Path, config: &impl Serialize, settings: &[String]) -
 /// The settings in which a run's configuration differs from what it is `now`, of those that count: all of them, if
 /// it has none.
 fn changed(run: &Path, now: &str, counts: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let file = run.join("config.toml");
+    let file = run.join(CONFIG);
     let before = fs::read_to_string(&file).unwrap_or_default();
     let before: toml::Table =
         before.parse().with_context(|| format!("{} is no TOML; mend it", file.display()))?;

@@ -69,6 +69,19 @@ pub struct Scheme {
     #[arg(long, value_name = "PATTERN")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skip: Vec<String>,
+    /// What a budget chose: other weights for layers of just these names.
+    #[arg(skip)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub narrowed: Vec<Narrowed>,
+}
+
+/// A layer whose weights have a width of their own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Narrowed {
+    pub layer: String,
+    pub bits: u8,
+    /// Whether its codes are uniform, as the first and the last layer's, whatever the others' are.
+    pub uniform: bool,
 }
 
 impl Default for Scheme {
@@ -89,6 +102,7 @@ impl Default for Scheme {
             learn: None,
             layer: Vec::new(),
             skip: Vec::new(),
+            narrowed: Vec::new(),
         }
     }
 }
@@ -194,7 +208,21 @@ impl Scheme {
                 (pattern, None) => map.skip(pattern),
             };
         }
-        Ok(self.skip.iter().fold(map, |map, pattern| map.skip(pattern)))
+        map = self.skip.iter().fold(map, |map, pattern| map.skip(pattern));
+        Ok(self.narrowed.iter().fold(map, |map, Narrowed { layer, bits, uniform }| {
+            let levels = if *uniform { Levels::Uniform } else { self.levels() };
+            map.with_weight(layer, self.weight(*bits, levels))
+        }))
+    }
+
+    /// Which codes weights have.
+    pub fn levels(&self) -> Levels {
+        match self.weight_levels {
+            WeightLevels::Uniform => Levels::Uniform,
+            WeightLevels::PowerOfTwo => Levels::PowerOfTwo,
+            WeightLevels::PowerOfTwoLog2 => Levels::PowerOfTwoLog2,
+            WeightLevels::Apot => Levels::AdditivePowerOfTwo,
+        }
     }
 
     /// Refuses what makes a difference in training alone.
@@ -211,14 +239,8 @@ impl Scheme {
     }
 
     fn config(&self, weight_bits: u8, activation_bits: u8) -> QConfig {
-        let levels = match self.weight_levels {
-            WeightLevels::Uniform => Levels::Uniform,
-            WeightLevels::PowerOfTwo => Levels::PowerOfTwo,
-            WeightLevels::PowerOfTwoLog2 => Levels::PowerOfTwoLog2,
-            WeightLevels::Apot => Levels::AdditivePowerOfTwo,
-        };
         QConfig {
-            weight: self.weight(weight_bits, levels),
+            weight: self.weight(weight_bits, self.levels()),
             learn_scales: self.learn == Some(Learn::Lsq),
             folding: match self.bn_folding {
                 BnFolding::Exact => Folding::Exact,

@@ -7,18 +7,19 @@ use ottava::autograd::{Graph, Mode};
 use ottava::data::Loader;
 use ottava::nn::qat::{Allocation, Choice, allocate, convert, prepare, sensitivities};
 use ottava::nn::{Metrics, evaluate};
+use ottava::quant::{Levels, WeightSpec};
 use serde_json::{Value, json};
 
 use crate::args::{Budget, Global};
 use crate::output::{note, round, table};
 use crate::qat::observe;
-use crate::scheme::Scheme;
+use crate::scheme::{Narrowed, Scheme};
 use crate::setup::usage;
 use crate::task::batches;
 
 /// Widths, and why.
 pub struct Chosen {
-    /// The scheme with a rule for each layer that was narrowed.
+    /// The scheme with the width of each layer that was narrowed.
     pub scheme: Scheme,
     choices: Vec<Choice>,
     allocation: Allocation,
@@ -49,7 +50,18 @@ pub fn choose(
             scheme.weight_bits
         );
     }
+    let levels = scheme.levels();
+    if budget.widths.is_empty() && levels != Levels::Uniform {
+        usage!(
+            "--weight-levels: {levels:?} has no widths to choose from by itself; name them, as in --widths 4,3"
+        );
+    }
     let mut widths = if budget.widths.is_empty() { WIDTHS.to_vec() } else { budget.widths.clone() };
+    if let Some(bits) = widths.iter().find(|&&bits| !levels.has_codes(bits)) {
+        usage!(
+            "--widths {bits}: weights of {levels:?} have no integer codes so wide; leave it out"
+        );
+    }
     widths.sort_unstable_by(|a, b| b.cmp(a));
     widths.dedup();
     let widest = widths[0];
@@ -67,22 +79,24 @@ pub fn choose(
     let choices = sensitivities(&graphs, batches(images, 0))?;
     let path = allocate(&choices);
     let narrowed = |allocation: &Allocation| {
-        let wide = &path[0].bits;
-        let rules = allocation.bits.iter().zip(wide).filter(|(now, wide)| now != wide);
-        let rule =
-            |(name, bits): &(String, u8)| format!("{name}=w{bits}a{}", scheme.activation_bits);
-        let mut narrowed = base.clone();
-        narrowed.layer.extend(rules.map(|(now, _)| rule(now)));
-        narrowed
+        let wide = &path[0].weights;
+        let changed = allocation.weights.iter().zip(wide).filter(|(now, wide)| now != wide);
+        let narrowed = changed.map(|((layer, weight), _)| {
+            let uniform = weight.levels == Levels::Uniform;
+            Narrowed { layer: layer.clone(), bits: weight.bits, uniform }
+        });
+        Scheme { narrowed: narrowed.collect(), ..base.clone() }
     };
     let allocation = if let Some(most) = budget.size_budget {
-        // All of a file but its weights does not depend on their widths; some room is for the rules.
+        // All of a file but its weights depends on their widths in what it says of them alone: at most as
+        // much as of all. Some room is for the shapes of those of four bits.
         let mut program = convert(&graphs[0])?;
         program.metadata_mut().extend(metadata);
+        program
+            .metadata_mut()
+            .extend(path.last().map_or(Ok(BTreeMap::new()), |all| narrowed(all).metadata())?);
         let file = program.to_container()?.to_bytes().len();
-        let rule = |choice: &Choice| format!("{:?}=w8a8,", choice.layer).len();
-        let rules: usize = choices.iter().map(rule).sum();
-        let rest = file.saturating_sub(path[0].bytes) + 1024 + rules;
+        let rest = file.saturating_sub(path[0].bytes) + 64 * (choices.len() + 1);
         let fits = |allocation: &&Allocation| (allocation.bytes + rest) as u64 <= most;
         let least = path.last().map_or(rest, |allocation| allocation.bytes + rest);
         path.iter().find(fits).with_context(|| {
@@ -119,31 +133,36 @@ pub fn choose(
 impl Chosen {
     /// `[{"layer","bits","bytes","loss":{"8":…,"4":…}}]`.
     pub fn json(&self) -> Value {
-        let rows = self.choices.iter().zip(&self.allocation.bits);
-        rows.map(|(choice, (layer, bits))| {
+        let rows = self.choices.iter().zip(&self.allocation.weights);
+        rows.map(|(choice, (layer, weight))| {
             let loss: serde_json::Map<String, Value> = choice
                 .candidates
                 .iter()
-                .map(|c| (c.bits.to_string(), json!(round(c.alone.loss(), 6))))
+                .map(|c| (c.weight.bits.to_string(), json!(round(c.alone.loss(), 6))))
                 .collect();
-            let bytes = choice.candidates.iter().find(|c| c.bits == *bits).map_or(0, |c| c.bytes);
-            json!({"layer": layer, "bits": bits, "bytes": bytes, "loss": loss})
+            json!({"layer": layer, "bits": weight.bits, "bytes": bytes(choice, weight), "loss": loss})
         })
         .collect()
     }
 
     /// The same for people.
     pub fn text(&self) -> String {
-        let rows = self.choices.iter().zip(&self.allocation.bits).map(|(choice, (layer, bits))| {
+        let rows = self.choices.iter().zip(&self.allocation.weights);
+        let rows = rows.map(|(choice, (layer, weight))| {
             let losses: Vec<String> = choice
                 .candidates
                 .iter()
-                .map(|c| format!("{} bit {:.4}", c.bits, c.alone.loss()))
+                .map(|c| format!("{} bit {:.4}", c.weight.bits, c.alone.loss()))
                 .collect();
-            let bytes = choice.candidates.iter().find(|c| c.bits == *bits).map_or(0, |c| c.bytes);
-            vec![layer.clone(), bits.to_string(), bytes.to_string(), losses.join(", ")]
+            let bytes = bytes(choice, weight).to_string();
+            vec![layer.clone(), weight.bits.to_string(), bytes, losses.join(", ")]
         });
         let rows: Vec<Vec<String>> = rows.collect();
         table(&["layer", "bits", "bytes", "loss with this layer alone quantized"], &rows)
     }
+}
+
+/// Bytes of a layer's weights with the width that was chosen.
+fn bytes(choice: &Choice, weight: &WeightSpec) -> usize {
+    choice.candidates.iter().find(|c| c.weight == *weight).map_or(0, |c| c.bytes)
 }

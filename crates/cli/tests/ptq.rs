@@ -90,6 +90,16 @@ fn a_network_is_quantized_without_training_and_diagnosed() {
         refusal(dir, &format!("ptq run {DATA} --calibration 40 --size-budget 1k --out x.ottava"));
     assert!(line.contains("--size-budget") && line.contains("narrowest"), "{line}");
 
+    // Codes of four bits that are sums of powers of two take a byte; of three bits half of one.
+    let sums = format!("ptq run {DATA} --calibration 40 --weight-levels apot --out mixed.ottava");
+    let kept = json(dir, &format!("{sums} --size-budget {budget} --widths 4,3"));
+    assert!(kept["ptq_int8"]["bytes"].as_u64().unwrap() <= budget, "{kept}");
+    assert!(kept["widths"].as_array().unwrap().iter().any(|row| row["bits"] == 3), "{kept}");
+    for (flags, words) in [("", "--widths 4,3"), ("--widths 8,4", "--widths 8: ")] {
+        let line = refusal_of(2, dir, &format!("{sums} --size-budget {budget} {flags}"));
+        assert!(line.contains(words), "{line}");
+    }
+
     // Diagnosis of a float network and of a run; the report shows it.
     let analysis = json(dir, &format!("analyze run {DATA} --calibration 40 --images 32"));
     let nodes = analysis["nodes"].as_array().unwrap();
@@ -114,6 +124,18 @@ fn a_network_is_quantized_without_training_and_diagnosed() {
     }
     assert!(!page.contains("src=") && !page.contains("href="), "the page needs other files");
     assert!(refusal(dir, "report nowhere").contains("nowhere"));
+}
+
+/// Its state is larger than the others', and is read back with the run.
+#[test]
+fn a_histogram_of_all_batches_comes_back_from_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out run"));
+    let qat = format!("qat run {DATA} --calibration 40 --observer histogram --out qat");
+    json(dir, &format!("{qat} --epochs 1"));
+    assert_eq!(json(dir, "verify qat")["agreement"], 1.0);
+    json(dir, &format!("{qat} --epochs 2 --resume"));
 }
 
 #[test]

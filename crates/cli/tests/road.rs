@@ -168,6 +168,8 @@ fn a_run_is_neither_mixed_nor_lost() {
     }
     json(dir, &format!("qat run {DATA} --epochs 1 --calibration 40 --out qat"));
     let of_qat = files("qat");
+    std::fs::create_dir(dir.join("theirs")).unwrap();
+    std::fs::write(dir.join("theirs/config.toml"), "port = 80").unwrap();
     for (flags, code) in [
         ("--layer fc=w9a8", 2),
         ("--skip nosuch", 1),
@@ -184,6 +186,8 @@ fn a_run_is_neither_mixed_nor_lost() {
         (format!("ptq run {DATA} --out run/best.ottava"), "the float network itself"),
         (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the float network itself"),
         (format!("qat run {DATA} --out run"), "name another directory"),
+        (format!("train --model resnet8 {DATA} --out theirs"), "a config.toml of somebody's"),
+        (format!("eval run/best.ottava {DATA} --logits run/best.ottava"), "the network itself"),
         (format!("{train} --weights run"), "name another directory"),
         (format!("{train} --weights run/best.ottava --resume"), "name another directory"),
         (format!("train --model resnet8 {DATA} --resume --out none"), "no checkpoint.ottava"),

@@ -4,9 +4,9 @@
 //! RAYON_NUM_THREADS=1 cargo run --release -p ottava-nn --example training_step -- resnet20 128 10
 //! ```
 //!
-//! The network (`resnet20`, `resnet18_cifar`), the batch, the steps; then `recompute`, `bf16` or both, which
-//! keep memory small. Float and quantization-aware steps
-//! alternate. With one thread, the time is the thread's own on a core, where the system tells it: others
+//! The network (`resnet20`, `resnet18_cifar`), the batch, the steps; then any of `recompute` and `bf16`, which
+//! keep memory small, and `frozen`: quantization-aware steps then leave BatchNorm's statistics where they are, as
+//! the later epochs of a training do. Float and quantization-aware steps alternate. With one thread, the time is the thread's own on a core, where the system tells it: others
 //! on the machine do not count.
 
 use std::time::Instant;
@@ -29,8 +29,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         recompute: args.iter().any(|arg| arg == "recompute"),
         half: args.iter().any(|arg| arg == "bf16"),
     };
-    let mut steppers =
-        [Stepper::new(&graph, batch, saving)?, Stepper::new(&prepared, batch, saving)?];
+    let frozen = args.iter().any(|arg| arg == "frozen");
+    let qat = Mode { batch_stats: !frozen, ..Mode::TRAIN };
+    let mut steppers = [
+        Stepper::new(&graph, Mode::TRAIN, batch, saving)?,
+        Stepper::new(&prepared, qat, batch, saving)?,
+    ];
     let mut times = [const { Vec::<f64>::new() }; 2];
     for step in 0..=steps {
         for (stepper, times) in steppers.iter_mut().zip(&mut times) {
@@ -72,6 +76,7 @@ fn on_core() -> Option<u64> {
 
 struct Stepper<'a> {
     network: &'a dyn Network,
+    mode: Mode,
     optimizer: Box<dyn Optimizer>,
     saving: Saving,
     images: Tensor<f32>,
@@ -79,17 +84,22 @@ struct Stepper<'a> {
 }
 
 impl<'a> Stepper<'a> {
-    fn new(network: &'a dyn Network, batch: usize, saving: Saving) -> ottava_nn::Result<Self> {
+    fn new(
+        network: &'a dyn Network,
+        mode: Mode,
+        batch: usize,
+        saving: Saving,
+    ) -> ottava_nn::Result<Self> {
         let optimizer = OptimizerConfig::new(OptimizerKind::Sgd, 1e-4)
             .build(network.parameters(), optim::all)?;
         let images = init::normal(&[batch, 3, 32, 32], 1.0, &mut init::rng(1)).channels_last();
         let targets = (0..batch).map(|i| i % 10).collect();
-        Ok(Self { network, optimizer, saving, images, targets })
+        Ok(Self { network, mode, optimizer, saving, images, targets })
     }
 
     fn step(&mut self) -> ottava_nn::Result<()> {
         let gradients = {
-            let tape = Tape::new(Mode::TRAIN).with_saving(self.saving);
+            let tape = Tape::new(self.mode).with_saving(self.saving);
             let logits = self.network.run(tape.input(self.images.clone()))?;
             logits.cross_entropy(&self.targets, 0.0)?.backward()?
         };

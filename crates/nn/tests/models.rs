@@ -1,8 +1,9 @@
 //! Names, shapes and counts of parameters against torchvision's and the published files'.
 
-use ottava_autograd::{Kind, Leaf};
+use ottava_autograd::{Kind, Leaf, Mode};
 use ottava_nn::models::{Architecture, ModelConfig, build};
-use ottava_nn::{Error, Module, Network as _};
+use ottava_nn::{Error, Module, Network as _, predict};
+use ottava_tensor::Tensor;
 
 fn model(name: &str, classes: usize) -> Box<dyn Module> {
     build(name, &ModelConfig { classes, ..ModelConfig::default() }).unwrap()
@@ -103,6 +104,20 @@ fn resnet8_has_biases_and_no_norm_in_its_shortcuts() {
         .into_iter()
         .flat_map(|block| ["weight", "bias"].map(|leaf| format!("{block}.downsample.0.{leaf}")));
     assert!(shortcut.into_iter().eq(&expected.collect::<Vec<_>>()));
+}
+
+/// A block and its shortcut would disagree, or agree by broadcasting.
+#[test]
+fn resnet8_refuses_sizes_that_its_padding_does_not_fit() {
+    let model = model("resnet8", 10);
+    for (size, fits) in [([8, 12], true), ([3, 3], false), ([6, 8], false), ([8, 5], false)] {
+        let images = Tensor::zeros(&[1, 3, size[0], size[1]]);
+        let result = predict(&*model, Mode::EVAL, images);
+        match fits {
+            true => assert_eq!(result.unwrap().shape(), [1, 10]),
+            false => assert!(result.unwrap_err().to_string().contains("4 divides"), "{size:?}"),
+        }
+    }
 }
 
 #[test]

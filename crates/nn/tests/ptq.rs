@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 
-use ottava_autograd::ops::{Clip, Conv2d, Flatten, GlobalAvgPool, Linear, Mul};
+use ottava_autograd::ops::{
+    ActivationQuant, Clip, Conv2d, Flatten, GlobalAvgPool, Linear, Mul, QuantLayer,
+};
 use ottava_autograd::{Graph, GraphNode, Leaf, Mode, NodeKind, Op, Tape};
 use ottava_nn::models::{ModelConfig, build};
 use ottava_nn::qat::{
-    AdaRound, QConfig, QConfigMap, adaround, allocate, analyze, convert, correct_bias, equalize,
-    fold_norms, prepare, sensitivities,
+    AdaRound, Choice, QConfig, QConfigMap, adaround, allocate, analyze, convert, correct_bias,
+    equalize, fold_norms, prepare, sensitivities,
 };
 use ottava_nn::{Network as _, predict, trace};
-use ottava_quant::{Engine, WeightRange, WeightSpec, Workspace};
+use ottava_quant::{Engine, Scheme, WeightRange, WeightSpec, Workspace};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -356,8 +358,46 @@ fn the_path_of_widths_goes_from_widest_to_narrowest() {
     let path = allocate(&choices);
     assert_eq!(path.len(), choices.len() + 1);
     assert!(path.windows(2).all(|pair| pair[1].bytes < pair[0].bytes));
-    assert!(path[0].bits.iter().all(|(_, bits)| *bits == 8));
-    assert!(path[choices.len()].bits.iter().all(|(_, bits)| *bits == 4));
+    assert!(path[0].weights.iter().all(|(_, weight)| weight.bits == 8));
+    let narrowest = &path[choices.len()].weights;
+    assert!(narrowest.iter().all(|(_, weight)| weight.bits == 4));
+
+    // Learned scales are each graph's own: as good, before anything was learned, as those of the weights.
+    let learned = [8, 4].map(|bits| {
+        let weight = WeightSpec { bits, ..Default::default() };
+        let config = QConfig { weight, learn_scales: true, ..QConfig::default() };
+        calibrated(&float, &QConfigMap::new(config))
+    });
+    let batches = [Ok::<_, Infallible>((images(6, 1), vec![0, 1, 2, 3, 0, 1]))];
+    let losses = |choices: &[Choice]| {
+        let all = choices.iter().flat_map(|choice| &choice.candidates);
+        Vec::from_iter(all.map(|candidate| candidate.alone.loss()))
+    };
+    let of_learned = losses(&sensitivities(&learned, batches).unwrap());
+    for (learned, given) in of_learned.into_iter().zip(losses(&choices)) {
+        assert!((learned - given).abs() < 1e-3, "{learned} {given}");
+    }
+
+    // Narrower weights leave everything else of the first and the last layer as it was.
+    let ends = || {
+        config(8).first_last(QConfig {
+            activation: ActivationQuant::of_bits(Scheme::Affine, 5),
+            ..QConfig::default()
+        })
+    };
+    let map = narrowest.iter().fold(ends(), |map, (name, weight)| map.with_weight(name, *weight));
+    let [wide, narrow] = [ends(), map].map(|map| prepare(&float, &map).unwrap().graph);
+    for (wide, narrow) in wide.nodes().iter().zip(narrow.nodes()) {
+        match (wide.op(), narrow.op()) {
+            (Some(Op::QuantLayer(wide)), Some(Op::QuantLayer(narrow))) => {
+                let weight = WeightSpec { bits: 4, ..wide.weight };
+                assert_eq!(QuantLayer { weight, ..wide.clone() }, *narrow);
+            }
+            (wide, narrow) => assert_eq!(wide, narrow),
+        }
+    }
+    let other = config(8).with_weight("layer[1]*", WeightSpec::default());
+    assert!(prepare(&float, &other).unwrap_err().to_string().contains("layer[1]*"));
     assert!(
         sensitivities(&[graphs[0].clone(), float], [Ok::<_, Infallible>((images(1, 1), vec![0]))])
             .is_err()

@@ -13,6 +13,8 @@ use crate::QParams;
 /// let grid = QParams::new(0.05, 100, 0..=255)?;
 /// let relu6 = Activation::RELU6.clamp(grid);
 /// assert_eq!((relu6.qmin(), relu6.qmax()), (100, 220));
+/// assert_eq!([-1.0, 7.0].map(|x| Activation::RELU6.apply(x)), [0.0, 6.0]);
+/// assert!(Activation::RELU6.apply(f32::NAN).is_nan());
 /// # Ok::<(), ottava_quant::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,12 +44,18 @@ impl Activation {
         self.min <= 0.0 && 0.0 <= self.max
     }
 
-    /// The clamped value; a NaN becomes the lower end.
+    /// The clamped value; a NaN stays one.
     pub fn apply(self, x: f32) -> f32 {
-        x.max(self.min).min(self.max)
+        if x < self.min {
+            self.min
+        } else if x > self.max {
+            self.max
+        } else {
+            x
+        }
     }
 
-    /// [`apply`](Self::apply) of every element; but a ReLU leaves a NaN as it is.
+    /// [`apply`](Self::apply) of every element.
     pub fn map(self, x: &Tensor<f32>) -> Tensor<f32> {
         match self {
             Self::NONE => x.clone(),

@@ -1,6 +1,7 @@
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 
+use crate::layer::FOUR_BITS;
 use crate::{Activation, FloatOp, QParams, QuantizedLayer, add_codes, average};
 
 /// One step of a [`Program`](crate::Program): attributes and constants, no inputs.
@@ -523,7 +524,7 @@ fn check_layer(
 impl QuantizedLayer {
     /// Whether all weight codes are in −8..=7: a file then holds two in a byte.
     pub fn fits_four_bits(&self) -> bool {
-        contiguous(&self.codes).iter().all(|code| (-8..8).contains(code))
+        contiguous(&self.codes).iter().all(|&code| FOUR_BITS.contains(&code.into()))
     }
 }
 

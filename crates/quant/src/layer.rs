@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use bytemuck::Pod;
 use ottava_tensor::conv::int8::Requantize;
 use ottava_tensor::{Element, Level, Tensor, parallel};
@@ -28,6 +30,9 @@ impl Default for WeightSpec {
         Self { bits: 8, per_channel: true, levels, range, power_of_two: false }
     }
 }
+
+/// The codes of which a file holds two in a byte.
+pub(crate) const FOUR_BITS: RangeInclusive<i32> = -8..=7;
 
 /// What the scale of weights is made to fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -102,6 +107,24 @@ impl WeightSpec {
     fn squared_error(&self, values: &[f32], grid: &QParams) -> f64 {
         let error = |w: f32| f64::from(self.round(grid, w) - w);
         values.iter().map(|&w| error(w).powi(2)).sum()
+    }
+
+    /// Bytes that `count` weights take in a file: half a byte each where all codes lie in −8..=7.
+    ///
+    /// ```
+    /// use ottava_quant::{Levels, WeightSpec};
+    ///
+    /// let narrow = WeightSpec { bits: 4, ..WeightSpec::default() };
+    /// assert_eq!(narrow.bytes(9), 5);
+    /// // Codes up to ten.
+    /// assert_eq!(WeightSpec { levels: Levels::AdditivePowerOfTwo, ..narrow }.bytes(9), 9);
+    /// ```
+    pub fn bytes(&self, count: usize) -> usize {
+        let range = self.levels.codes(self.bits);
+        let narrow = range.is_ok_and(|codes| {
+            FOUR_BITS.contains(codes.start()) && FOUR_BITS.contains(codes.end())
+        });
+        if narrow { count.div_ceil(2) } else { count }
     }
 
     /// The code of a weight on its channel's grid: the nearest of the [`levels`](Self::levels). They have

@@ -259,7 +259,8 @@ impl Engine {
     }
 
     /// [`run`](Self::run) into a slice, which allocates nothing after the first run on a batch size if the
-    /// input has no gaps: on any number of threads, if the caller is one of the pool's.
+    /// input has no gaps: on any number of threads, if the caller is one of the pool's. Operators in floats
+    /// other than convolutions allocate their results.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`ottava_tensor::Error::Length`] if `output` has another length.
@@ -341,7 +342,7 @@ impl Engine {
         // All images at once where somebody looks on, who is to get whole values.
         let front = if see.is_some() { Front::NONE } else { self.front };
         let Memory { plan, arena, scratch } = workspace.prepare(
-            (self.id, part, front),
+            (self.id, part, front, parallel::threads()),
             || self.plan(part, front),
             || self.scratch_len(part, front),
         )?;

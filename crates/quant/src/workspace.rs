@@ -16,8 +16,9 @@ struct Planned {
     plan: Plan,
 }
 
-/// What a plan is for: an engine, a batch, and how its first steps run.
-type Key = (u64, usize, Front);
+/// What the memory is for: an engine, a batch, how its first steps run, and so many threads, each of
+/// which needs room of its own.
+pub(crate) type Key = (u64, usize, Front, usize);
 
 /// What a run works with.
 pub(crate) struct Memory<'a> {

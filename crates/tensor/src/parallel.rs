@@ -91,6 +91,11 @@ pub fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     if workers <= 1 {
         return (0..tasks).for_each(f);
     }
+    share(workers, tasks, &f);
+}
+
+/// The same on so many threads: compiled once for all loops, which are much code otherwise.
+fn share(workers: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     let shares = Shares::new(tasks, workers);
     (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
         while let Some(task) = shares.take(thread()) {

@@ -106,10 +106,13 @@ impl Default for Observer {
 }
 
 impl Observer {
-    /// The state before anything was observed.
+    /// The state before anything was observed. Of a whole tensor it has the shape of all later ones.
     pub fn initial(&self) -> Tensor<f32> {
         match *self {
             Self::Fixed { min, max } => state(&[(min, max)], false),
+            Self::Histogram { .. } => {
+                to_state(&Counts::new(f32::INFINITY, f32::NEG_INFINITY, BINS))
+            }
             _ => state(&[(f32::INFINITY, f32::NEG_INFINITY)], false),
         }
     }
@@ -331,6 +334,17 @@ mod tests {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 assert!(seen(observer, &[1.0, bad]).is_err(), "{observer:?} took {bad}");
             }
+        }
+    }
+
+    /// A file of a state can be read into a graph that has observed nothing yet.
+    #[test]
+    fn a_state_keeps_its_shape() {
+        let x = Tensor::new(&[3], [-1.0, 0.5, 2.0]).unwrap();
+        for observer in ALL {
+            let initial = observer.initial();
+            assert_eq!(observer.ranges(&initial), None, "{observer:?}");
+            assert_eq!(observer.observe(&initial, &x).unwrap().shape(), initial.shape());
         }
     }
 

@@ -75,10 +75,8 @@ impl Rule for Clip {
             return Ok(Output::constant(y));
         }
         // ∂x = ∂y where low < x < high
-        let x = x.float();
-        Ok(Output::new(y, move |grad, _| {
-            vec![Some(zip(&grad, &x, move |g, x| if min < x && x < max { g } else { 0.0 }))]
-        }))
+        let mask = Mask::of(&x.float(), move |x| min < x && x < max);
+        Ok(Output::new(y, move |grad, _| vec![Some(mask.apply(grad))]))
     }
 }
 

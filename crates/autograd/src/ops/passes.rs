@@ -1,9 +1,10 @@
 //! The elementwise passes of quantization-aware training, each of which does all that can be done while
 //! it has the data: values become codes and bits.
 
-use ottava_quant::QParams;
+use ottava_quant::{Activation, QParams};
 use ottava_tensor::bits::{WORD, pack};
-use ottava_tensor::{Level, Tensor, parallel};
+use ottava_tensor::conv::int8::Requantize;
+use ottava_tensor::{Element, Level, Tensor, parallel};
 
 use crate::mask::Mask;
 
@@ -38,15 +39,43 @@ pub(super) fn round_affine(
     relu: bool,
     params: QParams,
 ) -> Option<(Tensor<u8>, Mask)> {
+    let period = period(scale.len())?;
+    let (scale, shift) = (repeat(scale, period), repeat(shift, period));
+    round_words(
+        x,
+        period,
+        #[inline(always)]
+        |at, x| {
+            let scale = scale[at..].first_chunk().expect("a period of words");
+            let shift = shift[at..].first_chunk().expect("a period of words");
+            let values = affine_word(x, scale, shift, relu);
+            let mut codes = [0; WORD];
+            for (code, &y) in codes.iter_mut().zip(&values) {
+                *code = params.quantize(y) as u8;
+            }
+            (codes, passes(&values, relu, params))
+        },
+    )
+}
+
+/// A period in which both channels and words begin anew; `None` if it is no part of a chunk.
+fn period(channels: usize) -> Option<usize> {
+    let channels = channels.max(1);
+    Some(channels * (WORD / gcd(channels, WORD))).filter(|&period| period <= parallel::CHUNK)
+}
+
+/// A table of channels for every element of a period.
+fn repeat<T: Copy>(values: &[T], period: usize) -> Vec<T> {
+    values.iter().copied().cycle().take(period).collect()
+}
+
+/// What `round` makes of every word of `x`, given where in the period it begins: its codes and its bits.
+fn round_words<T: Element + Default>(
+    x: &Tensor<T>,
+    period: usize,
+    round: impl Fn(usize, &[T; WORD]) -> ([u8; WORD], u64) + Sync + Send,
+) -> Option<(Tensor<u8>, Mask)> {
     let source = x.as_nhwc()?;
-    // A period in which both channels and words begin anew.
-    let period = scale.len().max(1) * (WORD / gcd(scale.len().max(1), WORD));
-    if period > parallel::CHUNK {
-        return None;
-    }
-    let repeat =
-        |values: &[f32]| -> Vec<f32> { values.iter().copied().cycle().take(period).collect() };
-    let (scale, shift) = (repeat(scale), repeat(shift));
     let (mut codes, mut words) =
         (Tensor::recycled_channels_last(x.shape()), vec![0; source.len().div_ceil(WORD)]);
     let size = parallel::CHUNK / period * period;
@@ -63,16 +92,12 @@ pub(super) fn round_affine(
             || {
                 let blocks = codes.chunks_mut(WORD).zip(source.chunks(WORD)).zip(words).enumerate();
                 for (i, ((codes, source), word)) in blocks {
-                    let at = i * WORD % period;
-                    let scale = scale[at..].first_chunk().expect("a period of words");
-                    let shift = shift[at..].first_chunk().expect("a period of words");
-                    let mut x = [0.0; WORD];
+                    let mut x = [T::default(); WORD];
                     x[..source.len()].copy_from_slice(source);
-                    let values = affine_word(&x, scale, shift, relu);
-                    for (code, &y) in codes.iter_mut().zip(&values) {
-                        *code = params.quantize(y) as u8;
-                    }
-                    *word = pack_passes(&values, source.len(), relu, params);
+                    let (rounded, bits) = round(i * WORD % period, &x);
+                    codes.copy_from_slice(&rounded[..source.len()]);
+                    // A last word of fewer elements leaves its other bits at zero.
+                    *word = bits & u64::MAX >> (WORD - source.len());
                 }
             },
         )
@@ -94,15 +119,99 @@ fn affine_word(
     )
 }
 
-/// The bits of the first `len` values: whether their gradients pass.
+/// The bits of values: whether their gradients pass.
 #[inline(always)]
-fn pack_passes(values: &[f32; WORD], len: usize, relu: bool, params: QParams) -> u64 {
+fn passes(values: &[f32; WORD], relu: bool, params: QParams) -> u64 {
     let mut passes = [0; WORD];
     for (pass, &y) in passes.iter_mut().zip(values) {
         *pass = u8::from(params.covers(y) & (!relu | (y > 0.0)));
     }
-    // A last word of fewer elements leaves its other bits at zero.
-    pack(&passes) & u64::MAX >> (WORD - len)
+    pack(&passes)
+}
+
+/// The exact sums of a layer and the values they stand for, which are never written down.
+#[derive(Clone, Copy)]
+pub(super) struct LayerSums<'a> {
+    /// Channels-last `[n, c, h, w]`.
+    pub sums: &'a Tensor<i32>,
+    /// Added to them; one for each channel.
+    pub bias: &'a [i32],
+    /// What they are multiplied with then; one for each channel, not negative.
+    pub steps: &'a [f32],
+    pub activation: Activation,
+}
+
+impl LayerSums<'_> {
+    /// The value of a sum that holds its bias.
+    #[inline(always)]
+    fn value(activation: Activation, sum: i32, step: f32) -> f32 {
+        activation.apply(sum as f32 * step)
+    }
+
+    /// All values, written down after all.
+    pub(super) fn values(&self) -> Tensor<f32> {
+        per_channel(self.sums, |c, sum| {
+            Self::value(self.activation, sum.wrapping_add(self.bias[c]), self.steps[c])
+        })
+    }
+
+    /// The extremes of all values: those of each channel's sums, of which they are a monotone function.
+    pub(super) fn extremes(&self) -> (f32, f32) {
+        let source = self.sums.as_nhwc().expect("kernels write channels-last");
+        let (channels, level) = (self.bias.len().max(1), Level::current());
+        let rows = (parallel::CHUNK / channels).max(1) * channels;
+        let parts = parallel::map(source.len().div_ceil(rows), |i| {
+            let (mut low, mut high) = (vec![i32::MAX; channels], vec![i32::MIN; channels]);
+            let source = &source[i * rows..source.len().min((i + 1) * rows)];
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for sums in source.chunks_exact(channels) {
+                        let ends = low.iter_mut().zip(&mut high).zip(sums.iter().zip(self.bias));
+                        for ((low, high), (&sum, &bias)) in ends {
+                            let sum = sum.wrapping_add(bias);
+                            (*low, *high) = ((*low).min(sum), (*high).max(sum));
+                        }
+                    }
+                },
+            );
+            let ends = low.iter().zip(&high).zip(self.steps);
+            let values = ends.flat_map(|((&low, &high), &step)| {
+                [low, high].map(|sum| Self::value(self.activation, sum, step))
+            });
+            extremes(values)
+        });
+        extremes(parts.into_iter().flat_map(|(low, high)| [low, high]))
+    }
+
+    /// The codes that `law` gives them, and where the gradient passes through the rounding to `params`.
+    /// `None` if the channels do not divide into words.
+    pub(super) fn round(&self, law: &Requantize, params: QParams) -> Option<(Tensor<u8>, Mask)> {
+        let period = period(self.bias.len())?;
+        let (bias, steps) = (repeat(self.bias, period), repeat(self.steps, period));
+        let multiplier = repeat(&law.multiplier, period);
+        let (grid, activation) = (law.grid(), self.activation);
+        round_words(
+            self.sums,
+            period,
+            #[inline(always)]
+            |at, sums| {
+                let bias: &[i32; WORD] = bias[at..].first_chunk().expect("a period of words");
+                let steps: &[f32; WORD] = steps[at..].first_chunk().expect("a period of words");
+                let multiplier: &[f32; WORD] =
+                    multiplier[at..].first_chunk().expect("a period of words");
+                let (mut codes, mut passes) = ([0; WORD], [0; WORD]);
+                for i in 0..WORD {
+                    let sum = sums[i].wrapping_add(bias[i]);
+                    codes[i] = grid.code(sum, multiplier[i]);
+                    let y = Self::value(activation, sum, steps[i]);
+                    let open = (activation.min < y) & (y < activation.max);
+                    passes[i] = u8::from(params.covers(y) & open);
+                }
+                (codes, pack(&passes))
+            },
+        )
+    }
 }
 
 /// The sum of two tensors of codes, in floats, that is never written down.
@@ -167,13 +276,39 @@ impl CodeSum<'_> {
                         for ((value, &a), &b) in values.iter_mut().zip(a).zip(b) {
                             *value = self.at(a, b);
                         }
-                        *word = pack_passes(&values, a.len(), self.relu, params);
+                        // A last word of fewer elements leaves its other bits at zero.
+                        *word = passes(&values, self.relu, params) & u64::MAX >> (WORD - a.len());
                     }
                 },
             );
         });
         Mask::channels_last(words)
     }
+}
+
+/// `f(channel, sum)` of every sum of a channels-last tensor.
+pub(super) fn per_channel<T: Element>(
+    sums: &Tensor<i32>,
+    f: impl Fn(usize, i32) -> T + Sync + Send,
+) -> Tensor<T> {
+    let channels = sums.shape()[1].max(1);
+    let source = sums.as_nhwc().expect("kernels write channels-last");
+    let mut result = Tensor::recycled_channels_last(sums.shape());
+    let (rows, level) = ((parallel::CHUNK / channels).max(1) * channels, Level::current());
+    parallel::for_each_chunk(result.data_mut(), rows, |i, chunk| {
+        let source = &source[i * rows..][..chunk.len()];
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (target, sums) in chunk.chunks_mut(channels).zip(source.chunks(channels)) {
+                    for (c, (target, &sum)) in target.iter_mut().zip(sums).enumerate() {
+                        *target = f(c, sum);
+                    }
+                }
+            },
+        );
+    });
+    result
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -214,6 +349,51 @@ mod tests {
             let (codes, mask) = round_affine(&x, &scale, &bias, relu, params).unwrap();
             assert_eq!(&codes, QTensor::quantize(&y, params).codes());
             let plain = Mask::of(&y, |y| params.covers(y) && (!relu || y > 0.0));
+            let grad = || Tensor::full(&shape, 1.0).channels_last();
+            assert_eq!(mask.apply(grad()), plain.apply(grad()));
+        }
+    }
+
+    /// The codes are those of the law, the bits and the extremes those of the values.
+    #[test]
+    fn sums_are_rounded_as_their_values_would_be() {
+        for (channels, activation) in [
+            (1, Activation::NONE),
+            (3, Activation::RELU),
+            (16, Activation::RELU6),
+            (48, Activation { min: -0.3, max: 0.4 }),
+            (70, Activation::RELU),
+        ] {
+            let shape = [3, channels, 9, 11];
+            let len: usize = shape.iter().product();
+            let sum = |i: usize| ((i * 7919 + 13) % 20_011) as i32 - 10_000;
+            let sums = Tensor::new(&shape, Vec::from_iter((0..len).map(sum))).unwrap();
+            let sums = sums.channels_last();
+            let bias = Vec::from_iter((0..channels).map(|c| c as i32 * 31 - 200));
+            let steps = Vec::from_iter((0..channels).map(|c| 1e-3 / (c + 1) as f32));
+            let params = QParams::new(0.02, 100, 0..=255).unwrap();
+            let clamped = activation.clamp(params);
+            let law = Requantize {
+                bias: bias.clone(),
+                multiplier: steps.iter().map(|step| step / params.scale()).collect(),
+                zero_point: 100,
+                low: clamped.qmin() as u8,
+                high: clamped.qmax() as u8,
+            };
+            let layer = LayerSums { sums: &sums, bias: &bias, steps: &steps, activation };
+            let (codes, mask) = layer.round(&law, params).unwrap();
+            let inner = 9 * 11;
+            let (mut expected, mut values) = (Vec::new(), Vec::new());
+            for (i, sum) in sums.iter().enumerate() {
+                let c = i / inner % channels;
+                expected.push(law.apply(c, sum));
+                values.push(activation.apply((sum + bias[c]) as f32 * steps[c]));
+            }
+            assert_eq!(codes, Tensor::new(&shape, expected).unwrap());
+            let values = Tensor::new(&shape, values).unwrap();
+            assert_eq!(Some(layer.extremes()), values.min_max());
+            let plain =
+                Mask::of(&values.channels_last(), |y| params.covers(y) && activation.passes(y));
             let grad = || Tensor::full(&shape, 1.0).channels_last();
             assert_eq!(mask.apply(grad()), plain.apply(grad()));
         }

@@ -148,9 +148,25 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::Object(metrics)) => format!("{} %", cell(metrics.get("top1"))),
         Some(Value::Number(number)) => match number.as_f64() {
             Some(x) if x.fract() != 0.0 && x.abs() < 1e-3 => format!("{x:.2e}"),
-            Some(x) if x.fract() != 0.0 => format!("{:.4}", x).trim_end_matches('0').to_owned(),
+            // Four decimals, and more of what they would make a whole number.
+            Some(x) if x.fract() != 0.0 => (4..=16)
+                .map(|decimals| format!("{x:.decimals$}").trim_end_matches('0').to_owned())
+                .find(|text| !text.ends_with('.'))
+                .unwrap_or_else(|| number.to_string()),
             _ => number.to_string(),
         },
         Some(Value::Bool(value)) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_is_no_whole_number() {
+        let text = |x: f64| cell(Some(&serde_json::json!(x)));
+        assert_eq!([0.5, 12.34567, 3.0].map(text), ["0.5", "12.3457", "3.0"]);
+        assert_eq!([0.99998, 99.999999, 0.0001].map(text), ["0.99998", "99.999999", "1.00e-4"]);
     }
 }

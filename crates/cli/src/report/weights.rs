@@ -50,11 +50,25 @@ pub fn histograms(run: &Path) -> Result<Vec<Histogram>> {
 }
 
 fn float(name: String, weights: &[f32]) -> Histogram {
-    let most = weights.iter().fold(0.0f32, |most, w| most.max(w.abs())).max(f32::MIN_POSITIVE);
+    // What is no number, or beyond all, has no place in a picture.
+    let finite = || weights.iter().filter(|w| w.is_finite());
+    let most = finite().fold(0.0f32, |most, w| most.max(w.abs())).max(f32::MIN_POSITIVE);
     let mut counts = vec![0; BINS];
-    for w in weights {
+    for w in finite() {
         let bin = ((w / most + 1.0) / 2.0 * BINS as f32) as usize;
         counts[bin.min(BINS - 1)] += 1;
     }
     Histogram { name, low: -f64::from(most), high: f64::from(most), counts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_without_bounds_have_a_picture_of_the_others() {
+        let histogram = float("w".into(), &[-1.0, f32::INFINITY, f32::NAN, 0.5, 1.0]);
+        assert_eq!((histogram.low, histogram.high), (-1.0, 1.0));
+        assert_eq!(histogram.counts.iter().sum::<u64>(), 3);
+    }
 }

@@ -72,7 +72,8 @@ macro_rules! architectures {
                 }
             }
 
-            /// Height and width of the images it was designed for; others work.
+            /// Height and width of the images it was designed for; others work (of ResNet-8 those that 4
+            /// divides).
             pub fn input_size(self) -> usize {
                 match self {
                     $(Self::$variant => $input),*

@@ -1,4 +1,4 @@
-use ottava_autograd::{Result, Var};
+use ottava_autograd::{Error, Result, Var};
 use ottava_tensor::conv::ConvAttrs;
 
 use super::block::residual;
@@ -13,7 +13,7 @@ use crate::{Module, module};
 /// right only, `eps` is 1e-3, and the shortcuts' convolutions have no BatchNorm.
 ///
 /// # Shapes
-/// `[n, in_channels, h, w]`, of raw pixel values 0 to 255 for the published weights → `[n, classes]`.
+/// `[n, in_channels, h, w]`, `h` and `w` divisible by 4, of raw pixel values 0 to 255 for the published weights → `[n, classes]`.
 ///
 /// # Source
 /// Banbury et al. 2021, arXiv:2106.07597; `mlcommons/tiny`, image classification.
@@ -57,6 +57,15 @@ impl ResNet8 {
 
 impl Module for ResNet8 {
     fn forward<'t>(&self, x: Var<'t>) -> Result<Var<'t>> {
+        // Its padding makes a block and its shortcut agree on even sizes alone; others could broadcast.
+        if let [.., h, w] = x.shape()[..]
+            && (h % 4 != 0 || w % 4 != 0)
+        {
+            let reason = format!(
+                "its images have heights and widths that 4 divides, not {h}×{w}; resize or crop them"
+            );
+            return Err(Error::Op { op: "resnet8", reason });
+        }
         let x = self.bn1.forward(self.conv1.forward(x)?)?.relu()?;
         let x = [&self.layer1, &self.layer2, &self.layer3]
             .into_iter()

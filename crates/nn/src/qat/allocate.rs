@@ -1,6 +1,7 @@
 use std::fmt;
 
 use ottava_autograd::{Error as TapeError, Graph, NodeKind, Op};
+use ottava_quant::WeightSpec;
 
 use super::analyze::add;
 use super::mixed::Mixed;
@@ -9,9 +10,9 @@ use crate::{Batch, Error, Metrics, Result};
 /// A width that a layer could have, and what the network would lose by it.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// Width of a weight.
-    pub bits: u8,
-    /// Bytes of the layer's weights in a file: half a byte each up to 4 bits.
+    /// How its weights are quantized then.
+    pub weight: WeightSpec,
+    /// Bytes of its weights in a file: [`WeightSpec::bytes`].
     pub bytes: usize,
     /// The network with this layer quantized at this width and everything else in float.
     pub alone: Metrics,
@@ -29,15 +30,15 @@ pub struct Choice {
 /// The width of each layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allocation {
-    /// Name and width of a weight, in the order the layers run.
-    pub bits: Vec<(String, u8)>,
+    /// The layers and how their weights are quantized, in the order they run.
+    pub weights: Vec<(String, WeightSpec)>,
     /// Bytes of all weights in a file.
     pub bytes: usize,
 }
 
 /// How much the network loses by each layer's width. `graphs` are one network prepared with one width of
 /// weights after the other and calibrated; a layer that is as wide in two of them, such as the first and the
-/// last, gets one candidate. Activations are those of the first graph.
+/// last, gets one candidate. What a layer reads is rounded as in the first graph.
 ///
 /// # Errors
 /// [`TapeError::Trace`] if the graphs are not of one network; what [`analyze`](super::analyze) refuses.
@@ -49,36 +50,38 @@ pub fn sensitivities<E: fmt::Display>(
     let Some(first) = graphs.first() else { return refuse("no graph to choose widths for") };
     let names = |graph: &Graph| graph.nodes().iter().map(|n| n.name.clone()).collect::<Vec<_>>();
     if graphs.iter().any(|graph| names(graph) != names(first)) {
-        return refuse("the graphs of the widths have different nodes");
+        return refuse(
+            "the graphs of the widths have different nodes: weights without integer codes stay in float",
+        );
     }
     let mixed = Mixed::new(first)?;
-    let mut rows: Vec<(usize, Choice, Vec<Op>)> = Vec::new();
+    let mut rows: Vec<(usize, Choice, Vec<&Graph>)> = Vec::new();
     for (id, node) in first.nodes().iter().enumerate() {
         let NodeKind::Op(Op::QuantLayer(_), inputs) = &node.kind else { continue };
         let Some(weight) = first.nodes()[inputs[1]].leaf() else { continue };
         let count = weight.get().len();
         let mut choice = Choice { layer: node.name.clone(), candidates: Vec::new() };
-        let mut ops = Vec::new();
+        let mut of = Vec::new();
         for graph in graphs {
-            let NodeKind::Op(op @ Op::QuantLayer(layer), _) = &graph.nodes()[id].kind else {
+            let NodeKind::Op(Op::QuantLayer(layer), _) = &graph.nodes()[id].kind else {
                 return refuse("a layer is quantized at one width and in float at another");
             };
-            let bits = layer.weight.bits;
-            if choice.candidates.iter().all(|candidate| candidate.bits != bits) {
-                let bytes = if bits <= 4 { count.div_ceil(2) } else { count };
-                choice.candidates.push(Candidate { bits, bytes, alone: Metrics::default() });
-                ops.push(op.clone());
+            let weight = layer.weight;
+            if choice.candidates.iter().all(|candidate| candidate.weight.bits != weight.bits) {
+                let bytes = weight.bytes(count);
+                choice.candidates.push(Candidate { weight, bytes, alone: Metrics::default() });
+                of.push(graph);
             }
         }
-        rows.push((id, choice, ops));
+        rows.push((id, choice, of));
     }
     for (batch, pair) in batches.into_iter().enumerate() {
         let (images, targets) =
             pair.map_err(|error| Error::Data { batch, reason: error.to_string() })?;
         let exact = mixed.float(images)?;
-        for (id, choice, ops) in &mut rows {
-            for (candidate, op) in choice.candidates.iter_mut().zip(ops) {
-                let value = mixed.alone(*id, op, &exact)?;
+        for (id, choice, of) in &mut rows {
+            for (candidate, graph) in choice.candidates.iter_mut().zip(of) {
+                let value = mixed.alone(*id, graph, &exact)?;
                 add(&mut candidate.alone, &mixed.output(*id, value, &exact)?, &targets)?;
             }
         }
@@ -93,9 +96,10 @@ pub fn sensitivities<E: fmt::Display>(
 /// ```
 /// use ottava_nn::Metrics;
 /// use ottava_nn::qat::{Candidate, Choice, allocate};
+/// use ottava_quant::WeightSpec;
 ///
 /// let candidate = |bits, bytes, loss| Candidate {
-///     bits,
+///     weight: WeightSpec { bits, ..WeightSpec::default() },
 ///     bytes,
 ///     alone: Metrics { images: 1, loss_sum: loss, ..Metrics::default() },
 /// };
@@ -114,12 +118,12 @@ pub fn allocate(choices: &[Choice]) -> Vec<Allocation> {
             .iter()
             .zip(at)
             .filter_map(|(choice, &i)| Some((choice.layer.clone(), choice.candidates.get(i)?)));
-        let (mut bits, mut bytes) = (Vec::new(), 0);
+        let (mut weights, mut bytes) = (Vec::new(), 0);
         for (layer, candidate) in chosen {
-            bits.push((layer, candidate.bits));
+            weights.push((layer, candidate.weight));
             bytes += candidate.bytes;
         }
-        Allocation { bits, bytes }
+        Allocation { weights, bytes }
     };
     let mut path = vec![allocation(&at)];
     loop {

@@ -87,8 +87,8 @@ pub fn analyze<E: fmt::Display>(
             }
         })?;
         add(&mut quantized, &logits.tensor(), &targets)?;
-        for (&(id, op), sums) in points.iter().zip(&mut sums) {
-            let value = mixed.alone(id, op, &exact)?;
+        for (&(id, _), sums) in points.iter().zip(&mut sums) {
+            let value = mixed.alone(id, graph, &exact)?;
             sums.isolated.add(&exact[&id], &value);
             if let Some(grid) = mixed.grids.get(&id) {
                 sums.clipped += exact[&id].iter().filter(|&x| !grid.covers(x)).count();

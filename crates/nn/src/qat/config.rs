@@ -119,6 +119,7 @@ pub struct QConfigMap {
     fuse_relu: bool,
     operators: Vec<(String, Option<QConfig>)>,
     names: Vec<(String, Option<QConfig>)>,
+    weights: Vec<(String, WeightSpec)>,
 }
 
 impl Default for QConfigMap {
@@ -136,6 +137,7 @@ impl QConfigMap {
             fuse_relu: true,
             operators: Vec::new(),
             names: Vec::new(),
+            weights: Vec::new(),
         }
     }
 
@@ -178,8 +180,20 @@ impl QConfigMap {
         self
     }
 
+    /// Other weights for the layer of just this name, which is no pattern; everything else of it stays as
+    /// the rules say. What [`allocate`](super::allocate) chose, for instance.
+    pub fn with_weight(mut self, name: &str, weight: WeightSpec) -> Self {
+        self.weights.push((name.into(), weight));
+        self
+    }
+
+    /// What [`with_weight`](Self::with_weight) said of the layer called `name`.
+    pub(super) fn weight(&self, name: &str) -> Option<WeightSpec> {
+        self.weights.iter().rev().find(|(known, _)| known == name).map(|(_, weight)| *weight)
+    }
+
     /// The configuration of the layer called `name`; `None` if it stays in float. What is said of the
-    /// first and the last layer is not looked at.
+    /// first and the last layer is not looked at, nor of [its weights](Self::with_weight).
     pub fn get(&self, name: &str, operator: &str) -> Option<&QConfig> {
         self.rule(name, operator).unwrap_or(Some(&self.default))
     }
@@ -206,10 +220,13 @@ impl QConfigMap {
     pub const OPERATORS: [&'static str; 6] =
         ["conv2d", "linear", "add", "concat", "global_avg_pool", "avg_pool2d"];
 
-    /// The patterns that match none of `names`: most likely misspelt.
+    /// The patterns that match none of `names`, and the names that are not among them: most likely
+    /// misspelt.
     pub fn unmatched<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
         let misses = |pattern: &&str| !names.iter().any(|name| matches(pattern, name));
-        self.names.iter().map(|(pattern, _)| pattern.as_str()).filter(misses).collect()
+        let patterns = self.names.iter().map(|(pattern, _)| pattern.as_str()).filter(misses);
+        let exact = self.weights.iter().map(|(name, _)| name.as_str());
+        patterns.chain(exact.filter(|name| !names.contains(name))).collect()
     }
 }
 

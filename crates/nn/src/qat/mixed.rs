@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use ottava_autograd::{Error, Graph, Mode, NodeId, NodeKind, Op, Result, Tape, Value};
+use ottava_autograd::{Error, Graph, Mode, NodeId, NodeKind, Result, Tape, Value};
 use ottava_quant::{QParams, QTensor};
 use ottava_tensor::Tensor;
 
@@ -43,23 +43,22 @@ impl<'a> Mixed<'a> {
         Ok(Self { graph, grids: grids(graph)?, last_use })
     }
 
-    /// `op` in the place of node `id` on these values of its inputs: rounded, with inputs rounded to their
-    /// grids, or in float.
+    /// Node `id` as `of` has it, a graph with the same nodes, on these values of its inputs: rounded, with
+    /// inputs rounded to their grids, or in float.
     fn node(
         &self,
         id: NodeId,
-        op: &Op,
+        of: &Graph,
         values: &HashMap<NodeId, Tensor<f32>>,
         rounded: bool,
     ) -> Result<Tensor<f32>> {
-        let node = &self.graph.nodes()[id];
-        let NodeKind::Op(_, inputs) = &node.kind else { return Ok(values[&id].clone()) };
+        let node = &of.nodes()[id];
+        let NodeKind::Op(op, inputs) = &node.kind else { return Ok(values[&id].clone()) };
         let tape = Tape::no_grad(if rounded { Mode::EVAL } else { FLOAT });
         let vars: Vec<_> = inputs
             .iter()
             .map(|input| {
-                let value: Value = match (self.graph.nodes()[*input].leaf(), self.grids.get(input))
-                {
+                let value: Value = match (of.nodes()[*input].leaf(), self.grids.get(input)) {
                     (Some(leaf), _) => leaf.get().into(),
                     (_, Some(&grid)) if rounded => QTensor::quantize(&values[input], grid).into(),
                     _ => values[input].clone().into(),
@@ -74,21 +73,21 @@ impl<'a> Mixed<'a> {
     pub fn float(&self, images: Tensor<f32>) -> Result<HashMap<NodeId, Tensor<f32>>> {
         let mut values = HashMap::from([(self.graph.input(), images)]);
         for (id, node) in self.graph.nodes().iter().enumerate() {
-            if let Some(op) = node.op() {
-                values.insert(id, self.node(id, op, &values, false)?);
+            if node.op().is_some() {
+                values.insert(id, self.node(id, self.graph, &values, false)?);
             }
         }
         Ok(values)
     }
 
-    /// The result of node `id` alone rounded, `op` in its place, for the float network's values.
+    /// The result of node `id` alone rounded, as `of` has it, for the float network's values.
     pub fn alone(
         &self,
         id: NodeId,
-        op: &Op,
+        of: &Graph,
         float: &HashMap<NodeId, Tensor<f32>>,
     ) -> Result<Tensor<f32>> {
-        self.node(id, op, float, true)
+        self.node(id, of, float, true)
     }
 
     /// The network's output where node `from` has `value` and all others compute in float.
@@ -102,7 +101,7 @@ impl<'a> Mixed<'a> {
         // What differs from the float network, as long as somebody will read it.
         let mut changed = HashMap::from([(from, value)]);
         for (id, node) in self.graph.nodes().iter().enumerate().skip(from + 1) {
-            let NodeKind::Op(op, inputs) = &node.kind else { continue };
+            let NodeKind::Op(_, inputs) = &node.kind else { continue };
             if !inputs.iter().any(|input| changed.contains_key(input)) {
                 continue;
             }
@@ -112,7 +111,7 @@ impl<'a> Mixed<'a> {
                     Some((*input, changed.get(input).or_else(|| float.get(input))?.clone()))
                 })
                 .collect();
-            let value = self.node(id, op, &values, false)?;
+            let value = self.node(id, self.graph, &values, false)?;
             changed.retain(|&id_of, _| self.last_use[id_of] > id || id_of == output);
             changed.insert(id, value);
         }

@@ -43,20 +43,19 @@ pub struct FloatNode {
 /// rounded weights. Anything else stays in float. Both are listed.
 ///
 /// # Errors
-/// [`Error::Trace`] if a rule of `config` matches no layer, or if the graph is quantized already;
+/// [`Error::Op`] if a rule of `config` matches no layer; [`Error::Trace`] if the graph is quantized already;
 /// [`Error::Node`] naming a layer that cannot be quantized as `config` says, why, and what to do.
 pub fn prepare(graph: &Graph, config: &QConfigMap) -> Result<Prepared> {
     let chains = fuse(graph, config.fuses_relu());
     if let Some(unknown) = config.unknown_operators().first() {
         let known = QConfigMap::OPERATORS.join(", ");
         let reason = format!("a rule is for the operator `{unknown}`; there are {known}");
-        return Err(Error::Trace { reason });
+        return Err(Error::Op { op: "prepare", reason });
     }
     let names: Vec<&str> = chains.iter().map(|c| graph.nodes()[c.head].name.as_str()).collect();
     if let Some(pattern) = config.unmatched(&names).first() {
-        return Err(Error::Trace {
-            reason: format!("no layer matches `{pattern}`; the layers are {}", names.join(", ")),
-        });
+        let reason = format!("no layer matches `{pattern}`; the layers are {}", names.join(", "));
+        return Err(Error::Op { op: "prepare", reason });
     }
     let shapes = shapes(graph)?;
     let mut builder = Builder {
@@ -108,6 +107,25 @@ type Layer = Option<(QConfig, ActivationQuant)>;
 
 /// How every chain is quantized, by its head.
 fn configs(graph: &Graph, chains: &[Chain], map: &QConfigMap) -> Result<HashMap<NodeId, Layer>> {
+    let mut configs = configs_by_rule(graph, chains, map)?;
+    for chain in chains {
+        let name = &graph.nodes()[chain.head].name;
+        if let (Some(weight), Some(Some((config, _)))) =
+            (map.weight(name), configs.get_mut(&chain.head))
+        {
+            config.weight = weight;
+            check(config, name)?;
+        }
+    }
+    Ok(configs)
+}
+
+/// The same but for layers whose weights are named alone.
+fn configs_by_rule(
+    graph: &Graph,
+    chains: &[Chain],
+    map: &QConfigMap,
+) -> Result<HashMap<NodeId, Layer>> {
     let op_name = |id: NodeId| graph.nodes()[id].op().map_or("input", Op::name);
     let mut configs = HashMap::new();
     for chain in chains {

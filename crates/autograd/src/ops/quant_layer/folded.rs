@@ -1,5 +1,7 @@
 //! The layer with a frozen BatchNorm: what is deployed.
 
+use std::cell::LazyCell;
+
 use ottava_quant::{QTensor, linear, quantize_layer_on};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv;
@@ -7,9 +9,10 @@ use ottava_tensor::conv::int8::Output as Sink;
 use ottava_tensor::norm::channel_sums;
 
 use super::super::conv::vector;
+use super::super::passes::{LayerSums, per_channel};
 use super::super::quantizer::{ActivationQuant, Rounding};
 use super::back::{products, scale_rows};
-use super::{Folded, Folding, Input, LayerKind, Run, per_channel};
+use super::{Folded, Folding, Input, LayerKind, Run};
 use crate::mask::Mask;
 use crate::op::{Context, Output};
 use crate::{Result, Value};
@@ -112,14 +115,26 @@ impl Run<'_> {
         let activation = self.layer.activation;
         let sums = self.accumulate(&x, &layer.codes)?;
         let steps: Vec<f32> = layer.scales.iter().map(|s| x_scale * s).collect();
-        let float = per_channel(&sums, |c, sum| {
-            activation.apply(sum.wrapping_add(layer.bias[c]) as f32 * steps[c])
-        });
+        let sums = LayerSums { sums: &sums, bias: &layer.bias, steps: &steps, activation };
+        let float = LazyCell::new(|| sums.values());
         let state = self.output.map(|(_, state)| state).expect("the layer rounds its result");
-        let params = output.observe(|| float.clone(), state, self.state_index(), context)?;
-        let requantize = layer.requantize(x_scale, params, activation);
-        let codes = per_channel(&sums, |c, sum| requantize.apply(c, sum));
-        let rounding = context.backward().then(|| output.rounding(&float, params, activation));
+        let index = self.state_index();
+        let fused = output.extremes_suffice() && !sums.sums.is_empty();
+        let params = match fused {
+            true => output.observe_extremes(|| sums.extremes(), state, index, context)?,
+            false => output.observe(|| float.clone(), state, index, context)?,
+        };
+        let law = layer.requantize(x_scale, params, activation);
+        let (codes, rounding) = match fused.then(|| sums.round(&law, params)).flatten() {
+            Some((codes, mask)) => (codes, context.backward().then(|| Rounding::none(mask))),
+            None => {
+                let rounding = || output.rounding(&float, params, activation);
+                (
+                    per_channel(sums.sums, |c, sum| law.apply(c, sum)),
+                    context.backward().then(rounding),
+                )
+            }
+        };
         let value = QTensor::new(self.shaped(codes)?, params).into();
         Ok(Forward { value, x: Input::Codes(x), rounded: layer.dequantize(), rounding })
     }

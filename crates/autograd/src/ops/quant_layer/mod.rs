@@ -30,7 +30,7 @@ use ottava_quant::{
 };
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output as Sink};
 use ottava_tensor::conv::{self, ConvAttrs, ConvGeometry};
-use ottava_tensor::{Level, Tensor, parallel};
+use ottava_tensor::{Level, Tensor};
 
 use self::back::{Back, WeightRounding};
 use super::norm::BatchNorm2d;
@@ -412,29 +412,4 @@ fn image(kind: LayerKind, shape: &[usize]) -> Result<[usize; 4]> {
 
 fn rank(op: &'static str, expected: usize, shape: &[usize]) -> Error {
     ottava_tensor::Error::Rank { op, expected, shape: shape.to_vec() }.into()
-}
-
-/// `f(channel, sum)` of every sum of a channels-last tensor.
-fn per_channel<T: ottava_tensor::Element>(
-    sums: &Tensor<i32>,
-    f: impl Fn(usize, i32) -> T + Sync + Send,
-) -> Tensor<T> {
-    let channels = sums.shape()[1].max(1);
-    let source = sums.as_nhwc().expect("kernels write channels-last");
-    let mut result = Tensor::recycled_channels_last(sums.shape());
-    let (rows, level) = ((parallel::CHUNK / channels).max(1) * channels, Level::current());
-    parallel::for_each_chunk(result.data_mut(), rows, |i, chunk| {
-        let source = &source[i * rows..][..chunk.len()];
-        level.vectorize(
-            #[inline(always)]
-            || {
-                for (target, sums) in chunk.chunks_mut(channels).zip(source.chunks(channels)) {
-                    for (c, (target, &sum)) in target.iter_mut().zip(sums).enumerate() {
-                        *target = f(c, sum);
-                    }
-                }
-            },
-        );
-    });
-    result
 }

@@ -17,5 +17,4 @@ mod winograd;
 pub use algorithm::Algorithm;
 pub use packed::{Int8Conv, Output};
 pub use reference::conv as reference;
-pub(crate) use requantize::Grid;
-pub use requantize::{AddCodes, Requantize};
+pub use requantize::{AddCodes, Grid, Requantize};

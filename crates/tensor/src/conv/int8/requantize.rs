@@ -32,12 +32,20 @@ impl Requantize {
     }
 
     /// The bounds and zero point as the kernels hold them.
-    pub(crate) fn grid(&self) -> Grid {
+    pub fn grid(&self) -> Grid {
         Grid::new(self.zero_point, self.low, self.high)
     }
 }
 
-/// The clamp of a [`Requantize`], relative to its zero point.
+/// The clamp of a [`Requantize`], relative to its zero point: its law for one element at a time, for
+/// loops that have the sums, biases and multipliers at hand.
+///
+/// ```
+/// use ottava_tensor::conv::int8::Requantize;
+///
+/// let law = Requantize { bias: vec![4], multiplier: vec![0.5], zero_point: 3, low: 0, high: 255 };
+/// assert_eq!(law.grid().code(6 + law.bias[0], law.multiplier[0]), law.apply(0, 6));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
     /// `low − zero_point`.
@@ -63,9 +71,9 @@ impl Grid {
         }
     }
 
-    /// The code of a sum that holds its bias.
+    /// The code of a sum that holds its bias, of a channel with this multiplier.
     #[inline(always)]
-    pub(crate) fn code(self, acc: i32, multiplier: f32) -> u8 {
+    pub fn code(self, acc: i32, multiplier: f32) -> u8 {
         let v = clamp(acc as f32 * multiplier, self.low, self.high);
         (v.round_ties_even() as i32 + self.zero_point) as u8
     }

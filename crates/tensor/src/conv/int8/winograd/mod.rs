@@ -142,8 +142,8 @@ impl<V: Variant> Winograd<V> {
             let sums = memory.take::<i32>(Self::block_sums::<I>(&blocks));
             let patch = memory.take::<u8>(Input::patch_len::<V>(blocks.pixel));
             let mut transformed: Option<(usize, Block)> = None;
+            let thread = parallel::thread();
             loop {
-                let thread = parallel::thread();
                 let (index, panels) = if let Some(block) = blocks_whole.take(thread) {
                     (block, 0..panels)
                 } else if let Some(task) = blocks_shared.take(thread) {
