@@ -70,7 +70,8 @@ def load(files, threads):
                 y = (y - zero) * scale
             yield y
 
-    return Model(lambda: infer(batches[0]), outputs, "XNNPACK")
+    setting = "XNNPACK" if first["dtype"] == np.float32 else "XNNPACK, codes in and out"
+    return Model(lambda: infer(batches[0]), outputs, setting)
 
 
 if __name__ == "__main__":

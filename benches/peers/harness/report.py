@@ -6,7 +6,7 @@ from .engine import ALL, KINDS, LABELS
 
 HOW = {
     "ottava": "int8: `prepare` → calibrate → `convert` → `Engine` (per-channel weights, min-max activations, `Algorithm::Auto`); "
-              "f32: `fold_norms` → `convert` → `Engine`",
+              "f32: `fold_norms` → `convert` → `Engine`; images channels-last, as its loader gives them",
     "onnxruntime": "all graph optimisations, intra-op threads as stated, bound inputs and outputs; int8: its own static QDQ quantizer",
     "openvino": "latency hint, one stream, f32 precision; int8: ONNX Runtime's QDQ file imported",
     "torch": "networks: the fastest of eager channels-last, frozen TorchScript and inductor (f32), FX `x86` and PT2E X86Inductor (int8), chosen "

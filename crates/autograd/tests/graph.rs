@@ -1,7 +1,7 @@
 //! Graphs and tapes: what is recorded is what runs, and what cannot be is said.
 
 use ottava_autograd::ops::{BatchNorm2d, Relu};
-use ottava_autograd::{Graph, GraphNode, Leaf, Mode, NodeKind, Saving, Tape, Var, trace};
+use ottava_autograd::{Graph, GraphNode, Leaf, Mode, NodeKind, Result, Saving, Tape, Var, trace};
 use ottava_tensor::Tensor;
 
 fn example() -> Tensor<f32> {
@@ -60,14 +60,13 @@ fn a_buffer_read_twice_moves_twice() {
             leaf(Leaf::buffer, 1.0),
         ]
     };
-    let forward = |x: Var<'_>, [gamma, beta, mean, var]: &[Leaf; 4]| {
-        let norm = |x: Var<'_>| {
-            let tape = x.tape();
-            let [gamma, beta, mean, var] = [gamma, beta, mean, var].map(|leaf| tape.leaf(leaf));
-            x.batch_norm2d(gamma, beta, mean, var, BatchNorm2d::default())
-        };
-        norm(norm(x)?.relu()?)
-    };
+    fn norm<'t>(x: Var<'t>, leaves: &[Leaf; 4]) -> Result<Var<'t>> {
+        let [gamma, beta, mean, var] = leaves.each_ref().map(|leaf| x.tape().leaf(leaf));
+        x.batch_norm2d(gamma, beta, mean, var, BatchNorm2d::default())
+    }
+    fn forward<'t>(x: Var<'t>, leaves: &[Leaf; 4]) -> Result<Var<'t>> {
+        norm(norm(x, leaves)?.relu()?, leaves)
+    }
     let x =
         Tensor::new(&[2, 3, 1, 2], Vec::from_iter((0..12).map(|i| (i * i % 7) as f32))).unwrap();
     let of_tape = leaves();

@@ -61,11 +61,12 @@ impl RunDir {
         let config = toml::to_string(config).context("cannot write the configuration")?;
         let metrics = path.join("metrics.jsonl");
         if !resume {
-            let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
+            // What else lies in a directory that holds no run is somebody's own.
+            let mut overwritten = NETWORKS.iter().chain([&CONFIG]);
             if metrics.is_file() {
+                let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
                 remove(path, names, "is of an earlier run", global)?;
-            } else if let Some(name) = names.chain([&CONFIG]).find(|name| path.join(name).exists())
-            {
+            } else if let Some(name) = overwritten.find(|name| path.join(name).exists()) {
                 bail!(
                     "--out {shown}: it holds no run, but a {name} of somebody's that a run would overwrite; name another directory"
                 );

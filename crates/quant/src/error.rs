@@ -72,7 +72,7 @@ pub enum Error {
         /// The images.
         batch: usize,
     },
-    /// A program whose values for one image need more memory than any network's.
+    /// A program whose packed weights and values for one image need more memory than any network's.
     Workspace {
         /// The bytes it needs.
         bytes: usize,
@@ -141,7 +141,7 @@ impl fmt::Display for Error {
             ),
             Self::Workspace { bytes, most } => write!(
                 f,
-                "the program needs {bytes} bytes for the values of one image; at most {most} are allowed"
+                "the program needs {bytes} bytes for its packed weights and the values of one image; at most {most} are allowed"
             ),
             Self::Batch { batch } => write!(
                 f,

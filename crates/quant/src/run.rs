@@ -26,13 +26,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// The default: as fast as this machine can. Weights are a byte each in memory here too; Winograd
+    /// The default: as fast as this machine can. Weights are a byte each in memory here too, but for
+    /// those of depthwise convolutions and small groups; Winograd
     /// convolutions transform them while they run, in up to a megabyte of workspace for each thread.
     pub fn fast() -> Self {
         Self::default()
     }
 
-    /// As little memory as possible: no Winograd, and so the least workspace.
+    /// As little memory as possible: no Winograd, and so the least workspace. Depthwise convolutions keep
+    /// their kernel, which packs them smaller.
     pub fn small() -> Self {
         Self { algorithm: Algorithm::Direct, ..Self::default() }
     }
@@ -108,16 +110,16 @@ impl Program {
     }
 }
 
-/// Bytes that the values of one image may take: far above any network's. Without a limit, a small file
-/// could ask for any amount of memory.
+/// Bytes that packed weights and the values of one image may take: far above any network's. Without a
+/// limit, a small file could ask for any amount of memory.
 const MAX_WORKSPACE: u64 = 1 << 32;
 
 impl Engine {
     /// Packs a program for this machine's best instruction set.
     ///
     /// # Errors
-    /// [`Error::Node`] if a layer is beyond what the kernels can do exactly; [`Error::Workspace`] if one
-    /// image needs absurdly much memory.
+    /// [`Error::Node`] if a layer is beyond what the kernels can do exactly; [`Error::Workspace`] if its
+    /// packed weights and one image need absurdly much memory.
     pub fn new(program: &Program) -> Result<Self> {
         Self::with_options(program, Options::default())
     }
@@ -140,13 +142,20 @@ impl Engine {
         let mut absorbed = vec![false; program.nodes().len()];
         fused.iter().flatten().for_each(|&layer| absorbed[layer] = true);
         let nodes: Vec<usize> = (0..absorbed.len()).filter(|&index| !absorbed[index]).collect();
+        let packed = AtomicU64::new(0);
+        let check = |bytes: u64| match bytes > MAX_WORKSPACE {
+            true => Err(Error::Workspace { bytes: bytes as usize, most: MAX_WORKSPACE }),
+            false => Ok(()),
+        };
         let steps = parallel::map(nodes.len(), |i| {
+            check(packed.load(Ordering::Relaxed))?;
             let mut chain = vec![nodes[i]];
             while let Some(before) = fused.get(chain[chain.len() - 1]).copied().flatten() {
                 chain.push(before);
             }
             let (behind, layer) = (&chain[..chain.len() - 1], chain[chain.len() - 1]);
             let step = Step::new(program, layer, &options_of(layer))?;
+            packed.fetch_add(step.packed_bytes() as u64, Ordering::Relaxed);
             Ok(behind.iter().rev().fold(step, |step, &node| step.then(program, node)))
         });
         let steps = steps.into_iter().collect::<Result<Vec<Step>>>()?;
@@ -178,9 +187,7 @@ impl Engine {
         };
         // One image must find a place.
         let bytes = engine.workspace_bytes(1)?;
-        if bytes as u64 > MAX_WORKSPACE {
-            return Err(Error::Workspace { bytes, most: MAX_WORKSPACE });
-        }
+        check((bytes as u64).saturating_add(packed.into_inner()))?;
         let joins = |node: &Node| matches!(&node.instr, Instr::Float(op) if op.joins_images());
         if !program.nodes().iter().any(joins) {
             // By shapes and kernels, and by what each thread needs; no result depends on it.

@@ -98,23 +98,30 @@ impl Step {
             op: node.instr.op(),
             reason: error.to_string(),
         };
-        let conv = |layer: &QuantizedLayer, attrs, output, activation| -> Result<Kernel> {
-            // A linear layer is a convolution over images of one pixel.
-            let shape = match *layer.codes.shape() {
-                [o, c, kh, kw] => [o, c, kh, kw],
-                _ => [layer.scales.len(), layer.codes.len() / layer.scales.len(), 1, 1],
+        let conv =
+            |layer: &QuantizedLayer, attrs: ConvAttrs, output, activation| -> Result<Kernel> {
+                // A linear layer is a convolution over images of one pixel.
+                let shape = match *layer.codes.shape() {
+                    [o, c, kh, kw] => [o, c, kh, kw],
+                    _ => [layer.scales.len(), layer.codes.len() / layer.scales.len(), 1, 1],
+                };
+                let [c, h, w] = x.image();
+                let codes = contiguous(&layer.codes);
+                let depthwise = attrs.groups > 1 && [attrs.groups, 1] == shape[..2];
+                // Packed for products, a group of one channel takes up to a thousand times its weights.
+                let algorithm = match options.algorithm {
+                    Algorithm::Direct if depthwise => Algorithm::Depthwise,
+                    algorithm => algorithm,
+                };
+                Ok(Kernel::Conv(Box::new(Conv {
+                    packed: Int8Conv::new(options.level, &codes, shape, attrs, algorithm)
+                        .map_err(refuse)?,
+                    geometry: ConvGeometry::new([1, c, h, w], shape, attrs).map_err(refuse)?,
+                    zero_point: zero_point(x),
+                    requantize: layer.requantize(grid(x).scale(), output, activation),
+                    add: None,
+                })))
             };
-            let [c, h, w] = x.image();
-            let codes = contiguous(&layer.codes);
-            Ok(Kernel::Conv(Box::new(Conv {
-                packed: Int8Conv::new(options.level, &codes, shape, attrs, options.algorithm)
-                    .map_err(refuse)?,
-                geometry: ConvGeometry::new([1, c, h, w], shape, attrs).map_err(refuse)?,
-                zero_point: zero_point(x),
-                requantize: layer.requantize(grid(x).scale(), output, activation),
-                add: None,
-            })))
-        };
         let windows = |window: Window| window.geometry(x.image()).map_err(refuse);
         let float = |kernel: FloatKernel| {
             let shapes = node.inputs.iter().map(|&id| program.value(id).shape.clone());

@@ -7,7 +7,8 @@ mod oracle;
 use networks::{Dice, random, resnet};
 use oracle::{Naive, evaluate};
 use ottava_quant::{
-    Activation, Engine, Error, FloatOp, Instr, Options, Program, Threads, Tuning, Workspace,
+    Activation, Engine, Error, FloatOp, Instr, Options, Program, QParams, QuantizedLayer, Threads,
+    Tuning, Workspace,
 };
 use ottava_tensor::conv::ConvAttrs;
 use ottava_tensor::conv::int8::Algorithm;
@@ -329,4 +330,26 @@ fn values_that_are_no_numbers_are_ordinary_input() {
     x.data_mut()[2] = f32::NEG_INFINITY;
     x.data_mut()[3] = f32::MAX;
     check(&program, &x, &[Level::current()]);
+}
+
+/// Packed for products, one-channel groups would take up to a thousand times their weights.
+#[test]
+fn the_plan_that_is_small_keeps_depthwise_kernels() {
+    let shape = [32, 1, 3, 3];
+    let codes = Vec::from_iter((0..32 * 9).map(|i| (i % 200) as i8 / 2));
+    let layer = QuantizedLayer {
+        codes: Tensor::new(&shape, codes).unwrap(),
+        scales: vec![0.01; 32],
+        bias: vec![5; 32],
+    };
+    let grid = QParams::new(0.05, 100, 0..=255).unwrap();
+    let mut b = Program::builder(&[32, 6, 6]).unwrap();
+    let x = b.push("quantize", Instr::Quantize(grid), &[b.input()]).unwrap();
+    let attrs = ConvAttrs { groups: 32, ..ConvAttrs::new(1, 1) };
+    let conv = Instr::Conv { layer, attrs, output: grid, activation: Activation::NONE };
+    let y = b.push("depthwise", conv, &[x]).unwrap();
+    let program = b.finish(y).unwrap();
+    let small = Engine::with_options(&program, Options::small()).unwrap();
+    assert_eq!(small.algorithm(1), Some(Algorithm::Depthwise));
+    assert!(small.packed_bytes() <= 8 * 32 * 9, "{}", small.packed_bytes());
 }

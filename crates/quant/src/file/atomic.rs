@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::{Error, Result};
 
 /// Writes a file so that whoever looks, even after a crash, finds either all of it or what was there
-/// before: into a new file beside it, synced, then renamed over it, with the permissions of what was there. A link is
+/// before: into a new file beside it, synced, then renamed over it, with the permissions of what was there. A link to a file is
 /// followed; what is no regular file (`/dev/stdout`) is written to directly.
 ///
 /// # Errors

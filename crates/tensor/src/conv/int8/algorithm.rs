@@ -12,7 +12,8 @@ use crate::simd::int8::Int8;
 pub enum Algorithm {
     /// The fastest that applies, by a static rule.
     Auto,
-    /// Products of image rows and packed weights: a byte for each weight.
+    /// Products of image rows and packed weights: a byte for each weight, and what fills up vectors where
+    /// groups are small.
     Direct,
     /// Exact integer Winograd F(2×2, 3×3): 2.25 times fewer multiplications, of 16 bits. In builds with the
     /// feature `winograd`, as is the next.
@@ -20,7 +21,7 @@ pub enum Algorithm {
     /// Exact integer Winograd F(4×4, 3×3): 4 times fewer multiplications, of 16 bits. A byte for each
     /// weight: filters are transformed while it runs.
     Winograd4,
-    /// One product for each tap and vector of channels.
+    /// One product for each tap and vector of channels; four bytes for each weight.
     Depthwise,
 }
 

@@ -6,7 +6,8 @@ use crate::gemm::int8::{Epilogue, Finish, MAX_LANES, Place, Scratch};
 use crate::parallel;
 use crate::simd::int8::Int8;
 
-/// The weights: `[tap][channel]`, widened, a row padded by a vector.
+/// The weights: `[tap][channel]`, widened, with a vector of zeros behind: a vector that begins in one tap's
+/// row may end in the next one's, whose lanes nobody looks at.
 pub(crate) struct Depthwise {
     weights: Vec<i32>,
     stride: usize,
@@ -15,8 +16,8 @@ pub(crate) struct Depthwise {
 impl Depthwise {
     pub(crate) fn new(weights: &[i8], shape: [usize; 4]) -> Self {
         let [channels, _, kernel_h, kernel_w] = shape;
-        let (taps, stride) = (kernel_h * kernel_w, channels + MAX_LANES);
-        let mut packed = vec![0; taps * stride];
+        let (taps, stride) = (kernel_h * kernel_w, channels);
+        let mut packed = vec![0; taps * stride + MAX_LANES];
         for (i, &weight) in weights.iter().enumerate() {
             packed[i % taps * stride + i / taps] = weight.into();
         }

@@ -146,6 +146,26 @@ fn pack<P: Product<W = i8>>(
 }
 
 impl Direct {
+    /// Bytes that the weights take packed: each group's outputs fill whole vectors, each run whole steps, so
+    /// that small groups take many times what they are.
+    pub(crate) fn packed_len(
+        level: Level,
+        weights: &[i8],
+        shape: [usize; 4],
+        attrs: &ConvAttrs,
+    ) -> usize {
+        fn of<P: Product>(product: P, shape: [usize; 4], attrs: &ConvAttrs) -> usize {
+            let columns = (shape[0] / attrs.groups).next_multiple_of(<P::Isa as Int8>::LANES);
+            let depth = Runs::new(product, shape, attrs).depth::<P>();
+            attrs.groups.saturating_mul(columns).saturating_mul(depth)
+        }
+        let narrow = is_narrow(level, weights);
+        dispatch!(level, isa => match isa.narrow() {
+            Some(product) if narrow => of(product, shape, attrs),
+            _ => of(isa.bytes(), shape, attrs),
+        })
+    }
+
     pub(crate) fn new(level: Level, weights: &[i8], shape: [usize; 4], attrs: &ConvAttrs) -> Self {
         let [outputs, channels, kernel_h, kernel_w] = shape;
         let columns = outputs / attrs.groups;

@@ -9,6 +9,9 @@ use crate::simd::dispatch;
 use crate::simd::int8::Int8;
 use crate::{Error, Level, Result};
 
+/// Bytes that the weights of a layer may take packed, if they are much fewer otherwise.
+const MAX_PACKED: usize = 1 << 31;
+
 /// Where the sums of a convolution go. All tensors are NHWC.
 pub enum Output<'a> {
     /// As they are.
@@ -101,18 +104,29 @@ impl Int8Conv {
             && stride == [1, 1]
             && dilation == [1, 1]
             && F2x2::holds(weights, shape);
-        let kernel =
-            match algorithm.resolve(level, shape, depthwise, winograd, is_narrow(level, weights)) {
-                Algorithm::Auto | Algorithm::Direct => {
-                    Kernel::Direct(Direct::new(level, weights, shape, &attrs))
-                }
-                Algorithm::Depthwise => Kernel::Depthwise(Depthwise::new(weights, shape)),
-                Algorithm::Winograd2 => Kernel::Winograd2(Winograd::new(level, weights, shape)),
-                Algorithm::Winograd4 if F4x4::holds(weights, shape) => {
-                    Kernel::Winograd4(Winograd::new(level, weights, shape))
-                }
-                Algorithm::Winograd4 => Kernel::Winograd4Wide(Winograd::new(level, weights, shape)),
-            };
+        let algorithm =
+            algorithm.resolve(level, shape, depthwise, winograd, is_narrow(level, weights));
+        if algorithm == Algorithm::Direct {
+            let packed = Direct::packed_len(level, weights, shape, &attrs);
+            if packed > MAX_PACKED.max(64 * weights.len()) {
+                let columns = outputs / groups;
+                let reason = format!(
+                    "convolution: {groups} groups of {columns} outputs take {packed} bytes packed, at most {MAX_PACKED} are allowed; use fewer, larger groups"
+                );
+                return Err(Error::Geometry { reason });
+            }
+        }
+        let kernel = match algorithm {
+            Algorithm::Auto | Algorithm::Direct => {
+                Kernel::Direct(Direct::new(level, weights, shape, &attrs))
+            }
+            Algorithm::Depthwise => Kernel::Depthwise(Depthwise::new(weights, shape)),
+            Algorithm::Winograd2 => Kernel::Winograd2(Winograd::new(level, weights, shape)),
+            Algorithm::Winograd4 if F4x4::holds(weights, shape) => {
+                Kernel::Winograd4(Winograd::new(level, weights, shape))
+            }
+            Algorithm::Winograd4 => Kernel::Winograd4Wide(Winograd::new(level, weights, shape)),
+        };
         Ok(Self { level, shape, attrs, sums, kernel })
     }
 
@@ -280,6 +294,31 @@ mod tests {
     use crate::conv::int8::{reference, testing};
     use crate::parallel::Threads;
     use proptest::prelude::*;
+
+    /// What a packed layer takes is known before it is packed, and is no more than vectors and steps ask for.
+    #[test]
+    fn packed_weights_take_what_was_foretold() {
+        for level in Level::available() {
+            for ([outputs, channels, side], groups) in
+                [([64, 3, 7], 1), ([33, 40, 3], 1), ([6, 1, 3], 3), ([8, 4, 5], 2), ([10, 7, 1], 1)]
+            {
+                let shape = [outputs, channels, side, side];
+                let attrs = ConvAttrs { groups, ..ConvAttrs::default() };
+                for most in [7, 127] {
+                    let len = shape.iter().product();
+                    let weights =
+                        Vec::from_iter((0..len).map(|i: usize| (i as i32 % 15 * most / 15) as i8));
+                    let foretold = Direct::packed_len(level, &weights, shape, &attrs);
+                    let direct = Direct::new(level, &weights, shape, &attrs);
+                    assert_eq!(direct.bytes(), foretold, "{shape:?} on {}", level.name());
+                }
+            }
+            let (shape, attrs) = ([2, 1, 99, 99], ConvAttrs { groups: 2, ..ConvAttrs::default() });
+            let conv =
+                Int8Conv::new(level, &[1; 2 * 99 * 99], shape, attrs, Algorithm::Auto).unwrap();
+            assert!(conv.packed_bytes() <= 4 * 2 * 99 * 99 + 4 * MAX_LANES);
+        }
+    }
 
     /// Nothing of it is as large as the other sizes say.
     #[test]
