@@ -391,7 +391,7 @@ fn the_path_of_widths_goes_from_widest_to_narrowest() {
         match (wide.op(), narrow.op()) {
             (Some(Op::QuantLayer(wide)), Some(Op::QuantLayer(narrow))) => {
                 let weight = WeightSpec { bits: 4, ..wide.weight };
-                assert_eq!(QuantLayer { weight, ..wide.clone() }, *narrow);
+                assert_eq!(QuantLayer { weight, ..*wide }, *narrow);
             }
             (wide, narrow) => assert_eq!(wide, narrow),
         }
