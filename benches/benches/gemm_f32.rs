@@ -1,19 +1,19 @@
-//! `f32` matrix products in multiply-accumulates per second, on every instruction set, beside the
+//! `f32` matrix products in operations per second, on every instruction set, beside the
 //! limit of the multiplier and two other crates: `cargo bench -p ottava-benches --bench gemm_f32`,
 //! with `RAYON_NUM_THREADS=1` for the speed of one core, which the limit and one of the crates always have.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ottava_benches::PRODUCTS;
+use ottava_benches::{PRODUCTS, SMALL};
 use ottava_tensor::gemm::{PackedMatrix, matmul_on};
 use ottava_tensor::simd::limits::{self, Mix};
 use ottava_tensor::{Level, Tensor};
 
 fn products(c: &mut Criterion) {
-    for [m, n, k] in PRODUCTS {
+    for [m, n, k] in SMALL.map(|size| [size; 3]).into_iter().chain(PRODUCTS) {
         let mut group = c.benchmark_group(format!("gemm_f32/{m}x{n}x{k}"));
-        group.throughput(Throughput::Elements((m * n * k) as u64));
+        group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);
         let left = Tensor::new(&[m, k], &a).expect("the shape of the data");
         let right = Tensor::new(&[k, n], &b).expect("the shape of the data");
@@ -75,7 +75,7 @@ fn limit(c: &mut Criterion) {
     const STEPS: usize = 10_000;
     let mut group = c.benchmark_group("gemm_f32/limit of a core");
     for level in Level::available() {
-        group.throughput(Throughput::Elements(limits::run(level, Mix::Floats, STEPS)));
+        group.throughput(Throughput::Elements(2 * limits::run(level, Mix::Floats, STEPS)));
         group.bench_function(level.name(), |bench| {
             bench.iter(|| limits::run(level, Mix::Floats, black_box(STEPS)));
         });

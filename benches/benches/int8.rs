@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ottava_benches::{PRODUCTS, dense};
+use ottava_benches::{PRODUCTS, SMALL, dense};
 use ottava_tensor::Level;
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output, Requantize};
 use ottava_tensor::conv::{ConvAttrs, ConvGeometry};
@@ -45,7 +45,7 @@ fn weights(len: usize, most: i8) -> Vec<i8> {
 /// `m×n×k`: squares, and ResNet-18's convolutions as products.
 fn gemm(c: &mut Criterion) {
     let mut group = c.benchmark_group("int8_gemm");
-    let small = [64, 128, 256].map(|size| [size; 3]);
+    let small = SMALL.map(|size| [size; 3]);
     for [m, n, k] in small.into_iter().chain(PRODUCTS).chain([[1, 1000, 512]]) {
         group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         for level in levels() {
@@ -56,7 +56,15 @@ fn gemm(c: &mut Criterion) {
                 let mut scratch = vec![0; gemm.scratch_len(m)];
                 let id = BenchmarkId::new(level.name(), format!("{width}{m}x{n}x{k}"));
                 group.bench_function(id, |bench| {
-                    bench.iter(|| gemm.run(m, a, 3, black_box(out.data_mut()), &mut scratch));
+                    bench.iter(|| {
+                        gemm.run(
+                            m,
+                            a,
+                            3,
+                            Output::Accumulate(black_box(out.data_mut())),
+                            &mut scratch,
+                        )
+                    });
                 });
             }
         }

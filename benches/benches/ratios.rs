@@ -131,7 +131,8 @@ fn main() {
                 let mut scratch = vec![0; gemm.scratch_len(m)];
                 let product = Side::new(macs, || {
                     let a = a.as_slice().expect("dense");
-                    gemm.run(m, a, 3, black_box(out.data_mut()), &mut scratch);
+                    let output = Output::Accumulate(black_box(out.data_mut()));
+                    gemm.run(m, a, 3, output, &mut scratch);
                 });
                 compare(&name, product, limit(level, Mix::Bytes));
             }

@@ -6,6 +6,9 @@
 
 use ottava_tensor::{Element, Tensor};
 
+/// Sides of squares that a cache holds, besides those of [`PRODUCTS`].
+pub const SMALL: [usize; 3] = [64, 128, 256];
+
 /// `m×n×k`: two squares, and ResNet-18's convolutions on one image as products: pixels, output
 /// channels, `9·C`.
 pub const PRODUCTS: [[usize; 3]; 6] = [

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ottava::quant::{Container, Engine, Program, Workspace};
+use ottava::quant::{Container, Engine, Options, Program, Workspace};
 use ottava::tensor::Tensor;
 
 /// Larger programs take too long for a fuzzer.
@@ -21,9 +21,14 @@ fuzz_target!(|bytes: &[u8]| {
     if shape.iter().product::<usize>() > MAX_BYTES || program.summary().macs > MAX_MACS {
         return;
     }
-    let Ok(engine) = Engine::new(&program) else { return };
-    if engine.workspace_bytes(1).is_ok_and(|bytes| bytes <= MAX_BYTES) {
-        let image = Tensor::full(&shape, 0.5);
-        engine.run(&image, &mut Workspace::new()).expect("a checked program runs");
+    let image = Tensor::full(&shape, 0.5);
+    let results = [Options::fast(), Options::small()].map(|plan| {
+        let engine = Engine::with_options(&program, plan).ok()?;
+        let fits = engine.workspace_bytes(1).is_ok_and(|bytes| bytes <= MAX_BYTES);
+        fits.then(|| engine.run(&image, &mut Workspace::new()).expect("a checked program runs"))
+    });
+    if let [Some(fast), Some(small)] = results {
+        let bits = |x: Tensor<f32>| Vec::from_iter(x.iter().map(f32::to_bits));
+        assert_eq!(bits(fast), bits(small), "the plans differ");
     }
 });

@@ -1,4 +1,5 @@
 use ottava_tensor::bits::{self, WORD};
+use ottava_tensor::norm::{channel_sums, keep_and_sum};
 use ottava_tensor::{Level, Tensor, parallel};
 
 /// One bit an element, channels-last or row-major: where a straight-through estimator lets the gradient
@@ -44,12 +45,18 @@ impl Mask {
 
     /// `grad` where the bit is set, zero elsewhere.
     pub(crate) fn apply(&self, grad: Tensor<f32>) -> Tensor<f32> {
-        let mut grad = if self.channels_last { grad.channels_last() } else { grad.contiguous() };
-        let (words, level) = (&self.words, Level::current());
-        parallel::for_each_chunk(grad.data_mut(), parallel::CHUNK, |i, chunk| {
-            bits::keep(level, &words[i * (parallel::CHUNK / WORD)..], chunk);
-        });
-        grad
+        let grad = if self.channels_last { grad.channels_last() } else { grad.contiguous() };
+        bits::keep_all(&self.words, grad, parallel::CHUNK, |_| ()).0
+    }
+
+    /// [`apply`](Self::apply), and the sum of each channel of what is left.
+    pub(crate) fn apply_and_sum(&self, grad: Tensor<f32>) -> (Tensor<f32>, Vec<f32>) {
+        if self.channels_last {
+            return keep_and_sum(grad, &self.words);
+        }
+        let grad = self.apply(grad);
+        let sums = channel_sums(&grad);
+        (grad, sums)
     }
 }
 
@@ -74,6 +81,11 @@ mod tests {
             for x in orders(&x) {
                 let mask = Mask::of(&x, |x| x > 0.0);
                 for grad in orders(&one) {
+                    let sums = channel_sums(&expected);
+                    let shared = grad.clone();
+                    assert_eq!(mask.apply(shared), expected, "{shape:?}, {:?}", x.strides());
+                    assert_eq!(mask.apply_and_sum(grad.clone()), (expected.clone(), sums));
+                    assert_eq!(grad, one, "somebody else's memory");
                     assert_eq!(mask.apply(grad), expected, "{shape:?}, {:?}", x.strides());
                 }
             }

@@ -7,6 +7,7 @@ use crate::ops::{
     QuantAvgPool, QuantConcat, QuantLayer, Quantize, Relu, Reshape, Slice, Softmax, Sum,
 };
 use crate::saving::{Saved, halved};
+use crate::tape::Spans;
 use crate::{Mode, Result, Saving, Value};
 
 /// The mathematics of an operator: its value, and the way back beside it.
@@ -53,13 +54,15 @@ pub struct Context {
     /// What each input has been saved as, if in halves.
     pub(crate) halves: Vec<Option<Tensor<bf16>>>,
     pub(crate) updates: Vec<(usize, Tensor<f32>)>,
+    /// Where times are noted; a rule that is several operators takes it, and notes theirs.
+    pub(crate) spans: Option<Spans>,
 }
 
 impl Context {
     /// A context in which a gradient will be asked of the inputs that `needs` marks.
     pub fn new(mode: Mode, needs: Vec<bool>) -> Self {
         let saving = Saving::default();
-        Self { mode, needs, saving, halves: Vec::new(), updates: Vec::new() }
+        Self { mode, needs, saving, halves: Vec::new(), updates: Vec::new(), spans: None }
     }
 
     /// Whether any gradient will be asked for; if not, nothing need be saved.

@@ -114,7 +114,8 @@ impl Rule for Part {
         let (x, leaves) = (&inputs[0], &inputs[1..]);
         let mode = context.mode;
         let graph = self.0.with_values(leaves);
-        let tape = Tape::no_grad(mode);
+        let spans = context.spans.take();
+        let tape = Tape::no_grad(mode).with_spans_of(spans.clone());
         let y = graph.run(tape.input(x.clone()))?.value();
         for (i, (_, leaf)) in graph.leaves().into_iter().enumerate() {
             // Parameters too: a range that is learned is observed once. What was set has other memory.
@@ -132,7 +133,7 @@ impl Rule for Part {
         let saving = Saving { recompute: false, ..context.saving() };
         Ok(Output::new(y, move |grad, wanted| {
             let graph = part.with_values(&inputs[1..]);
-            let tape = Tape::new(mode).with_saving(saving);
+            let tape = Tape::new(mode).with_saving(saving).with_spans_of(spans);
             let x = match wanted[0] {
                 true => tape.variable(inputs[0].clone()),
                 false => tape.input(inputs[0].clone()),

@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use half::bf16;
@@ -30,7 +31,7 @@ pub struct Tape {
     recording: bool,
     saving: Saving,
     /// What ran when, if somebody wants to know.
-    spans: Option<RefCell<Vec<Span>>>,
+    spans: Option<Spans>,
 }
 
 /// When an operator ran on a tape.
@@ -48,6 +49,20 @@ pub struct Span {
     pub duration: Duration,
 }
 
+/// Where operators note when they ran, those of a tape within a tape too.
+#[derive(Clone, Default)]
+pub(crate) struct Spans(Arc<Mutex<Vec<Span>>>);
+
+impl Spans {
+    fn note(&self, span: Span) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(span);
+    }
+
+    fn take(&self) -> Vec<Span> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 struct Node {
     origin: Origin,
     value: Option<Value>,
@@ -56,6 +71,8 @@ struct Node {
     needs: bool,
     /// The value as operators have saved it, if they did so in halves.
     half: Option<Tensor<bf16>>,
+    /// Whether its rule is several operators, which note their times themselves.
+    several: bool,
 }
 
 /// Where the value of a node came from.
@@ -102,19 +119,24 @@ impl Tape {
 
     /// The same tape, which keeps the time of every operator, forward and back.
     pub fn with_spans(self) -> Self {
-        Self { spans: Some(RefCell::default()), ..self }
+        Self { spans: Some(Spans::default()), ..self }
+    }
+
+    /// The same tape, whose operators note their times with those of another.
+    pub(crate) fn with_spans_of(self, spans: Option<Spans>) -> Self {
+        Self { spans, ..self }
     }
 
     /// What ran since the last call, in order; nothing without [`with_spans`](Self::with_spans).
     pub fn take_spans(&self) -> Vec<Span> {
-        self.spans.as_ref().map(RefCell::take).unwrap_or_default()
+        self.spans.as_ref().map(Spans::take).unwrap_or_default()
     }
 
     /// Keeps the time of something that began at `start`.
     fn note(&self, op: &'static str, backward: bool, shape: &[usize], start: Option<Instant>) {
         if let (Some(spans), Some(start)) = (&self.spans, start) {
             let (shape, duration) = (shape.to_vec(), start.elapsed());
-            spans.borrow_mut().push(Span { op, backward, shape, start, duration });
+            spans.note(Span { op, backward, shape, start, duration });
         }
     }
 
@@ -178,13 +200,15 @@ impl Tape {
         let needs_any = needs.contains(&true);
         let mut context = Context::new(self.mode, needs);
         context.saving = self.saving;
+        context.spans = self.spans.clone();
         if self.saving.half {
             let nodes = self.nodes.borrow();
             context.halves = ids.iter().map(|&id| nodes[id].half.clone()).collect();
         }
         let start = self.now();
         let output = rule.forward(&values, &mut context)?;
-        self.note(op.name(), false, output.value.shape(), start);
+        let several = self.spans.is_some() && context.spans.is_none();
+        self.note(op.name(), false, output.value.shape(), start.filter(|_| !several));
         for (input, value) in context.updates {
             if let Origin::Leaf(leaf) = &self.nodes.borrow()[ids[input]].origin {
                 leaf.set(value);
@@ -194,7 +218,9 @@ impl Tape {
         ids.iter().zip(context.halves).for_each(|(&id, half)| nodes[id].half = half);
         drop(nodes);
         let backward = if needs_any { output.backward } else { None };
-        Ok(self.push(Origin::Op(op, ids), output.value, backward, needs_any))
+        let var = self.push(Origin::Op(op, ids), output.value, backward, needs_any);
+        self.nodes.borrow_mut()[var.id].several = several;
+        Ok(var)
     }
 
     /// Forgets a value that nobody will use again; what backward needs, its operators have saved.
@@ -215,7 +241,8 @@ impl Tape {
         needs: bool,
     ) -> Var<'_> {
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(Node { origin, value: Some(value), backward, needs, half: None });
+        let value = Some(value);
+        nodes.push(Node { origin, value, backward, needs, half: None, several: false });
         Var { tape: self, id: nodes.len() - 1 }
     }
 }
@@ -285,7 +312,7 @@ impl<'t> Var<'t> {
                     let Some(backward) = nodes[id].backward.take() else { continue };
                     let (shape, start) = (grad.shape().to_vec(), self.tape.now());
                     let grads = backward(grad, &wanted);
-                    self.tape.note(op, true, &shape, start);
+                    self.tape.note(op, true, &shape, start.filter(|_| !nodes[id].several));
                     for ((input, wanted), grad) in inputs.into_iter().zip(&wanted).zip(grads) {
                         if let Some(grad) = grad.filter(|_| *wanted) {
                             accumulate(&mut pending[input], grad);

@@ -107,10 +107,9 @@ impl Step {
                 };
                 let [c, h, w] = x.image();
                 let codes = contiguous(&layer.codes);
-                let depthwise = attrs.groups > 1 && [attrs.groups, 1] == shape[..2];
                 // Packed for products, a group of one channel takes up to a thousand times its weights.
                 let algorithm = match options.algorithm {
-                    Algorithm::Direct if depthwise => Algorithm::Depthwise,
+                    Algorithm::Direct if attrs.is_depthwise(shape) => Algorithm::Depthwise,
                     algorithm => algorithm,
                 };
                 Ok(Kernel::Conv(Box::new(Conv {

@@ -36,7 +36,8 @@ pub struct Tuning {
 
 impl Tuning {
     /// Times every algorithm of every convolution of `program` on `batch` images, or on as many as run at
-    /// a time, on the current thread pool. Takes a fraction of a second for a ResNet; alone on the machine it is right.
+    /// a time, on the current thread pool; what is chosen is then followed at any number of threads. Takes a
+    /// fraction of a second for a ResNet; alone on the machine it is right.
     ///
     /// # Errors
     /// As [`Engine::with_options`] and [`Engine::workspace_bytes`].

@@ -1,7 +1,7 @@
 //! One bit an element, in words: where a gradient passes.
 
-use crate::Level;
 use crate::simd::f32::{Float, dispatch_f32};
+use crate::{Level, Tensor, parallel};
 
 /// Elements of a word.
 pub const WORD: usize = u64::BITS as usize;
@@ -62,6 +62,40 @@ pub fn keep(level: Level, words: &[u64], values: &mut [f32]) {
             }
         }
     });
+}
+
+/// [`keep`] of all values of a tensor as they lie in memory, and what `see` makes of each chunk of so many
+/// of them, a multiple of 64, while it is in a cache. A tensor that is nobody else's keeps its memory.
+///
+/// # Panics
+/// If there are fewer bits than values, or the tensor has gaps or another order than row-major or
+/// channels-last.
+pub fn keep_all<R: Send>(
+    words: &[u64],
+    values: Tensor<f32>,
+    size: usize,
+    see: impl Fn(&[f32]) -> R + Sync + Send,
+) -> (Tensor<f32>, Vec<R>) {
+    assert!(size > 0 && size.is_multiple_of(WORD) && words.len() >= values.len().div_ceil(WORD));
+    let (level, last) = (Level::current(), values.is_channels_last());
+    assert!(last || values.is_contiguous(), "the order of strides {:?}", values.strides());
+    let (mut kept, source) = match (values.is_shared(), last) {
+        (false, _) => (values, None),
+        (true, true) => (Tensor::recycled_channels_last(values.shape()), Some(values)),
+        (true, false) => (Tensor::recycled(values.shape()), Some(values)),
+    };
+    let source = source.as_ref().map(|source| source.as_dense().expect("in one of two orders"));
+    let mut seen = Vec::from_iter((0..kept.len().div_ceil(size)).map(|_| None));
+    let items = kept.data_mut().chunks_mut(size).zip(&mut seen).collect();
+    parallel::for_each_item(items, |i, (kept, seen): (&mut [f32], &mut Option<R>)| {
+        let words = &words[i * (size / WORD)..];
+        match source {
+            Some(source) => select(level, words, &source[i * size..][..kept.len()], kept),
+            None => keep(level, words, kept),
+        }
+        *seen = Some(see(kept));
+    });
+    (kept, seen.into_iter().map(|seen| seen.expect("each chunk is seen")).collect())
 }
 
 #[inline(always)]

@@ -106,8 +106,57 @@ fn chunk_statistics(x: &[f32], seen: &mut [Seen]) {
 /// As [`channel_statistics`].
 pub fn channel_sums(x: &Tensor<f32>) -> Vec<f32> {
     let x = x.channels_last();
-    let [sums, _] = sums(&x, &x, Gate::Open);
-    sums.into_iter().map(|sum| sum as f32).collect()
+    let (values, channels) = (x.as_dense().expect("dense"), x.shape()[1]);
+    let size = chunk_rows(channels) * channels;
+    let parts = parallel::map(values.len().div_ceil(size.max(1)), |i| {
+        chunk_totals(&values[i * size..values.len().min((i + 1) * size)], channels)
+    });
+    totals(parts, channels)
+}
+
+/// What of a gradient passes a gate of `bits`, and the sum of each channel of it, in one pass.
+///
+/// # Shapes
+/// As [`channel_statistics`]; `bits` as for [`Gate::Bits`].
+pub fn keep_and_sum(grad: Tensor<f32>, bits: &[u64]) -> (Tensor<f32>, Vec<f32>) {
+    let grad = grad.channels_last();
+    let channels = grad.shape()[1];
+    let size = (chunk_rows(channels) * channels).max(bits::WORD);
+    let (grad, parts) = bits::keep_all(bits, grad, size, |chunk| chunk_totals(chunk, channels));
+    (grad, totals(parts, channels))
+}
+
+fn chunk_totals(x: &[f32], channels: usize) -> Vec<f64> {
+    let mut part = vec![0.0; channels];
+    dispatch_f32!(Level::current(), _isa => chunk_sum(x, &mut part));
+    part
+}
+
+/// The sums of all chunks, in order.
+fn totals(parts: Vec<Vec<f64>>, channels: usize) -> Vec<f32> {
+    let mut totals = vec![0.0; channels];
+    for part in parts {
+        totals.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    totals.into_iter().map(|total| total as f32).collect()
+}
+
+#[inline(always)]
+fn chunk_sum(x: &[f32], sums: &mut [f64]) {
+    let channels = sums.len();
+    let mut start = 0;
+    while start < channels {
+        let width = BLOCK.min(channels - start);
+        let (mut sum, mut few) = ([0.0f64; BLOCK], [0.0; BLOCK]);
+        for x in x.chunks_exact(channels) {
+            let x = block(&x[start..], &mut few);
+            for i in 0..BLOCK {
+                sum[i] += f64::from(x[i]);
+            }
+        }
+        sums[start..start + width].copy_from_slice(&sum[..width]);
+        start += width;
+    }
 }
 
 /// `y = scale[c]·x + shift[c]`, and `max(0, y)` of it if `relu`: batch normalization with known

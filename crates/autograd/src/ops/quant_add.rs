@@ -40,7 +40,10 @@ impl Rule for QuantAdd {
             let activation = self.activation;
             let open = context.backward().then(|| Mask::of(&y, move |y| activation.passes(y)));
             return Ok(Output::new(y, move |grad, _| {
-                let grad = open.map_or(grad.clone(), |open| open.apply(grad));
+                let grad = match open {
+                    Some(open) => open.apply(grad),
+                    None => grad,
+                };
                 vec![Some(grad.clone()), Some(grad), None]
             }));
         }

@@ -212,6 +212,16 @@ impl Rounding {
         (self.pass(grad), range)
     }
 
+    /// [`back`](Self::back), and the sum of each channel of what was rounded.
+    pub(crate) fn back_and_sum(
+        &self,
+        grad: Tensor<f32>,
+    ) -> (Tensor<f32>, Vec<f32>, Option<Tensor<f32>>) {
+        let range = self.range(&grad);
+        let (grad, sums) = self.mask.apply_and_sum(grad);
+        (grad, sums, range)
+    }
+
     /// The gradient of what was rounded.
     pub(crate) fn pass(&self, grad: Tensor<f32>) -> Tensor<f32> {
         self.mask.apply(grad)

@@ -26,6 +26,12 @@ impl ConvAttrs {
     pub fn new(stride: usize, padding: usize) -> Self {
         Self { stride: [stride; 2], padding: [padding; 4], ..Self::default() }
     }
+
+    /// Whether each channel, and there are several, has one filter of its own, if a weight has shape
+    /// `[o, c / groups, kh, kw]`.
+    pub fn is_depthwise(&self, weight: [usize; 4]) -> bool {
+        self.groups > 1 && [self.groups, 1] == weight[..2]
+    }
 }
 
 /// A convolution whose shapes fit together.

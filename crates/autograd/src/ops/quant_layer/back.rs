@@ -7,7 +7,6 @@ use ottava_tensor::norm::{channel_affine, channel_sums};
 
 use super::super::activation::zip;
 use super::super::conv::vector;
-use super::super::quantizer::Rounding;
 
 /// The way back through the rounding of a weight.
 pub(super) struct WeightRounding {
@@ -88,15 +87,6 @@ pub(super) struct Back {
 }
 
 impl Back {
-    /// The gradient in the convolution's shape, zero where the output was clamped; and the range's.
-    pub(super) fn rounded(
-        &self,
-        grad: Tensor<f32>,
-        rounding: &Rounding,
-    ) -> (Tensor<f32>, Option<Tensor<f32>>) {
-        rounding.back(self.image(grad))
-    }
-
     /// The gradient in the convolution's shape.
     pub(super) fn image(&self, grad: Tensor<f32>) -> Tensor<f32> {
         grad.reshape(&self.geometry.output_shape()).expect("the shape of y").channels_last()

@@ -6,7 +6,6 @@ use ottava_quant::{QTensor, linear, quantize_layer_on};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv;
 use ottava_tensor::conv::int8::Output as Sink;
-use ottava_tensor::norm::channel_sums;
 
 use super::super::conv::vector;
 use super::super::passes::{LayerSums, per_channel};
@@ -57,13 +56,12 @@ impl Run<'_> {
         let scales_fold = self.layer.folding == Folding::Exact;
         let (weight, bias, x) = (self.weight()?, self.bias(), x.saved(context));
         Ok(Output::new(value, move |grad, wanted| {
-            let (grad, range) = back.rounded(grad, &rounding);
+            let (grad, mut db, range) = rounding.back_and_sum(back.image(grad));
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
             let mut dw = conv::f32::grad_weight(&grad, &x.full(), &back.geometry);
             let slopes = weight_rounding.back(&mut dw);
             let factors = norm.as_ref().map(|(factors, ..): &(Vec<f32>, _, _)| &factors[..]);
             let scales = slopes.as_ref().map(|slopes| slopes.of_scales(factors));
-            let mut db = channel_sums(&grad);
             let mut norm_grads = Vec::new();
             if let Some((factors, mean, inv_std)) = &norm {
                 let of_weight = products(&dw, &weight);

@@ -14,7 +14,8 @@ mod requantize;
 pub(crate) mod testing;
 mod winograd;
 
+pub use crate::gemm::int8::Output;
 pub use algorithm::Algorithm;
-pub use packed::{Int8Conv, Output};
+pub use packed::Int8Conv;
 pub use reference::conv as reference;
 pub use requantize::{AddCodes, Grid, Requantize};

@@ -1,29 +1,15 @@
+use super::Algorithm;
 use super::depthwise::Depthwise;
 use super::direct::Direct;
 use super::winograd::{self, F2x2, F4x4, F4x4Wide, Variant, Winograd};
-use super::{AddCodes, Algorithm, Requantize};
 use crate::conv::{ConvAttrs, ConvGeometry};
-use crate::gemm::int8::{Epilogue, MAX_LANES, MAX_TERMS, Scratch, Sink, is_narrow};
-use crate::shared::Shared;
+use crate::gemm::int8::{MAX_TERMS, Output, Scratch, is_narrow};
 use crate::simd::dispatch;
 use crate::simd::int8::Int8;
 use crate::{Error, Level, Result};
 
 /// Bytes that the weights of a layer may take packed, if they are much fewer otherwise.
 const MAX_PACKED: usize = 1 << 31;
-
-/// Where the sums of a convolution go. All tensors are NHWC.
-pub enum Output<'a> {
-    /// As they are.
-    Accumulate(&'a mut [i32]),
-    /// As floats, each channel's sums times its own factor: `acc as f32 · scale[c]`, rounded once.
-    Scale(&'a [f32], &'a mut [f32]),
-    /// Through the law of [`Requantize`].
-    Requantize(&'a Requantize, &'a mut [u8]),
-    /// Requantized, then added to the residual, which is `b` of [`AddCodes`] and has the output's
-    /// shape: the sum's code is rounded twice, as in two separate operations.
-    RequantizeAdd(&'a Requantize, &'a AddCodes, &'a [u8], &'a mut [u8]),
-}
 
 /// A convolution whose weights are packed for an instruction set.
 ///
@@ -97,15 +83,15 @@ impl Int8Conv {
                 }
             },
         );
-        let depthwise = channels == 1 && groups == outputs && groups > 1;
         let winograd = winograd::COMPILED
             && algorithm != Algorithm::Direct
             && (kernel_h, kernel_w, groups) == (3, 3, 1)
             && stride == [1, 1]
             && dilation == [1, 1]
             && F2x2::holds(weights, shape);
+        let narrow = is_narrow(level, weights);
         let algorithm =
-            algorithm.resolve(level, shape, depthwise, winograd, is_narrow(level, weights));
+            algorithm.resolve(level, shape, attrs.is_depthwise(shape), winograd, narrow);
         if algorithm == Algorithm::Direct {
             let packed = Direct::packed_len(level, weights, shape, &attrs);
             if packed > MAX_PACKED.max(64 * weights.len()) {
@@ -133,7 +119,6 @@ impl Int8Conv {
     /// Bytes of working memory that [`run`](Self::run) needs for this geometry, and for any smaller
     /// batch of it.
     pub fn scratch_len(&self, geometry: &ConvGeometry) -> usize {
-        let channels = geometry.out_channels + MAX_LANES;
         let kernel = match &self.kernel {
             Kernel::Direct(direct) => {
                 dispatch!(self.level, isa => direct.scratch_len(isa, geometry))
@@ -149,7 +134,7 @@ impl Int8Conv {
                 dispatch!(self.level, isa => Winograd::<F4x4Wide>::scratch_len(isa, geometry))
             }
         };
-        Scratch::bytes::<i32>(channels) + Scratch::bytes::<f32>(channels) + kernel
+        Output::scratch_len(geometry.out_channels) + kernel
     }
 
     /// Runs on NHWC codes, in parallel on the current pool.
@@ -210,7 +195,8 @@ impl Int8Conv {
             | Kernel::Winograd4(_)
             | Kernel::Winograd4Wide(_) => i32::from(zero_point),
         };
-        let epilogue = self.epilogue(geometry, excess, output, &mut scratch);
+        let rows = geometry.batch * geometry.out_size.iter().product::<usize>();
+        let epilogue = output.epilogue(rows, &self.sums, excess, &mut scratch);
         // SAFETY: the epilogue holds the exclusive borrow of the output that this call was given.
         unsafe {
             match &self.kernel {
@@ -232,66 +218,13 @@ impl Int8Conv {
             }
         }
     }
-
-    /// The output with its bias (the zero point's share taken out) and multipliers, a vector longer
-    /// than the channels so that kernels read whole vectors.
-    fn epilogue<'a>(
-        &self,
-        geometry: &ConvGeometry,
-        excess: i32,
-        output: Output<'a>,
-        scratch: &mut Scratch<'a>,
-    ) -> Epilogue<'a> {
-        let len: usize = geometry.output_shape().iter().product();
-        let channels = geometry.out_channels;
-        let padded = scratch.take::<i32>(channels + MAX_LANES);
-        padded.fill(0);
-        for (padded, sum) in padded.iter_mut().zip(&self.sums) {
-            *padded = excess.wrapping_mul(*sum).wrapping_neg();
-        }
-        let mut per_channel = |values: &[f32]| {
-            assert_eq!(values.len(), channels);
-            let longer = scratch.take::<f32>(channels + MAX_LANES);
-            longer.fill(0.0);
-            longer[..channels].copy_from_slice(values);
-            &*longer
-        };
-        let mut law = |law: &Requantize| {
-            assert_eq!(law.bias.len(), channels);
-            for (padded, bias) in padded.iter_mut().zip(&law.bias) {
-                *padded = padded.wrapping_add(*bias);
-            }
-            (per_channel(&law.multiplier), law.grid())
-        };
-        let sink = match output {
-            Output::Accumulate(out) => {
-                assert_eq!(out.len(), len);
-                Sink::Accumulate(Shared::new(out))
-            }
-            Output::Scale(scale, out) => {
-                assert_eq!(out.len(), len);
-                Sink::Scale { scale: per_channel(scale), values: Shared::new(out) }
-            }
-            Output::Requantize(requantize, out) => {
-                assert_eq!(out.len(), len);
-                let (multiplier, grid) = law(requantize);
-                Sink::Requantize { multiplier, grid, add: None, codes: Shared::new(out) }
-            }
-            Output::RequantizeAdd(requantize, add, residual, out) => {
-                assert_eq!((out.len(), residual.len()), (len, len));
-                let (multiplier, grid) = law(requantize);
-                let add = Some((add, residual));
-                Sink::Requantize { multiplier, grid, add, codes: Shared::new(out) }
-            }
-        };
-        Epilogue { bias: padded, channels, sink }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::conv::int8::{reference, testing};
+    use crate::gemm::int8::MAX_LANES;
     use crate::parallel::Threads;
     use proptest::prelude::*;
 
@@ -345,48 +278,15 @@ mod tests {
         let mut sums = vec![0; len];
         reference(geometry, &x, zero, &w, &mut sums);
 
-        let channels = geometry.out_channels;
-        let largest = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
-        let law = Requantize {
-            bias: (0..channels as i32).map(|c| c * 37 - 300).collect(),
-            multiplier: (0..channels).map(|c| 140.0 / largest * (1.0 + c as f32 / 64.0)).collect(),
-            zero_point: zero / 2 + 50,
-            low: zero / 4,
-            high: 255 - zero / 8,
-        };
-        let add = AddCodes { a_ratio: 0.7, b_ratio: 0.4, fixed: -3.3, low: 9, high: 250 };
-        let (residual, _) = testing::data(len, 0, 0, seed);
-        let codes: Vec<u8> =
-            sums.iter().enumerate().map(|(i, &sum)| law.apply(i % channels, sum)).collect();
-        let added: Vec<u8> = codes.iter().zip(&residual).map(|(&a, &b)| add.apply(a, b)).collect();
-
-        let floats: Vec<f32> = sums
-            .iter()
-            .enumerate()
-            .map(|(i, &sum)| sum as f32 * law.multiplier[i % channels])
-            .collect();
-
+        let laws = testing::Laws::new(&sums, geometry.out_channels, zero, seed);
         for level in Level::available() {
             for algorithm in Algorithm::ALL {
                 let conv = Int8Conv::new(level, &w, shape, geometry.attrs, algorithm).unwrap();
-                let mut f = vec![f32::NAN; len];
                 // No more than is asked for, and where it suits worst.
                 let mut lent = vec![0xA5; conv.scratch_len(geometry) + 64];
                 let odd = (lent.as_ptr() as usize).wrapping_neg() % 64 + 1;
                 let scratch = &mut lent[odd % 64..][..conv.scratch_len(geometry)];
-                let (mut c, mut y, mut z) = (vec![-1; len], vec![1; len], vec![1; len]);
-                conv.run(geometry, &x, zero, Output::Accumulate(&mut c), scratch);
-                conv.run(geometry, &x, zero, Output::Requantize(&law, &mut y), scratch);
-                let output = Output::Scale(&law.multiplier, &mut f);
-                conv.run(geometry, &x, zero, output, scratch);
-                let output = Output::RequantizeAdd(&law, &add, &residual, &mut z);
-                conv.run(geometry, &x, zero, output, scratch);
-                let wrong = [
-                    c.iter().zip(&sums).position(|(a, b)| a != b),
-                    y.iter().zip(&codes).position(|(a, b)| a != b),
-                    z.iter().zip(&added).position(|(a, b)| a != b),
-                    f.iter().zip(&floats).position(|(a, b)| a != b),
-                ];
+                let wrong = laws.wrong(|output| conv.run(geometry, &x, zero, output, scratch));
                 if wrong != [None; 4] {
                     return Err(format!(
                         "{level:?} {algorithm:?} {geometry:?}: wrong at {wrong:?}"

@@ -1,12 +1,41 @@
-use super::{Epilogue, Job, MAX_LANES, MAX_TERMS, Panels, RowMap, Scratch, Sink};
-use crate::shared::Shared;
+use super::{Code, Job, MAX_TERMS, Output, Panels, RowMap, Scratch};
 use crate::simd::int8::{Int8, Product};
 use crate::simd::{Isa, dispatch};
 use crate::{Error, Level, Result};
 
-/// A matrix of weights, packed for `c[m, n] = Σ_k (a[m, k] − zero_point) · b[k, n]`.
+/// A matrix of weights, packed for `c[m, n] = Σ_k (a[m, k] − zero_point) · b[k, n]` and what is to
+/// become of it ([`Output`]).
 ///
-/// The sums are exact and equal [`reference`] on every instruction set.
+/// The sums are exact and equal [`reference`](super::reference()) on every instruction set (ONNX
+/// `MatMulInteger`; requantized, `QLinearMatMul`).
+///
+/// ```
+/// use ottava_tensor::Level;
+/// use ottava_tensor::conv::int8::Requantize;
+/// use ottava_tensor::gemm::int8::{Int8Gemm, Output};
+///
+/// # fn main() -> ottava_tensor::Result<()> {
+/// let b = Int8Gemm::new(Level::current(), 2, 3, &[1, 2, 3, -4, 5, -6])?;
+/// let mut scratch = vec![0; b.scratch_len(1)];
+///
+/// let mut sums = [0; 3];
+/// b.run(1, &[12u8, 9], 10, Output::Accumulate(&mut sums), &mut scratch);
+/// assert_eq!(sums, [6, -1, 12]);
+///
+/// // The same distances from another zero point, as signed codes; bias, rounding and a ReLU.
+/// let law = Requantize {
+///     bias: vec![0, 0, 9],
+///     multiplier: vec![0.5; 3],
+///     zero_point: 100,
+///     low: 100,
+///     high: 255,
+/// };
+/// let mut codes = [0; 3];
+/// b.run(1, &[2i8, -1], 0, Output::Requantize(&law, &mut codes), &mut scratch);
+/// assert_eq!(codes, [103, 100, 110]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Int8Gemm {
     level: Level,
     k: usize,
@@ -54,7 +83,7 @@ impl Int8Gemm {
             Some(product) if self.narrow => image_bytes(product, m, self.k),
             _ => image_bytes(isa.bytes(), m, self.k),
         });
-        Scratch::bytes::<i32>(self.n + MAX_LANES) + image
+        Output::scratch_len(self.n) + image
     }
 
     /// Memory the packed weights take, in bytes.
@@ -62,44 +91,55 @@ impl Int8Gemm {
         self.panels.bytes()
     }
 
-    /// `c = (a − zero_point) · b` for the `m` rows of `a`.
+    /// `(a − zero_point) · b` for the `m` rows of `a`, in parallel on the current pool.
     ///
     /// # Panics
-    /// If `a` is not `m · k`, `c` not `m · n`, or `scratch` shorter than
+    /// If `a` is not `m · k`, a slice of `output` not what `m` rows of `n` need, or `scratch` shorter than
     /// [`scratch_len`](Self::scratch_len).
-    pub fn run(&self, m: usize, a: &[u8], zero_point: u8, c: &mut [i32], scratch: &mut [u8]) {
+    pub fn run<C: Code>(
+        &self,
+        m: usize,
+        a: &[C],
+        zero_point: C,
+        output: Output<'_>,
+        scratch: &mut [u8],
+    ) {
         let lens = [m.checked_mul(self.k), m.checked_mul(self.n)];
-        assert_eq!([Some(a.len()), Some(c.len())], lens, "the lengths of {m} rows");
+        assert!(
+            lens[0] == Some(a.len()) && lens[1].is_some(),
+            "{} codes are not {m} rows of {}",
+            a.len(),
+            self.k
+        );
         dispatch!(self.level, isa => match isa.narrow() {
-            Some(product) if self.narrow => self.run_on(product, m, a, zero_point, c, scratch),
-            _ => self.run_on(isa.bytes(), m, a, zero_point, c, scratch),
+            Some(product) if self.narrow => self.run_on(product, m, a, zero_point, output, scratch),
+            _ => self.run_on(isa.bytes(), m, a, zero_point, output, scratch),
         });
     }
 
-    fn run_on<P: Product<W = i8>>(
+    fn run_on<P: Product<W = i8>, C: Code>(
         &self,
         product: P,
         m: usize,
-        a: &[u8],
-        zero_point: u8,
-        c: &mut [i32],
+        a: &[C],
+        zero_point: C,
+        output: Output<'_>,
         scratch: &mut [u8],
     ) {
+        let zero_point = bytemuck::cast::<C, u8>(zero_point) ^ C::FLIP;
         let mut scratch = Scratch::new(scratch);
-        let bias = scratch.take::<i32>(self.n + MAX_LANES);
-        bias.fill(0);
-        for (bias, sum) in bias.iter_mut().zip(&self.sums) {
-            *bias = P::excess(zero_point).wrapping_mul(*sum).wrapping_neg();
-        }
+        let epilogue = output.epilogue(m, &self.sums, P::excess(zero_point), &mut scratch);
         let stride = stride::<P>(self.k);
-        let image: &[P::X] = if P::RAW && stride == self.k {
+        let image: &[P::X] = if P::RAW && C::FLIP == 0 && stride == self.k {
             bytemuck::cast_slice(a)
         } else {
             let image = scratch.take::<P::X>(m * stride);
+            let form = |code, zero| P::encode(code ^ C::FLIP, zero);
             for (to, from) in
                 image.chunks_exact_mut(stride.max(1)).zip(a.chunks_exact(self.k.max(1)))
             {
-                encode(product.isa(), P::encode, from, zero_point, &mut to[..self.k]);
+                let from = bytemuck::cast_slice(from);
+                encode(product.isa(), form, from, zero_point, &mut to[..self.k]);
             }
             image
         };
@@ -111,8 +151,7 @@ impl Int8Gemm {
             rows: m,
             origin: [0, 0],
         };
-        let epilogue = Epilogue { bias, channels: self.n, sink: Sink::Accumulate(Shared::new(c)) };
-        // SAFETY: `c` is borrowed exclusively by this call.
+        // SAFETY: the epilogue holds the exclusive borrow of the output that this call was given.
         unsafe { job.run(product, &epilogue) };
     }
 }
@@ -161,6 +200,7 @@ pub(crate) fn encode<I: Isa, X>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conv::int8::testing;
     use crate::gemm::int8::reference;
     use proptest::prelude::*;
 
@@ -183,16 +223,30 @@ mod tests {
             zero in prop::sample::select(vec![0u8, 1, 127, 128, 255]),
             extreme in 0..6u8, seed in any::<u64>(),
         ) {
-            let (a, b) = crate::conv::int8::testing::data(m * k, k * n, extreme, seed);
+            let (a, b) = testing::data(m * k, k * n, extreme, seed);
+            let signed: Vec<i8> = a.iter().map(|&code| (code ^ 0x80) as i8).collect();
             let mut expected = vec![0; m * n];
             reference(k, n, &a, zero, &b, &mut expected);
+            let mut sums = vec![0; m * n];
+            reference(k, n, &signed, (zero ^ 0x80) as i8, &b, &mut sums);
+            prop_assert!(sums == expected, "the law of signed codes is another");
+            let laws = testing::Laws::new(&expected, n, zero, seed);
+            for level in Level::available() {
+                let gemm = Int8Gemm::new(level, k, n, &b).unwrap();
+                let mut scratch = vec![7; gemm.scratch_len(m)];
+                let wrong = laws.wrong(|output| gemm.run(m, &a, zero, output, &mut scratch));
+                prop_assert_eq!(wrong, [None; 4], "{:?}, unsigned", level);
+                let zero = (zero ^ 0x80) as i8;
+                let wrong = laws.wrong(|output| gemm.run(m, &signed, zero, output, &mut scratch));
+                prop_assert_eq!(wrong, [None; 4], "{:?}, signed", level);
+            }
             for level in Level::available() {
                 let gemm = Int8Gemm::new(level, k, n, &b).unwrap();
                 // Tiles write whole cache lines themselves, others not.
                 let mut memory = vec![-1; m * n + 17];
                 let start = memory.as_ptr().align_offset(64) + shift;
                 let c = &mut memory[start..start + m * n];
-                gemm.run(m, &a, zero, c, &mut vec![7; gemm.scratch_len(m)]);
+                gemm.run(m, &a, zero, Output::Accumulate(c), &mut vec![7; gemm.scratch_len(m)]);
                 prop_assert!(c == expected, "{level:?}");
             }
         }
@@ -202,7 +256,7 @@ mod tests {
     #[test]
     fn a_large_output_equals_three_loops() {
         let (m, k, n) = (523, 40, 528);
-        let (a, b) = crate::conv::int8::testing::data(m * k, k * n, 0, 9);
+        let (a, b) = testing::data(m * k, k * n, 0, 9);
         let mut expected = vec![0; m * n];
         reference(k, n, &a, 3, &b, &mut expected);
         for level in Level::available() {
@@ -211,7 +265,7 @@ mod tests {
                 let mut memory = vec![-1; m * n + 17];
                 let start = memory.as_ptr().align_offset(64) + shift;
                 let c = &mut memory[start..start + m * n];
-                gemm.run(m, &a, 3, c, &mut vec![7; gemm.scratch_len(m)]);
+                gemm.run(m, &a, 3, Output::Accumulate(c), &mut vec![7; gemm.scratch_len(m)]);
                 assert!(c == expected, "{level:?}, {shift}");
             }
         }
@@ -221,11 +275,12 @@ mod tests {
     fn check_odd_tiles<const R: usize, const V: usize>(m: usize, k: usize, n: usize) {
         let isa = crate::simd::Scalar::detect().expect("always there");
         let product = crate::simd::scalar::int8::Quads::<R, V>(isa);
-        let (a, b) = crate::conv::int8::testing::data(m * k, k * n, 0, (m * k * n) as u64);
+        let (a, b) = testing::data(m * k, k * n, 0, (m * k * n) as u64);
         let mut gemm = Int8Gemm::new(Level::Scalar(isa), k, n, &b).unwrap();
         gemm.panels = pack(product, k, n, &b);
         let (mut c, mut expected) = (vec![-1; m * n], vec![0; m * n]);
-        gemm.run_on(product, m, &a, 77, &mut c, &mut vec![3; gemm.scratch_len(m)]);
+        let output = Output::Accumulate(&mut c);
+        gemm.run_on(product, m, &a, 77, output, &mut vec![3; gemm.scratch_len(m)]);
         reference(k, n, &a, 77, &b, &mut expected);
         assert_eq!(c, expected, "{R} rows, {V} vectors, {m}×{k}×{n}");
     }
@@ -250,21 +305,21 @@ mod tests {
 
     /// `m · k` wraps to what the slices have.
     #[test]
-    #[should_panic(expected = "the lengths of")]
+    #[should_panic(expected = "codes are not")]
     fn more_rows_than_can_be_counted_are_refused() {
         let gemm = Int8Gemm::new(Level::best(), 4, 4, &[1; 16]).unwrap();
         let m = (1 << (usize::BITS - 2)) + 100;
         let (mut c, mut scratch) = (vec![0; 400], vec![0; 1 << 16]);
-        gemm.run(m, &[1; 400], 0, &mut c, &mut scratch);
+        gemm.run(m, &[1u8; 400], 0, Output::Accumulate(&mut c), &mut scratch);
     }
 
     #[test]
     fn the_longest_sum_of_extremes_is_exact() {
-        let (a, b) = (vec![255; MAX_TERMS], vec![-128; MAX_TERMS]);
+        let (a, b) = (vec![255u8; MAX_TERMS], vec![-128; MAX_TERMS]);
         for level in Level::available() {
             let gemm = Int8Gemm::new(level, MAX_TERMS, 1, &b).unwrap();
             let mut c = [0];
-            gemm.run(1, &a, 0, &mut c, &mut vec![0; gemm.scratch_len(1)]);
+            gemm.run(1, &a, 0, Output::Accumulate(&mut c), &mut vec![0; gemm.scratch_len(1)]);
             assert_eq!(i64::from(c[0]), -255 * 128 * MAX_TERMS as i64, "{level:?}");
         }
     }

@@ -108,7 +108,8 @@ impl Model for Integer {
     }
 
     fn run(&mut self) -> Result<()> {
-        self.product.run(self.m, &self.a, 0, &mut self.c, &mut self.scratch);
+        let output = Output::Accumulate(&mut self.c);
+        self.product.run(self.m, &self.a[..], 0, output, &mut self.scratch);
         Ok(())
     }
 
