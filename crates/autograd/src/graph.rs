@@ -268,7 +268,8 @@ impl Graph {
             let inputs = || reads[id].iter().map(read).collect::<Vec<Var<'t>>>();
             let norm = norms[id].and_then(|fused| match &self.nodes[fused.norm].kind {
                 NodeKind::Op(op @ Op::BatchNorm2d(norm), _) => {
-                    Some((op, NormRelu { norm: *norm, sum: fused.sum.is_some() }))
+                    let rule = NormRelu { norm: *norm, sum: fused.sum.is_some() };
+                    Some((op, rule, &self.nodes[fused.norm].name))
                 }
                 NodeKind::Op(..) | NodeKind::Input(_) | NodeKind::Leaf(_) => None,
             });
@@ -277,9 +278,9 @@ impl Graph {
                 (NodeKind::Leaf(leaf), _) => tape.leaf(leaf),
                 // Runs with a ReLU behind it: nobody looks at this variable.
                 (NodeKind::Op(..), None) if reads[id].is_empty() => x,
-                (NodeKind::Op(..), Some((op, rule))) => {
+                (NodeKind::Op(..), Some((op, rule, name))) => {
                     let run = tape.apply_as(op.clone(), &rule, &inputs());
-                    let var = run.map_err(|error| error.at(&node.name))?;
+                    let var = run.map_err(|error| error.at(name))?;
                     see(node, var);
                     var
                 }

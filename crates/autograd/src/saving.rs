@@ -15,7 +15,7 @@ use ottava_tensor::Tensor;
 pub struct Saving {
     /// A [`Graph`](crate::Graph) keeps the values between its parts alone, and runs a part again on the
     /// way back: a third more work, and memory for one part at a time. Gradients are the same, bit for
-    /// bit.
+    /// bit, unless a parameter is read three times or more: its gradient is summed part by part then.
     ///
     /// # Source
     /// Chen et al. 2016, arXiv:1604.06174.

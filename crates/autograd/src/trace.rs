@@ -64,10 +64,16 @@ fn record(
     let mut nodes: Vec<GraphNode> = Vec::new();
     let mut place = HashMap::new(); // tape id → graph id
     let mut names: HashMap<String, usize> = HashMap::new();
+    // A number may make the name of a module that came before.
     let mut unique = |name: String| {
-        let count = names.entry(name.clone()).or_default();
-        *count += 1;
-        if *count == 1 { name } else { format!("{name}.{}", *count - 1) }
+        let mut result = name.clone();
+        while names.contains_key(&result) {
+            let count = names.entry(name.clone()).or_default();
+            *count += 1;
+            result = format!("{name}.{count}");
+        }
+        names.insert(result.clone(), 0);
+        result
     };
     for (id, origin) in tape.origins().into_iter().enumerate() {
         let node = match origin {

@@ -48,6 +48,23 @@ fn an_operator_reads_something() {
     assert!(error.contains("`relu` reads nothing"), "{error}");
 }
 
+/// Operators without parameters are numbered; a module may be called as one of them.
+#[test]
+fn numbers_do_not_take_the_name_of_a_module() {
+    let leaf = |value| Leaf::param(Tensor::full(&[3], value));
+    let leaves = [("relu.1.bias".to_owned(), leaf(1.0)), ("relu.2.bias".to_owned(), leaf(2.0))];
+    let graph = trace(&leaves, &example(), |x| {
+        let bias = |i: usize| x.tape().leaf(&leaves[i].1);
+        x.relu()?.relu()?.add(bias(0))?.relu()?.add(bias(1))?.relu()
+    });
+    let names = Vec::from_iter(graph.unwrap().nodes().iter().map(|node| node.name.clone()));
+    let mut unique = names.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), names.len(), "{names:?}");
+    assert!(["relu.1.bias", "relu.2.bias"].iter().all(|name| names.contains(&(*name).to_owned())));
+}
+
 /// A BatchNorm that runs twice moves its statistics twice, in a graph as on a tape, in parts or whole.
 #[test]
 fn a_buffer_read_twice_moves_twice() {

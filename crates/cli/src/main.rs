@@ -29,7 +29,9 @@ mod widths;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser as _;
+use ottava::tensor::parallel::Threads;
 
 use args::{Cli, Command};
 
@@ -40,20 +42,9 @@ fn main() -> ExitCode {
     };
     // Usage errors, --help and --version end here, with clap's own exit codes: 2 and 0.
     let cli = Cli::parse_from(args);
-    let result = setup::prepare(cli.command.global()).and_then(|()| match cli.command {
-        Command::Demo(args) => demo::run(&args),
-        Command::Train(args) => train::run(&args),
-        Command::Qat(args) => qat::run(&args),
-        Command::Ptq(args) => ptq::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Verify(args) => verify::run(&args),
-        Command::Predict(args) => predict::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Analyze(args) => analyze::run(&args),
-        Command::Report(args) => report::run(&args),
-    });
+    // All of it on a thread of the pool: loops that come from outside wake one for each.
+    let result = setup::prepare(cli.command.global())
+        .and_then(|()| Threads::Current.run(|| run(&cli.command)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<setup::Exit>() {
@@ -67,6 +58,23 @@ fn main() -> ExitCode {
             }
             None => fail(&error),
         },
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Qat(args) => qat::run(args),
+        Command::Ptq(args) => ptq::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Analyze(args) => analyze::run(args),
+        Command::Report(args) => report::run(args),
     }
 }
 

@@ -367,7 +367,7 @@ pub fn run(args: &args::Qat) -> Result<()> {
     job.run(|epoch| milestones.mode(epoch), save)?;
     let (graph, _) = load_graph(&best)?;
     if args.reestimate_bn > 0 {
-        let images = task.calibration(batch, args.reestimate_bn.saturating_mul(batch))?;
+        let images = task.whole_batches(batch, args.reestimate_bn)?;
         reestimate(&graph, &images, global)?;
         save_graph(&graph, &model, scheme, &best)?;
     }

@@ -42,6 +42,9 @@ const TRACE: &str = "trace.json";
 /// What it was begun with.
 const CONFIG: &str = "config.toml";
 
+/// More epochs, steps or images no run has; sums of them do not overflow.
+const MOST: usize = 1 << 50;
+
 /// Settings that may change when a run is gone on with.
 const FREE: [&str; 8] =
     ["resume", "out", "checkpoint_steps", "profile", "workers", "threads", "json", "quiet"];
@@ -59,6 +62,7 @@ impl RunDir {
         let shown = path.display();
         fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
         let config = toml::to_string(config).context("cannot write the configuration")?;
+        remove_unfinished(path);
         let metrics = path.join("metrics.jsonl");
         if !resume {
             // What else lies in a directory that holds no run is somebody's own.
@@ -131,8 +135,9 @@ impl RunDir {
         let container = read_container(&path).context("--resume")?;
         let number = |key: &str| -> Result<usize> {
             let text = container.metadata().get(key);
-            text.and_then(|text| text.parse().ok())
-                .with_context(|| format!("{} is no checkpoint: no {key}", path.display()))
+            text.and_then(|text| text.parse().ok().filter(|&number| number <= MOST)).with_context(
+                || format!("{} is no checkpoint: no {key} to go on from", path.display()),
+            )
         };
         let position = Position {
             epoch: number("epoch")?,
@@ -145,9 +150,9 @@ impl RunDir {
             text.and_then(|text| text.parse().ok()).unwrap_or_default()
         }
         let train = Metrics {
-            images: or_zero(&container, "train_images"),
-            correct1: or_zero(&container, "train_correct1"),
-            correct5: or_zero(&container, "train_correct5"),
+            images: or_zero::<usize>(&container, "train_images").min(MOST),
+            correct1: or_zero::<usize>(&container, "train_correct1").min(MOST),
+            correct5: or_zero::<usize>(&container, "train_correct5").min(MOST),
             loss_sum: or_zero(&container, "train_loss_sum"),
         };
         let tensors = |prefix: &str| -> Result<Vec<(String, Tensor<f32>)>> {
@@ -241,6 +246,20 @@ fn remove<'a>(
         fs::remove_file(&file).with_context(|| format!("cannot remove {shown}"))?;
     }
     Ok(())
+}
+
+/// Removes what a run that was killed while it wrote a file has left of it.
+fn remove_unfinished(run: &Path) {
+    let ours = |name: &str| {
+        let name = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+        let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE, &CONFIG]);
+        name.is_some_and(|name| names.into_iter().any(|known| name.starts_with(known)))
+    };
+    let entries = fs::read_dir(run).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)) {
+        // It takes room and does no harm.
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// Refuses to begin a run where the network lies that it starts from: an earlier run's are removed.

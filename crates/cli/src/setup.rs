@@ -55,6 +55,8 @@ pub fn prepare(global: &Global) -> Result<()> {
     // Without the flag too: started at their first use, threads that cannot be had would be a panic.
     rayon::ThreadPoolBuilder::new()
         .num_threads(global.threads.unwrap_or(0))
+        // As much as the main thread has, in whose place one of them runs the command.
+        .stack_size(8 << 20)
         .build_global()
         .context("cannot start the threads; --threads N asks for fewer")
 }

@@ -79,6 +79,15 @@ impl Task {
         self.loader(data, self.options(batch))
     }
 
+    /// So many batches of training images spread over the split, in order, as they are: whole ones, of which
+    /// each counts alike.
+    pub fn whole_batches(&self, batch: usize, count: usize) -> Result<Loader> {
+        let data = self.spec.load(Split::Train)?;
+        let data = Arc::new(Subset::spread(data, count.saturating_mul(batch)));
+        let drop_last = data.len() >= batch;
+        self.loader(data, LoaderOptions { drop_last, ..self.options(batch) })
+    }
+
     /// `count` test images spread over the split, in order.
     pub fn test_images(&self, batch: usize, count: usize) -> Result<Loader> {
         if count == 0 {

@@ -162,6 +162,21 @@ impl<N: Network + ?Sized> Job<'_, N> {
 
         let progress = bar(global, what, steps * epochs);
         let mut failure = None;
+        // A checkpoint that nothing can be made of any more must not replace one that can be gone on with: one
+        // with parameters whose squares are infinite, or that are no numbers.
+        let check = || -> Result<()> {
+            let usable = |x: f32| (x * x).is_finite();
+            let parameters = network.parameters();
+            let lost = parameters.iter().find(|(_, leaf)| !leaf.get().iter().all(usable));
+            if let Some((name, _)) = lost {
+                bail!(
+                    "{name} has grown beyond all bounds: the training has diverged and needs a lower learning rate than --lr {}{}",
+                    recipe.defaults.lr,
+                    if options.resumable { "; the last checkpoint is from before" } else { "" }
+                );
+            }
+            Ok(())
+        };
         let saved = Cell::new(Instant::now());
         let due = |steps: usize| match options.checkpoint_steps {
             Some(every) => (steps as u64).is_multiple_of(every),
@@ -179,6 +194,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
                             run.log(&json!({"step": total_step, "epoch": epoch, "loss": loss, "lr": lr}))?;
                             // The epoch's end writes one of its own.
                             if step + 1 < steps && due(total_step + 1) {
+                                check()?;
                                 run.save_checkpoint(&trainer.checkpoint(), top)?;
                                 saved.set(Instant::now());
                             }
@@ -206,6 +222,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
                                 top = Some(test.top1());
                                 best()?;
                             }
+                            check()?;
                             run.save_checkpoint(&trainer.checkpoint(), top)?;
                             saved.set(Instant::now());
                         }
@@ -230,6 +247,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
             note(global, format!("{}the trace is {}", profile::text(profile), file.display()));
         }
         if outcome == Outcome::Interrupted {
+            check()?;
             run.save_checkpoint(&trainer.checkpoint(), top)?;
             let path = run.file("checkpoint.ottava");
             return Err(Exit::Interrupted(match options.resumable {

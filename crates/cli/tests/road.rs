@@ -237,6 +237,46 @@ fn a_run_is_neither_mixed_nor_lost() {
     assert!(dir.join("own/result.json").exists());
 }
 
+/// What a run that diverges, or a damaged file, leaves of a checkpoint: the one before, and an error.
+#[test]
+fn a_checkpoint_is_one_that_can_be_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let train = format!("train --model resnet8 {DATA} --out run --schedule constant --warmup 0");
+    json(dir, &format!("{train} --epochs 1"));
+    let file = dir.join("run/checkpoint.ottava");
+    let good = std::fs::read(&file).unwrap();
+    let diverges = format!("{train} --epochs 3 --checkpoint-steps 1 --lr 3e38 --resume");
+    let line = refusal(dir, &diverges);
+    assert!(line.contains("beyond all bounds") && line.contains("lower learning rate"), "{line}");
+    assert!(std::fs::read(&file).unwrap() == good, "{line}");
+    std::fs::write(dir.join("run/.checkpoint.ottava.1.0.tmp"), "of a run that was killed").unwrap();
+    std::fs::write(dir.join("run/.own.tmp"), "of somebody else").unwrap();
+    json(dir, &format!("{train} --epochs 2 --resume"));
+    assert!(!dir.join("run/.checkpoint.ottava.1.0.tmp").exists());
+    assert!(dir.join("run/.own.tmp").exists());
+
+    for key in ["epoch", "total_steps", "train_images"] {
+        let mut container = ottava::quant::Container::load(&file).unwrap();
+        container.metadata_mut().insert(key.into(), u64::MAX.to_string());
+        std::fs::write(&file, container.to_bytes()).unwrap();
+        let output = ottava(dir, &format!("{train} --epochs 3 --resume --quiet"));
+        assert_ne!(output.status.code(), Some(101), "{key}: {output:?}");
+        std::fs::write(&file, &good).unwrap();
+    }
+}
+
+/// Batches of which the last has one image, and a network that ends with one pixel: no variance.
+#[test]
+fn statistics_are_estimated_from_whole_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let data = "--data synthetic:3x4x4:4:61 --batch 20 --schedule constant --epochs 1";
+    json(dir, &format!("train --model resnet8 {data} --out f"));
+    json(dir, &format!("qat f {data} --calibration 20 --reestimate-bn 5 --out q"));
+    assert!(dir.join("q/int8.ottava").exists());
+}
+
 /// A quantization-aware run goes on with the network and the flags that it began with, or not at all.
 #[test]
 fn a_quantized_run_is_gone_on_with_as_it_began() {

@@ -137,8 +137,13 @@ fn pictures(dir: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) -
         if path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        if path.is_dir() {
+        let kind = path.metadata();
+        if kind.as_ref().is_ok_and(|kind| kind.is_dir()) {
             pictures(&path, seen, found)?;
+            continue;
+        }
+        // Reading a pipe would wait for ever. A link that leads nowhere is a bad picture, and said to be one.
+        if kind.is_ok_and(|kind| !kind.is_file()) {
             continue;
         }
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();

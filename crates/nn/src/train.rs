@@ -239,8 +239,8 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
     ///
     /// # Errors
     /// [`Error::NonFinite`], naming epoch and step, if the loss or a clipped gradient is NaN or
-    /// infinite (the parameters are then those before that step); [`Error::Data`];
-    /// [`Error::Config`] for an impossible length to clip at, for an epoch without batches, or with fewer than were had before a resume; what
+    /// infinite (the network is then as it was before that step); [`Error::Data`];
+    /// [`Error::Config`] for an impossible learning rate or length to clip at, for an epoch without batches, or with fewer than were had before a resume; what
     /// operators or the evaluation refuse.
     pub fn run<I, E>(
         &mut self,
@@ -319,9 +319,17 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
                 Err(Error::NonFinite { what, value, epoch, step })
             }
         };
+        let lr = self.schedule.lr(total_steps);
+        if !(lr.is_finite() && lr >= 0.0) {
+            let reason = format!("a learning rate of {lr} in step {total_steps}");
+            return Err(Error::Config { reason });
+        }
         let mut train = self.train;
-        let (loss, mut gradients): (f32, Gradients) = {
-            // The tape goes before the optimizer steps: it shares the parameters' memory.
+        // What the forward pass moves, batch statistics and ranges, comes back if the step fails. Like the tape,
+        // this goes before the optimizer steps: it shares the parameters' memory.
+        let before = self.network.leaves().into_iter().map(|(_, leaf)| (leaf.get(), leaf));
+        let before = Vec::from_iter(before);
+        let run = || -> Result<(f32, Gradients)> {
             let tape = Tape::new(mode).with_saving(self.config.saving);
             let open = self.profile.as_ref().is_some_and(Profile::open);
             let tape = if open { tape.with_spans() } else { tape };
@@ -333,19 +341,24 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             if let Some(profile) = self.profile.as_mut().filter(|_| open) {
                 profile.extend(tape.take_spans());
             }
-            (value, gradients)
+            Ok((value, gradients))
         };
+        let (loss, mut gradients) = run().inspect_err(|_| {
+            before.iter().for_each(|(value, leaf)| leaf.set(value.clone()));
+        })?;
         let grad_norm = match self.config.clip_norm {
             None => None,
             Some(limit) => {
-                let norm = finite("gradient's length", gradients.norm())?;
+                let norm = finite("gradient's length", gradients.norm()).inspect_err(|_| {
+                    before.iter().for_each(|(value, leaf)| leaf.set(value.clone()));
+                })?;
                 if norm > limit {
                     gradients.scale(limit / norm);
                 }
                 Some(norm)
             }
         };
-        let lr = self.schedule.lr(total_steps);
+        drop(before);
         let stepping = Instant::now();
         self.optimizer.step(&gradients, lr)?;
         self.measured("optimizer", stepping);

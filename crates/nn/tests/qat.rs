@@ -170,6 +170,18 @@ fn findings_name_the_layer() {
     expect("conv1", Problem::DeadChannels { count: of, of });
 }
 
+/// Descent may push an end of a learned range past zero, where the grid ends.
+#[test]
+fn a_learned_range_that_was_seen_stays_seen() {
+    let graph = calibrated(&QConfigMap::new(QConfig::default().learned()));
+    let node = graph.nodes().iter().find(|node| node.name == "conv1").unwrap();
+    let state = *node.inputs().last().unwrap();
+    graph.nodes()[state].leaf().unwrap().set(Tensor::new(&[2], [0.0, -0.5]).unwrap());
+    let findings = diagnose(&graph).unwrap();
+    assert!(!findings.is_empty() && findings.iter().all(|f| f.layer == "conv1"), "{findings:?}");
+    assert!(findings.iter().all(|f| f.problem != Problem::NeverObserved), "{findings:?}");
+}
+
 /// A NaN that reaches an observer, or a weight, is an error that names the layer.
 #[test]
 fn what_is_not_finite_names_the_layer() {

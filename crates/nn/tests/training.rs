@@ -194,7 +194,7 @@ fn the_mode_hook_freezes_what_it_says() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_names_its_step_and_moves_no_parameter() {
+fn a_loss_that_is_not_finite_names_its_step_and_moves_nothing() {
     let tiny = Tiny::new(4);
     let mut states = Vec::new();
     let error = trainer(&tiny, 2)
@@ -207,22 +207,29 @@ fn a_loss_that_is_not_finite_names_its_step_and_moves_no_parameter() {
                 batches
             },
             |trainer, _| {
-                states.push(
-                    trainer
-                        .network()
-                        .parameters()
-                        .iter()
-                        .map(|(_, leaf)| leaf.get())
-                        .collect::<Vec<_>>(),
-                );
+                states.push(trainer.network().state_dict());
                 ControlFlow::Continue(())
             },
         )
         .unwrap_err();
     assert!(matches!(error, Error::NonFinite { what: "loss", epoch: 1, step: 2, .. }), "{error:?}");
     assert!(error.to_string().starts_with("the loss is NaN at step 2 of epoch 1"), "{error}");
-    let now: Vec<_> = tiny.parameters().iter().map(|(_, leaf)| leaf.get()).collect();
-    assert_eq!(states.last(), Some(&now));
+    assert_eq!(states.last(), Some(&tiny.state_dict()), "parameters and statistics");
+}
+
+#[test]
+fn a_learning_rate_that_is_none_is_refused() {
+    for lr in [f32::NAN, f32::INFINITY, -1.0] {
+        let tiny = Tiny::new(4);
+        let optimizer = OptimizerConfig::new(OptimizerKind::Sgd, 0.0);
+        let optimizer = optimizer.build(tiny.parameters(), optim::all).unwrap();
+        let schedule = Schedule::new(ScheduleKind::Constant, lr, 0, 0);
+        let error = Trainer::new(&tiny, optimizer, schedule, TrainConfig::new(1))
+            .run(batches, |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
+        assert!(error.to_string().contains(&format!("learning rate of {lr}")), "{error}");
+        assert_eq!(tiny.state_dict(), Tiny::new(4).state_dict());
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use ottava_tensor::Tensor;
+use ottava_tensor::{Tensor, conv};
 
 use crate::{Error, Result};
 
@@ -88,7 +88,7 @@ impl QParams {
     /// The value of a code.
     #[inline(always)]
     pub fn dequantize(&self, code: i32) -> f32 {
-        self.scale * (code - self.zero_point) as f32
+        conv::f32::dequantize(code, self.zero_point, self.scale)
     }
 
     /// `x` rounded to the grid: `dequantize(quantize(x))`, in one step.

@@ -1,11 +1,12 @@
 //! Splitting work by shape, never by the number of threads, so that results do not depend on it.
 //!
-//! The only file of the engine that names rayon. Work runs on the pool the caller is in
+//! With its folder the only place of the engine that names rayon. Work runs on the pool the caller is in
 //! (`rayon::ThreadPool::install`), else on the global one; with one thread it runs in place,
 //! without rayon's overhead. [`Threads`] says it for a whole computation. Which thread does which
 //! task follows its index: see [`shares`].
 
 mod shares;
+mod team;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::shared::Shared;
 pub(crate) use shares::Shares;
+use team::Arrival;
 
 /// Elements a task of an elementwise pass handles: large enough to hide a task's cost, small
 /// enough to stay in the L2 cache.
@@ -64,10 +66,22 @@ impl Threads {
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             // Once for all of it: work that comes from outside of a pool wakes one of its threads.
-            Self::Current if threads() > 1 => rayon::scope(|_| f()),
+            Self::Current if threads() > 1 => {
+                let arrival = Arrival::announce();
+                rayon::scope(|_| {
+                    drop(arrival);
+                    team::gather(threads() - 1, f)
+                })
+            }
             Self::Current => f(),
             Self::One => alone(f),
-            Self::Pool(pool) => pool.install(f),
+            Self::Pool(pool) => {
+                let arrival = Arrival::announce();
+                pool.install(|| {
+                    drop(arrival);
+                    Self::Current.run(f)
+                })
+            }
         }
     }
 }
@@ -97,11 +111,9 @@ pub fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
 /// The same on so many threads: compiled once for all loops, which are much code otherwise.
 fn share(workers: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     let shares = Shares::new(tasks, workers);
-    (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
-        while let Some(task) = shares.take(thread()) {
-            f(task);
-        }
-    });
+    if !team::share(&shares, f) {
+        (0..workers).into_par_iter().with_max_len(1).for_each(|_| team::do_tasks(&shares, f));
+    }
 }
 
 /// Calls `f(i, chunk)` for each `size`-element chunk of `data` (the last may be shorter).

@@ -75,13 +75,9 @@ impl ActivationQuant {
         Leaf::new(kind, self.observer.initial())
     }
 
-    /// The grid of an observer's state, with unsigned codes.
-    ///
-    /// # Errors
-    /// [`Error::Op`] if nothing has been observed, or if the observer has a range per channel, which
-    /// activations cannot have; codes that are no bytes.
-    pub fn params(&self, state: &Tensor<f32>) -> Result<QParams> {
-        let ranges = match self.learn {
+    /// The ranges that a state stands for; `None` if nothing has been observed.
+    pub fn ranges(&self, state: &Tensor<f32>) -> Option<Vec<(f32, f32)>> {
+        match self.learn {
             // Descent may push an end past zero; the grid ends there.
             Some(_) if !self.unseen(state) => {
                 let ends = state.to_vec();
@@ -90,8 +86,16 @@ impl ActivationQuant {
                 Some(vec![(low, if ends[1] < 0.0 { 0.0 } else { ends[1] })])
             }
             _ => self.observer.ranges(state),
-        };
-        let ranges = ranges.ok_or_else(|| Error::Op {
+        }
+    }
+
+    /// The grid of an observer's state, with unsigned codes.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if nothing has been observed, or if the observer has a range per channel, which
+    /// activations cannot have; codes that are no bytes.
+    pub fn params(&self, state: &Tensor<f32>) -> Result<QParams> {
+        let ranges = self.ranges(state).ok_or_else(|| Error::Op {
             op: "quantize",
             reason: "its observer has seen no data; calibrate or train before evaluating".into(),
         })?;

@@ -1,10 +1,52 @@
-use super::proto::{Attribute, Node};
+use super::proto::{Attribute, Node, attribute_kind};
 
 /// What of a node is wrong or not supported, in words.
 pub(super) type Check<T> = Result<T, String>;
 
+/// What the attributes that are read by these names are, whatever the operator.
+const KINDS: [(i32, &[&str]); 3] = [
+    (attribute_kind::FLOAT, &["alpha", "beta", "epsilon", "momentum", "min", "max"]),
+    (
+        attribute_kind::INT,
+        &[
+            "allowzero",
+            "axis",
+            "block_size",
+            "ceil_mode",
+            "channels_last",
+            "count_include_pad",
+            "group",
+            "keepdims",
+            "output_dtype",
+            "spatial",
+            "to",
+            "training_mode",
+            "transA",
+            "transB",
+        ],
+    ),
+    (attribute_kind::INTS, &["dilations", "kernel_shape", "pads", "strides"]),
+];
+
 /// Attributes by name, with the defaults of ONNX.
 impl Node {
+    /// Checks that attributes are of their types: what is another would be read as zero.
+    pub(super) fn check_attributes(&self) -> Check<()> {
+        for Attribute { name, kind, .. } in &self.attribute {
+            let expected = KINDS.iter().find(|(_, names)| names.contains(&&**name));
+            // Old files do not say.
+            if let Some(&(expected, _)) = expected
+                && *kind != 0
+                && *kind != expected
+            {
+                return Err(format!(
+                    "{name} is an attribute of type {kind}, where type {expected} was expected"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attribute.iter().find(|attribute| attribute.name == name)
     }

@@ -10,7 +10,7 @@ use super::proto::{Node, TensorProto, data_type};
 use crate::dtype::Dtype;
 
 /// No tensor has more axes. Nodes share the numbers of a constant, but each has the shape.
-const MAX_RANK: usize = 16;
+pub(super) const MAX_RANK: usize = 16;
 
 /// A constant as integers or floats.
 #[derive(Clone, Debug)]

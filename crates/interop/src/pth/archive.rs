@@ -27,7 +27,17 @@ pub(super) struct Checkpoint {
 
 /// Opens either of the two formats.
 pub(super) fn open(bytes: &[u8]) -> Result<Checkpoint, Refusal> {
-    if let Some(rest) = bytes.strip_prefix(&LEGACY) { legacy(rest) } else { zipped(bytes) }
+    if let Some(rest) = bytes.strip_prefix(&LEGACY) {
+        return legacy(rest);
+    }
+    // A pickle begins so, whatever its protocol, and no archive.
+    if bytes.first() == Some(&0x80) {
+        return Refusal::unsupported(
+            "a pickle of another protocol than 2, or of something else than PyTorch's; save it again with \
+             torch.save of PyTorch 1.6 or later",
+        );
+    }
+    zipped(bytes)
 }
 
 fn zipped(bytes: &[u8]) -> Result<Checkpoint, Refusal> {

@@ -40,12 +40,16 @@ struct Machine<'a> {
     heap: &'a mut Heap,
 }
 
+/// Instructions that a pickle may have: far more than the names and shapes of any network need. A byte
+/// makes up to a hundred in memory.
+const MAX_STEPS: usize = 1 << 22;
+
 /// No tensor has more axes.
 const MAX_RANK: usize = 16;
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Value, Refusal> {
-        loop {
+        for _ in 0..MAX_STEPS {
             let [code] = self.array()?;
             match code {
                 b'.' => return self.pop(),
@@ -179,6 +183,7 @@ impl<'a> Machine<'a> {
                 }
             }
         }
+        Refusal::damaged(format!("more than {MAX_STEPS} instructions"))
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Refusal> {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use ottava_autograd::ops::{ActivationQuant, QuantLayer};
-use ottava_autograd::{Degenerate, Graph, Leaf, Mode, NodeId, NodeKind, Op, Result, Stage};
+use ottava_autograd::{Degenerate, Graph, Leaf, NodeId, NodeKind, Op, Result};
 use ottava_quant::QParams;
 use ottava_tensor::Tensor;
 
@@ -61,11 +61,10 @@ pub fn diagnose(graph: &Graph) -> Result<Vec<Finding>> {
             Some(output) => {
                 let state = inputs.last().and_then(|&id| graph.nodes()[id].leaf());
                 let state = state.map_or_else(|| output.observer.initial(), Leaf::get);
-                if output.observer.stage(&state, Mode::EVAL) == Stage::Never {
+                let Some(ranges) = output.ranges(&state) else {
                     found(Problem::NeverObserved);
                     continue;
-                }
-                let ranges = output.observer.ranges(&state).unwrap_or_default();
+                };
                 let odd = ranges.iter().find_map(|&(min, max)| Degenerate::of(min, max));
                 odd.into_iter().for_each(|odd| found(Problem::Range(odd)));
                 grids.insert(id, output.params(&state).map_err(|error| error.at(&node.name))?);

@@ -58,7 +58,7 @@ impl Run<'_> {
         Ok(Output::new(value, move |grad, wanted| {
             let (grad, mut db, range) = rounding.back_and_sum(back.image(grad));
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
-            let mut dw = conv::f32::grad_weight(&grad, &x.full(), &back.geometry);
+            let mut dw = conv::f32::grad_weight(&grad, x.images(), &back.geometry);
             let slopes = weight_rounding.back(&mut dw);
             let factors = norm.as_ref().map(|(factors, ..): &(Vec<f32>, _, _)| &factors[..]);
             let scales = slopes.as_ref().map(|slopes| slopes.of_scales(factors));

@@ -28,6 +28,7 @@ use ottava_quant::{
     Activation, BatchNormStats, QParams, QTensor, QuantizedLayer, WeightRange, WeightSpec,
     fold_batch_norm, quantize_layer_on,
 };
+use ottava_tensor::conv::f32::Images;
 use ottava_tensor::conv::int8::{Algorithm, Int8Conv, Output as Sink};
 use ottava_tensor::conv::{self, ConvAttrs, ConvGeometry};
 use ottava_tensor::{Level, Tensor};
@@ -268,10 +269,14 @@ enum SavedInput {
 }
 
 impl SavedInput {
-    fn full(&self) -> Tensor<f32> {
+    fn images(&self) -> Images {
         match self {
-            Self::Codes(x) => x.dequantize(),
-            Self::Float(x) => x.full(),
+            Self::Codes(x) => {
+                let params = x.params();
+                let zero_point = params.zero_point() as u8;
+                Images::Codes { codes: x.codes().clone(), zero_point, scale: params.scale() }
+            }
+            Self::Float(x) => Images::Floats(x.full()),
         }
     }
 }

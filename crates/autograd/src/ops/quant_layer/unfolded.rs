@@ -137,7 +137,7 @@ impl Run<'_> {
             }
             let rounded = rounded.reshape(&geometry.weight_shape()).expect("the shape of W");
             let dx = wanted[0].then(|| back.input(&grad, &rounded));
-            let mut dw = conv::f32::grad_weight(&grad, &x.full(), &geometry);
+            let mut dw = conv::f32::grad_weight(&grad, x.images(), &geometry);
             let of_product = factors.as_ref().map(|_| products(&dw, &rounded));
             let slopes = weight_rounding.as_ref().and_then(|rounding| rounding.back(&mut dw));
             let scales = slopes.as_ref().map(|slopes| slopes.of_scales(factors.as_deref()));

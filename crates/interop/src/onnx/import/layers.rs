@@ -75,8 +75,10 @@ impl Importer {
                 return Err(format!("{name:?} has shape {shape:?}, but x {channels} channels"));
             }
             let kind = if index < 2 { Kind::Param } else { Kind::Buffer };
-            // Two roles may share a constant in the file, but not when they are trained.
-            inputs.push(self.leaf(kind, (&name, &vector), (role, as_it_is), &owner, role)?);
+            // Exporters merge constants that are equal, as those of all new BatchNorms are: each has its own
+            // when they are trained.
+            let made = format!("{role} of {}", node.output.first().map_or("", String::as_str));
+            inputs.push(self.leaf(kind, (&name, &vector), (&made, as_it_is), &owner, role)?);
         }
         let shape = self.shapes[x].clone();
         self.push(&owner, op, inputs, shape)
@@ -314,9 +316,14 @@ pub(super) fn check_bias(name: &str, shape: &[usize], len: usize) -> Check<()> {
 pub(super) fn interval(constants: &Constants, node: &Node, opset: i64) -> Check<Activation> {
     let bound = |index: usize, name: &str, open: f32| match opset {
         ..11 => Ok(node.float(name, open)),
+        _ if node.raw(name).is_some() => Err(format!(
+            "{name} as an attribute, in a file of opset {opset}; it is an input since 11"
+        )),
         _ => Ok::<_, String>(constants.scalar(node, index, name)?.unwrap_or(open)),
     };
     let (min, max) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
+    // ONNX and PyTorch take the upper bound where they are the wrong way round.
+    let min = if min > max { max } else { min };
     // Exporters write the largest float where there is no bound.
     Ok(Activation {
         min: if min == f32::MIN { f32::NEG_INFINITY } else { min },
@@ -346,5 +353,13 @@ fn opposite(constant: &Tensor<f32>) -> Check<Tensor<f32>> {
 }
 
 fn reciprocal(constant: &Tensor<f32>) -> Check<Tensor<f32>> {
-    Ok(constant.map(|x| 1.0 / x))
+    let reciprocal = constant.map(|x| 1.0 / x);
+    let at = reciprocal.iter().position(|value| !value.is_finite());
+    match at {
+        Some(at) => {
+            let divisor = constant.iter().nth(at).unwrap_or_default();
+            Err(format!("a division by {divisor}, whose reciprocal is no finite number"))
+        }
+        None => Ok(reciprocal),
+    }
 }

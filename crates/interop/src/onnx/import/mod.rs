@@ -242,6 +242,7 @@ impl Importer {
     }
 
     fn node(&mut self, node: &proto::Node) -> Check<()> {
+        node.check_attributes()?;
         if !matches!(&*node.domain, "" | "ai.onnx") {
             return Err(format!("operators of {:?} are not read", node.domain));
         }

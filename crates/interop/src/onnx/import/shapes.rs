@@ -5,9 +5,9 @@ use ottava_autograd::NodeId;
 use ottava_autograd::ops::{Concat, Flatten, Pad, Reshape, Slice};
 
 use super::super::attributes::Check;
-use super::super::constant::{Constant, Constants};
+use super::super::constant::{Constant, Constants, MAX_RANK};
 use super::super::proto::Node;
-use super::{Importer, owner};
+use super::{Importer, check_elements, owner};
 
 /// Operators that work on one axis each, with the shape behind each of them.
 type Steps<T> = Vec<(T, Vec<usize>)>;
@@ -25,7 +25,7 @@ pub(super) fn axis(shape: &[usize], axis: i64) -> Check<usize> {
 /// The shape after a `Flatten`.
 pub(super) fn flattened(node: &Node, shape: &[usize]) -> Check<Vec<usize>> {
     match axis(shape, node.int("axis", 1))? {
-        1 => Ok(vec![shape.iter().product()]),
+        1 => Ok(vec![elements(shape)?]),
         axis => Err(format!("axis {axis}; the batch (axis 0) alone must stay")),
     }
 }
@@ -38,9 +38,15 @@ pub(super) fn reshaped(
     before: &[usize],
 ) -> Check<Vec<usize>> {
     let target = constants.integers(node, 1, "shape")?.ok_or("no shape")?;
-    let elements: usize = before.iter().product();
+    let elements = elements(before)?;
     let refuse = || format!("values {before:?} to {target:?}; the batch must stay the first axis");
     let Some((&first, sizes)) = target.split_first() else { return Err(refuse()) };
+    if target.len() > MAX_RANK {
+        return Err(format!(
+            "a shape of {} axes; no tensor has more than {MAX_RANK}",
+            target.len()
+        ));
+    }
     let zero_copies = node.int("allowzero", 0) == 0;
     let stays = match (first, batch) {
         (-1, _) => true,
@@ -100,10 +106,11 @@ pub(super) fn slices(constants: &Constants, node: &Node, shape: &[usize]) -> Che
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
         return Err("starts, ends, axes and steps differ in length".into());
     }
+    let axes = axes.iter().map(|&a| axis(shape, a)).collect::<Check<Vec<usize>>>()?;
+    check_each_once(&axes)?;
     let mut shape = shape.to_vec();
     let mut slices = Vec::new();
-    for i in 0..starts.len() {
-        let axis = axis(&shape, axes[i])?;
+    for (i, &axis) in axes.iter().enumerate() {
         if axis == 0 {
             // All of the batch is no slice.
             if starts[i] == 0 && ends[i] >= i64::from(i32::MAX) && steps[i] == 1 {
@@ -151,6 +158,7 @@ pub(super) fn pads(
         Some(axes) => axes.iter().map(|&a| axis(shape, a)).collect::<Check<Vec<usize>>>()?,
         None => (0..shape.len() + 1).collect(),
     };
+    check_each_once(&axes)?;
     if pads.len() != 2 * axes.len() {
         return Err(format!("{} pads for {} axes", pads.len(), axes.len()));
     }
@@ -169,14 +177,30 @@ pub(super) fn pads(
             return Err("padding of the batch".into());
         }
         shape[axis - 1] += before + after;
+        check_elements(&shape)?;
         result.push((Pad { axis, before, after }, shape.clone()));
     }
     Ok((result, value))
 }
 
+/// ONNX does not say what an axis means that comes twice.
+fn check_each_once(axes: &[usize]) -> Check<()> {
+    let twice = (1..axes.len()).find(|&i| axes[..i].contains(&axes[i]));
+    match twice.map(|i| axes[i]) {
+        Some(axis) => Err(format!("axis {axis} twice")),
+        None => Ok(()),
+    }
+}
+
+/// How many there are of a value of this shape.
+fn elements(shape: &[usize]) -> Check<usize> {
+    let count = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+    count.ok_or_else(|| format!("a value of shape {shape:?} is larger than can be counted"))
+}
+
 impl Importer {
     pub(super) fn flat(&mut self, name: &str, x: NodeId) -> Check<NodeId> {
-        let features = self.shapes[x].iter().product();
+        let features = elements(&self.shapes[x])?;
         self.push(name, Flatten, vec![x], vec![features])
     }
 

@@ -417,9 +417,9 @@ fn weights_that_are_no_numbers_are_refused() {
     }
 }
 
-/// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.
-#[test]
-fn a_bound_is_rounded_to_the_grid_behind_it() {
+/// What `nodes`, quantized to a grid of 0.236 and to one that ends with 6, make of 10, 2.36 and −4; the
+/// result in steps of the second grid.
+fn clipped(nodes: &[&str]) -> Result<Vec<f32>> {
     let constants = vec![
         zero(),
         floats("s1", &[], &[0.236]),
@@ -427,19 +427,123 @@ fn a_bound_is_rounded_to_the_grid_behind_it() {
         floats("low", &[], &[0.0]),
         floats("high", &[], &[6.0]),
     ];
-    let nodes = [
-        "q1 = QuantizeLinear(x, s1, z)",
-        "d1 = DequantizeLinear(q1, s1, z)",
-        "c = Clip(d1, low, high)",
-        "q2 = QuantizeLinear(c, s2, z)",
-        "y = DequantizeLinear(q2, s2, z)",
-    ];
-    let program = onnx_program_from_bytes("t", &file(&[1, 1, 1, 3], &nodes, constants)).unwrap();
+    let program = onnx_program_from_bytes("t", &file(&[1, 1, 1, 3], nodes, constants))?;
     let engine = Engine::new(&program).unwrap();
     let x = Tensor::new(&[1, 1, 1, 3], [10.0, 2.36, -4.0]).unwrap();
-    let y = engine.run(&x, &mut Workspace::default()).unwrap().to_vec();
-    let expected = [255.0, 100.0, 0.0].map(|code| code * (6.0 / 255.0));
-    assert!(y.iter().zip(expected).all(|(y, expected)| (y - expected).abs() < 1e-5), "{y:?}");
+    let y = engine.run(&x, &mut Workspace::default()).unwrap();
+    Ok(y.iter().map(|y| (y / (6.0 / 255.0) * 100.0).round() / 100.0).collect())
+}
+
+const FIRST: [&str; 2] = ["q1 = QuantizeLinear(x, s1, z)", "d1 = DequantizeLinear(q1, s1, z)"];
+const CLIP: &str = "c = Clip(d1, low, high)";
+const SECOND: [&str; 2] = ["q2 = QuantizeLinear(c, s2, z)", "y = DequantizeLinear(q2, s2, z)"];
+
+/// 10 is 42 on a grid of 0.236, 9.9: beyond the 6 that the next grid ends with, which is no number of the first.
+#[test]
+fn a_bound_is_rounded_to_the_grid_behind_it() {
+    let on = |nodes: &[&str]| clipped(&[&FIRST[..], &[CLIP], nodes].concat()).unwrap();
+    assert_eq!(on(&SECOND), [255.0, 100.0, 0.0]);
+    // Whoever reads the clipped values besides.
+    let again = ["q3 = QuantizeLinear(c, s2, z)", "d3 = DequantizeLinear(q3, s2, z)"];
+    assert_eq!(on(&[&again[..], &SECOND].concat()), [255.0, 100.0, 0.0]);
+    let other = ["q3 = QuantizeLinear(c, s1, z)", "d3 = DequantizeLinear(q3, s1, z)"];
+    assert_eq!(on(&[&other[..], &SECOND].concat()), [255.0, 100.0, 0.0]);
+    // A second clip, and what only moves elements.
+    let moved = ["q2 = QuantizeLinear(e, s2, z)", SECOND[1]];
+    assert_eq!(on(&[&["e = Clip(c, , high)"][..], &moved].concat()), [255.0, 100.0, 0.0]);
+    assert_eq!(on(&[&["e = Identity(c)"][..], &moved].concat()), [255.0, 100.0, 0.0]);
+    // 6 is between 25 and 26 steps of 0.236: its own grid rounds it to 25.
+    let first = ["q2 = QuantizeLinear(c, s1, z)", "y = DequantizeLinear(q2, s1, z)"];
+    assert_eq!(on(&first), [250.75, 100.3, 0.0]);
+}
+
+/// A bound in front of a grid is rounded to that grid, not to the one behind.
+#[test]
+fn a_bound_is_rounded_to_no_later_grid() {
+    let sum = ["t = Add(d1, d1)", "c = Clip(t, low, high)", "q = QuantizeLinear(c, s1, z)"];
+    let behind = ["d = DequantizeLinear(q, s1, z)", "q2 = QuantizeLinear(d, s2, z)", SECOND[1]];
+    // 25 steps of 0.236, 5.9, are 251 of 6/255.
+    let y = clipped(&[&FIRST[..], &sum, &behind].concat()).unwrap();
+    assert_eq!(y, [251.0, 201.0, 0.0]);
+}
+
+#[test]
+fn clipped_values_that_no_code_stands_for_are_refused() {
+    let nodes = [&FIRST[..], &[CLIP, "c2 = GlobalAveragePool(c)"]].concat();
+    let behind = ["q2 = QuantizeLinear(c2, s2, z)", SECOND[1]];
+    let error = clipped(&[&nodes[..], &behind].concat()).unwrap_err().to_string();
+    assert!(error.contains("between two codes") && error.contains("QuantizeLinear"), "{error}");
+    // Codes have bounds among them; another value is none.
+    let error =
+        clipped(&[&FIRST[..1], &["c = Clip(q1, , q1)", "y = DequantizeLinear(c, s1, z)"]].concat());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("no constants"), "{error}");
+}
+
+/// An exporter has merged what was equal, before anything was trained.
+#[test]
+fn each_batch_norm_has_its_own_leaves() {
+    let vector = |name: &str, value: f32| floats(name, &[2], &[value; 2]);
+    let constants = vec![vector("one", 1.0), vector("zero", 0.0)];
+    let nodes = [
+        "a = BatchNormalization(x, one, zero, zero, one)",
+        "y = BatchNormalization(a, one, zero, zero, one)",
+    ];
+    let network = onnx_from_bytes("t", &file(&[1, 2, 3, 3], &nodes, constants)).unwrap();
+    assert_eq!(network.graph.leaves().len(), 8);
+}
+
+/// PyTorch's `torch.clamp` and ONNX: the upper bound.
+#[test]
+fn bounds_the_wrong_way_round_are_the_upper_one() {
+    let constants = vec![floats("low", &[], &[6.0]), floats("high", &[], &[0.0])];
+    let network =
+        onnx_from_bytes("t", &file(&[1, 3], &["y = Clip(x, low, high)"], constants)).unwrap();
+    let x = Tensor::new(&[1, 3], [-1.0, 1.0, 9.0]).unwrap();
+    let y = ottava_nn::predict(&network.graph, Mode::EVAL, x).unwrap();
+    assert_eq!(y.to_vec(), [0.0; 3]);
+}
+
+/// Small files that would take much memory, or more than there is.
+#[test]
+fn shapes_are_within_reason() {
+    let ints = |name: &str, values: &[i64]| TensorProto {
+        dims: vec![values.len() as i64],
+        data_type: data_type::INT64,
+        int64_data: values.to_vec(),
+        name: name.into(),
+        ..Default::default()
+    };
+    let refused = |nodes: &[&str], constants: Vec<TensorProto>, expected: &str| {
+        let bytes = file(&[1, 4], nodes, constants);
+        let error = onnx_from_bytes("t", &bytes).map(|_| ()).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let many = [&[0, 4][..], &[1; 1000]].concat();
+    refused(&["y = Reshape(x, shape)"], vec![ints("shape", &many)], "1002 axes");
+    let twice = vec![ints("starts", &[0, 0]), ints("ends", &[3, 2]), ints("axes", &[1, -1])];
+    refused(&["y = Slice(x, starts, ends, axes)"], twice, "axis 1 twice");
+    let twice = vec![ints("pads", &[0, 0, 1, 1]), ints("axes", &[1, 1])];
+    refused(&["y = Pad(x, pads, , axes)"], twice, "axis 1 twice");
+
+    // The results of a convolution are few, but what it reads with its border is not.
+    let bytes = file(&[1, 1, 1, 1], &["y = Conv(x, w)"], vec![floats("w", &[1, 1, 1, 1], &[1.0])]);
+    let mut model = Model::decode(&*bytes).unwrap();
+    let list = |name: &str, values: &[i64]| proto::Attribute {
+        name: name.into(),
+        ints: values.to_vec(),
+        kind: proto::attribute_kind::INTS,
+        ..Default::default()
+    };
+    let node = &mut model.graph.as_mut().unwrap().node[0];
+    node.attribute = vec![list("pads", &[8_388_608; 4]), list("strides", &[16_777_215, 2_097_152])];
+    let error = onnx_from_bytes("t", &model.encode_to_vec()).err().unwrap().to_string();
+    assert!(error.contains("[1, 16777217, 16777217]"), "{error}");
+    // A list where a number was expected.
+    let node = &mut model.graph.as_mut().unwrap().node[0];
+    node.attribute = vec![list("group", &[1])];
+    let error = onnx_from_bytes("t", &model.encode_to_vec()).err().unwrap().to_string();
+    assert!(error.contains("group is an attribute of type 7"), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use ottava_tensor::conv::{ConvAttrs, ConvGeometry, PoolGeometry};
 
 use super::super::attributes::Check;
 use super::super::proto::Node;
+use super::check_elements;
 
 /// The window of a convolution or pooling.
 pub(super) struct Window {
@@ -59,8 +60,12 @@ impl Window {
         let Self { stride, padding, dilation, .. } = Self::new(node, kernel, image)?;
         let groups = usize::try_from(node.int("group", 1)).map_err(|_| "a negative group")?;
         let attrs = ConvAttrs { stride, padding, dilation, groups };
-        let geometry = ConvGeometry::new([1, image[0], image[1], image[2]], dims, attrs)
-            .map_err(|error| error.to_string())?;
+        let [c, h, w] = image;
+        let geometry =
+            ConvGeometry::new([1, c, h, w], dims, attrs).map_err(|error| error.to_string())?;
+        // Kernels hold rows of it with their border.
+        let [top, left, bottom, right] = padding;
+        check_elements(&[c, h + top + bottom, w + left + right])?;
         Ok((attrs, geometry))
     }
 

@@ -1,5 +1,6 @@
 //! Forward and the gradient of the input are the same loops over different windows.
 
+use super::images::Pixels;
 use super::patches::Patches;
 use super::strip::Strip;
 use super::windows::Windows;
@@ -8,15 +9,19 @@ use crate::gemm::f32::{
 };
 use crate::simd::f32::Float;
 
-/// Multiply-accumulates worth a task of their own: about 100 microseconds.
-const TASK_MACS: usize = 1 << 21;
+/// Multiply-accumulates of a task, where there are so many in all: a sixteenth of them, but no less than ten
+/// microseconds' and no more than fifty's.
+pub(super) fn task_macs(all: usize) -> usize {
+    (all / 16).clamp(1 << 18, 1 << 20)
+}
 
 /// Windows of a task at the least, so that weights brought into the cache are used often.
 const TASK_WINDOWS: usize = 96;
 
-/// How many rows of the output a task has, given the multiply-accumulates and windows of a row.
-pub(super) fn task_rows(row_macs: usize, row_windows: usize) -> usize {
-    (TASK_MACS / row_macs.max(1)).max(TASK_WINDOWS.div_ceil(row_windows.max(1))).max(1)
+/// How many of the output's rows a task has, given the multiply-accumulates and windows of a row.
+pub(super) fn task_rows(rows: usize, row_macs: usize, row_windows: usize) -> usize {
+    let macs = task_macs(rows.saturating_mul(row_macs));
+    (macs / row_macs.max(1)).max(TASK_WINDOWS.div_ceil(row_windows.max(1))).max(1)
 }
 
 /// Columns of windows from which on a tile of one row's neighbours is used well.
@@ -44,6 +49,9 @@ pub(super) fn convolve<I: Float>(
     to: &Rows,
     out: &mut [f32],
 ) {
+    if to.rows.is_empty() {
+        return; // as for some phases of a stride, where a task has few rows
+    }
     let channels = windows.size[2] / panels.len();
     if windows.columns < WIDE {
         for (group, panels) in panels.iter().enumerate() {
@@ -70,7 +78,7 @@ pub(super) fn convolve<I: Float>(
     let strip_rows = Strip::rows(&windows).min(to.rows.len());
     let mut strip = Strip::new(windows, strip_rows, 0);
     for (rows, places) in to.rows.chunks(strip_rows).zip(to.places.chunks(strip_rows)) {
-        strip.fill(isa, images, rows);
+        strip.fill(isa, Pixels::Floats(images), rows);
         for (group, panels) in panels.iter().enumerate() {
             let first = group * panels.columns();
             let channels = [group * channels, channels];

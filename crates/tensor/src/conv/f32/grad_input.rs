@@ -76,7 +76,7 @@ pub fn grad_input_on(
 
     let row_len = width * g.in_channels;
     let macs = row_len * (kh * kw * out_channels).div_ceil(g.attrs.stride[0] * g.attrs.stride[1]);
-    let task_rows = task_rows(macs, width).next_multiple_of(g.attrs.stride[0]);
+    let task_rows = task_rows(g.batch * height, macs, width).next_multiple_of(g.attrs.stride[0]);
     parallel::for_each_chunk(dx.data_mut(), task_rows * row_len, |i, out| {
         let mut packed = packed.iter();
         for row_phase in &row_phases {

@@ -1,6 +1,7 @@
 use std::ops::Range;
 
 use super::super::ConvGeometry;
+use super::images::{Images, Pixels};
 use super::strip::Strip;
 use super::windows::Windows;
 use super::winograd::{self, Tiling};
@@ -27,7 +28,7 @@ const TASK_WEIGHTS: usize = 1 << 18;
 ///
 /// # Shapes
 /// `grad`: `g.output_shape()`; `x`: `g.input_shape()`; result: `g.weight_shape()`, OIHW.
-pub fn grad_weight(grad: &Tensor<f32>, x: &Tensor<f32>, g: &ConvGeometry) -> Tensor<f32> {
+pub fn grad_weight(grad: &Tensor<f32>, x: impl Into<Images>, g: &ConvGeometry) -> Tensor<f32> {
     grad_weight_on(Level::current(), grad, x, g)
 }
 
@@ -35,9 +36,10 @@ pub fn grad_weight(grad: &Tensor<f32>, x: &Tensor<f32>, g: &ConvGeometry) -> Ten
 pub fn grad_weight_on(
     level: Level,
     grad: &Tensor<f32>,
-    x: &Tensor<f32>,
+    x: impl Into<Images>,
     g: &ConvGeometry,
 ) -> Tensor<f32> {
+    let x = x.into();
     assert_eq!(grad.shape(), g.output_shape());
     assert_eq!(x.shape(), g.input_shape());
     if grad.is_empty() {
@@ -45,7 +47,7 @@ pub fn grad_weight_on(
     }
     let (grad, x) = (grad.channels_last(), x.channels_last());
     let grad = grad.as_nhwc().expect("channels-last");
-    let x = x.as_nhwc().expect("channels-last");
+    let x = x.pixels();
 
     if let Some(tiling) = Tiling::forward(g) {
         let mut dw = Tensor::recycled(&g.weight_shape());
@@ -98,7 +100,7 @@ pub fn grad_weight_on(
 fn partial<I: Float>(
     isa: I,
     grad: &[f32],
-    x: &[f32],
+    x: Pixels<'_>,
     g: &ConvGeometry,
     rows: Range<usize>,
     outputs: Range<usize>,

@@ -13,6 +13,7 @@ mod convolve;
 mod forward;
 mod grad_input;
 mod grad_weight;
+mod images;
 mod packed;
 mod patches;
 #[cfg(test)]
@@ -27,4 +28,5 @@ mod winograd;
 pub use forward::{forward, forward_on, infer};
 pub use grad_input::{grad_input, grad_input_on};
 pub use grad_weight::{grad_weight, grad_weight_on};
+pub use images::{Images, dequantize};
 pub use packed::{Ending, PackedConv};

@@ -86,7 +86,7 @@ impl Kernel {
         let windows = Windows::forward(g);
         let [out_height, out_width] = g.out_size;
         let row_len = out_width * g.out_channels;
-        let task_rows = task_rows(row_len * depth, out_width);
+        let task_rows = task_rows(g.batch * out_height, row_len * depth, out_width);
         parallel::for_each_chunk(out, task_rows * row_len, |i, out| {
             let (rows, places): (Vec<_>, Vec<_>) = (0..out.len() / row_len)
                 .map(|row| (row, i * task_rows + row))

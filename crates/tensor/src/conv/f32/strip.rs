@@ -1,7 +1,9 @@
 //! A few rows of the image with its border of zeros, in which kernels read windows in place.
 
+use std::ops::Range;
+
+use super::images::Pixels;
 use super::windows::Windows;
-use crate::gemm::f32::copy;
 use crate::simd::f32::Float;
 use crate::storage::Storage;
 
@@ -46,7 +48,7 @@ impl Strip {
 
     /// Fills the strip for some rows of windows: image and `y` of each.
     #[inline(always)]
-    pub(super) fn fill<I: Float>(&mut self, isa: I, images: &[f32], rows: &[(usize, usize)]) {
+    pub(super) fn fill<I: Float>(&mut self, isa: I, images: Pixels<'_>, rows: &[(usize, usize)]) {
         let Windows { size, stride, first, dilation, taps, .. } = self.windows;
         self.tops.clear();
         let mut filled = 0;
@@ -65,8 +67,14 @@ impl Strip {
                 match position.filter(|&position| position < size[0]) {
                     Some(position) => {
                         let len = size[1] * size[2];
-                        let row = &images[(image * size[0] + position) * len..][..len];
-                        bordered(isa, row, first[1] * size[2] as isize, target);
+                        let start = (image * size[0] + position) * len;
+                        bordered(
+                            isa,
+                            images,
+                            start..start + len,
+                            first[1] * size[2] as isize,
+                            target,
+                        );
                     }
                     None => target.fill(0.0),
                 }
@@ -102,13 +110,19 @@ impl Strip {
 
 /// `target[i] = row[i + first]`, zero outside the row.
 #[inline(always)]
-fn bordered<I: Float>(isa: I, row: &[f32], first: isize, target: &mut [f32]) {
+fn bordered<I: Float>(
+    isa: I,
+    images: Pixels<'_>,
+    row: Range<usize>,
+    first: isize,
+    target: &mut [f32],
+) {
     let low = first.min(0).unsigned_abs().min(target.len());
     let from = (low as isize + first) as usize;
     let len = row.len().saturating_sub(from).min(target.len() - low);
     target[..low].fill(0.0);
     if len > 0 {
-        copy(isa, &row[from..from + len], &mut target[low..low + len]);
+        images.copy(isa, row.start + from, &mut target[low..low + len]);
     }
     target[low + len..].fill(0.0);
 }

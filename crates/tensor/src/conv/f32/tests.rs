@@ -66,7 +66,21 @@ fn check(g: &ConvGeometry) {
         assert!(actual.is_contiguous());
         let pixels = g.batch * g.out_size[0] * g.out_size[1];
         assert_close("grad_weight", level, &actual, &dw, pixels);
+        // Kept as codes, the same bits as of their values.
+        let (zero_point, scale) = (77, 1.0 / 64.0);
+        let codes = x.map(|x| (x * 60.0 + 100.0) as u8);
+        let values = codes.map(|code| dequantize(code.into(), zero_point.into(), scale));
+        let of_values = grad_weight_on(level, &grad, &values, g);
+        let of_codes = grad_weight_on(level, &grad, Images::Codes { codes, zero_point, scale }, g);
+        assert_eq!(of_codes, of_values, "grad_weight of codes on {level:?}");
     }
+}
+
+/// The last task has fewer rows of the image than the stride, and so none for some of its phases.
+#[test]
+fn a_stride_may_be_more_than_a_task_has_rows() {
+    let attrs = ConvAttrs { stride: [3, 1], dilation: [2, 1], groups: 3, ..ConvAttrs::default() };
+    check(&ConvGeometry::new([2, 51, 7, 15], [27, 17, 3, 3], attrs).unwrap());
 }
 
 /// A stride to where no second window is: memory is for the windows there are.

@@ -5,7 +5,8 @@
 //! the file, of codes or of their floats, stands for an [`Edge`]. The grid of a float operator's result
 //! is told nodes later, by the `QuantizeLinear` behind it; until then the operator is [`Pending`], and a
 //! ReLU, a clip, or what only moves elements joins it. Rounding to a grid is monotone and keeps zero,
-//! and so it does not matter on which side of it these stand.
+//! and so it does not matter on which side of it these stand; but a bound that is no value of the grid before
+//! it waits for the next one ([`Edge::Clipped`]).
 
 mod operators;
 mod pending;
@@ -24,7 +25,7 @@ use super::budget::Budget;
 use super::layers::check_evaluates;
 use super::{Defined, Input, Names, decode, input_of, opset, owner};
 use crate::{Error, Result};
-use pending::{Head, Pending};
+use pending::{Head, Pending, both};
 use weight::Weight;
 
 /// Reads a classifier that is quantized already, to 8 bits, as an integer program.
@@ -98,6 +99,8 @@ enum Edge {
     Open(Pending),
     /// The same on a grid, not yet in the program: a clip may still join it.
     OnGrid(Pending, QParams),
+    /// The floats of another edge, on a grid, clipped to bounds that are not all on it.
+    Clipped(usize, Activation),
     /// A value of the program.
     Made(ValueId),
 }
@@ -162,6 +165,7 @@ impl Importer {
     }
 
     fn node(&mut self, node: &Node) -> Check<()> {
+        node.check_attributes()?;
         let ours = matches!(&*node.domain, "" | "ai.onnx");
         let theirs = node.domain == MICROSOFT
             && (node.op_type.starts_with('Q') || node.op_type == "DequantizeLinear");
@@ -287,7 +291,7 @@ impl Importer {
 
     fn grid_of(&self, edge: usize) -> Option<QParams> {
         match &self.edges[edge] {
-            Edge::Input | Edge::Open(_) => None,
+            Edge::Input | Edge::Open(_) | Edge::Clipped(..) => None,
             Edge::OnGrid(_, grid) => Some(*grid),
             Edge::Made(id) => self.builder.value(*id).grid(),
         }
@@ -298,6 +302,7 @@ impl Importer {
         match &self.edges[edge] {
             Edge::Input => &self.builder.value(self.builder.input()).shape,
             Edge::Open(pending) | Edge::OnGrid(pending, _) => &pending.shape,
+            Edge::Clipped(of, _) => self.shape_of(*of),
             Edge::Made(id) => &self.builder.value(*id).shape,
         }
     }
@@ -354,11 +359,13 @@ impl Importer {
             Edge::OnGrid(..) | Edge::Made(_) if self.same_grid(x.edge, grid).is_ok() => {
                 return self.define(node, x.edge, Some(signed));
             }
-            // A bound is rounded to the grid that comes behind it, if nobody reads it on the one before.
-            Edge::OnGrid(pending, before) if self.readers[x.edge] == 0 => {
-                let (before, (bare, clamp)) = (*before, pending.clone().unclamped());
-                self.edges[x.edge] = Edge::OnGrid(bare, before);
-                Edge::OnGrid(self.again(node, x.edge)?.clamped(clamp)?, grid)
+            &Edge::Clipped(of, clamp) => {
+                let joins = self.readers[of] <= 1 && self.same_grid(of, grid).is_ok();
+                let pending = match &self.edges[of] {
+                    Edge::OnGrid(pending, _) if joins => pending.clone(),
+                    _ => self.again(node, of)?,
+                };
+                Edge::OnGrid(pending.clamped(clamp)?, grid)
             }
             Edge::OnGrid(..) | Edge::Made(_) => Edge::OnGrid(self.again(node, x.edge)?, grid),
         };
@@ -393,9 +400,15 @@ impl Importer {
     fn clamped(&mut self, node: &Node, clamp: Activation) -> Check<()> {
         let x = self.activation(node, 0)?;
         let alone = self.readers[x.edge] <= 1;
+        let between =
+            x.codes.is_none() && self.grid_of(x.edge).is_some_and(|grid| is_between(clamp, grid));
         let edge = match &self.edges[x.edge] {
             Edge::Input => return Err("the input must go through QuantizeLinear first".into()),
             Edge::Open(pending) => Edge::Open(pending.clone().clamped(clamp)?),
+            Edge::OnGrid(..) | Edge::Made(_) if between => {
+                Edge::Clipped(x.edge, both(Activation::NONE, clamp)?)
+            }
+            &Edge::Clipped(of, before) => Edge::Clipped(of, both(before, clamp)?),
             Edge::OnGrid(pending, grid) if alone => {
                 Edge::OnGrid(pending.clone().clamped(clamp)?, *grid)
             }
@@ -423,11 +436,20 @@ impl Importer {
             let pending = pending.clone().moved(moves, shape)?;
             return self.define_edge(node, Edge::Open(pending), x.codes);
         }
-        let mut id = self.emit(x.edge)?;
+        let (of, clipped) = match self.edges[x.edge] {
+            Edge::Clipped(of, clamp) => (of, Some(clamp)),
+            _ => (x.edge, None),
+        };
+        let mut id = self.emit(of)?;
         for instr in moves {
             id = self.push(&owner(node, None), instr, &[id])?;
         }
-        self.define_edge(node, Edge::Made(id), x.codes)
+        let Some(clamp) = clipped else {
+            return self.define_edge(node, Edge::Made(id), x.codes);
+        };
+        self.edges.push(Edge::Made(id));
+        self.readers.push(1);
+        self.define_edge(node, Edge::Clipped(self.edges.len() - 1, clamp), x.codes)
     }
 
     /// The value of the program that an edge is.
@@ -439,6 +461,12 @@ impl Importer {
                 return Err(format!(
                     "the result of {:?} is not quantized: a QuantizeLinear must stand behind it",
                     pending.name
+                ));
+            }
+            Edge::Clipped(_, Activation { min, max }) => {
+                return Err(format!(
+                    "values clipped to {min}..{max}, which is between two codes of their grid: a \
+                     QuantizeLinear must stand behind the Clip"
                 ));
             }
             Edge::OnGrid(pending, grid) => (pending.clone(), *grid),
@@ -455,6 +483,14 @@ impl Importer {
         let name = self.names.unique(name);
         self.builder.push(name, instr, inputs).map_err(|error| error.to_string())
     }
+}
+
+/// Whether a bound is within the grid, and none of its values.
+fn is_between(clamp: Activation, grid: QParams) -> bool {
+    let (low, high) = grid.range();
+    [clamp.min, clamp.max]
+        .into_iter()
+        .any(|bound| low < bound && bound < high && grid.dequantize(grid.quantize(bound)) != bound)
 }
 
 /// Whether codes of both mean the same values.

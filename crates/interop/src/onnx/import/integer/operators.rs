@@ -89,7 +89,8 @@ impl Importer {
         };
         let grid = self.grid_of(x.edge).ok_or("no grid")?;
         let bound = |index: usize, open: f32| match self.constants.of(node, index) {
-            None => Ok(open),
+            None if node.input(index).is_none() => Ok(open),
+            None => Err("bounds that are no constants"),
             Some(Constant::Int(code)) if code.numbers.len() == 1 => {
                 let code = code.numbers[0].saturating_add(if signed { 128 } else { 0 });
                 Ok(grid.dequantize(code.clamp(0, 255) as i32))
@@ -129,6 +130,7 @@ impl Importer {
 /// Operators on codes.
 impl Importer {
     pub(super) fn qlinear_conv(&mut self, node: &Node) -> Check<()> {
+        check_channels_first(node)?;
         let x = self.codes(node, 0)?;
         let weight = self.code_weight(node, 3, 0)?;
         let pending = self.convolution(node, x, &weight, 8)?;
@@ -162,9 +164,7 @@ impl Importer {
     }
 
     pub(super) fn qlinear_average(&mut self, node: &Node) -> Check<()> {
-        if node.int("channels_last", 0) != 0 {
-            return Err("channels_last = 1".into());
-        }
+        check_channels_first(node)?;
         let x = self.codes(node, 0)?;
         let pending = if node.op_type == "QLinearAveragePool" {
             let image = image_of(&self.builder.value(x).shape)?;
@@ -183,6 +183,14 @@ impl Importer {
         let signed = self.activation(node, 0)?.codes == Some(true);
         let (grid, signed) = self.grid(node, (scale, scale + 1), signed)?;
         self.define_edge(node, Edge::OnGrid(pending, grid), Some(signed))
+    }
+}
+
+/// ONNX Runtime's own operators read images of either order.
+fn check_channels_first(node: &Node) -> Check<()> {
+    match node.int("channels_last", 0) {
+        0 => Ok(()),
+        last => Err(format!("channels_last = {last}")),
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Head {
 /// An operator, what it reads, and what joined it since.
 #[derive(Clone)]
 pub(super) struct Pending {
-    pub name: String,
+    pub name: Rc<str>,
     pub head: Head,
     pub inputs: Vec<ValueId>,
     /// The shape of the result, without the batch.
@@ -43,7 +43,7 @@ const MAX_MOVES: usize = 16;
 
 impl Pending {
     pub(super) fn new(name: String, head: Head, inputs: Vec<ValueId>, shape: Vec<usize>) -> Self {
-        Self { name, head, inputs, shape, clamp: Activation::NONE, moves: vec![] }
+        Self { name: name.into(), head, inputs, shape, clamp: Activation::NONE, moves: vec![] }
     }
 
     /// Whether nothing joined it yet.
@@ -52,19 +52,8 @@ impl Pending {
     }
 
     pub(super) fn clamped(mut self, clamp: Activation) -> Check<Self> {
-        let Activation { min, max } = clamp;
-        if !clamp.holds_zero() {
-            return Err(format!("a clip to {min}..{max}, without zero"));
-        }
-        self.clamp = Activation { min: self.clamp.min.max(min), max: self.clamp.max.min(max) };
+        self.clamp = both(self.clamp, clamp)?;
         Ok(self)
-    }
-
-    /// The same without the bounds that are not zero, and those: zero is a code of every grid.
-    pub(super) fn unclamped(mut self) -> (Self, Activation) {
-        let (zero, others) = apart(self.clamp);
-        self.clamp = zero;
-        (self, others)
     }
 
     pub(super) fn moved(mut self, moves: Vec<Instr>, shape: Vec<usize>) -> Check<Self> {
@@ -108,6 +97,15 @@ impl Pending {
     }
 }
 
+/// One clip behind another, which must hold zero.
+pub(super) fn both(first: Activation, then: Activation) -> Check<Activation> {
+    let Activation { min, max } = then;
+    match then.holds_zero() {
+        true => Ok(Activation { min: first.min.max(min), max: first.max.min(max) }),
+        false => Err(format!("a clip to {min}..{max}, without zero")),
+    }
+}
+
 /// A ReLU, if the lower bound is zero, and the bounds that are left then.
 fn apart(clamp: Activation) -> (Activation, Activation) {
     match clamp.min == 0.0 {
@@ -131,9 +129,10 @@ fn same(importer: &Importer, x: ValueId, clamp: Activation, grid: QParams) -> Ch
         if output.qmin() <= from.qmin() && from.qmax() <= output.qmax() {
             return Ok(None);
         }
-        if clamp.min == 0.0 && from.qmax() <= output.qmax() {
-            return Ok(Some(Instr::Clip(Activation::RELU)));
-        }
+        // A ReLU, if the upper bound is that of the grid anyway.
+        let whole = from.qmax() <= output.qmax();
+        let clamp = if whole { Activation { max: f32::INFINITY, ..clamp } } else { clamp };
+        return Ok(Some(Instr::Clip(clamp)));
     }
     if value.shape.len() != 3 {
         return Err(format!("a vector of shape {:?} comes to another grid", value.shape));

@@ -1,5 +1,7 @@
 //! Forward, and backward to the input.
 
+use super::super::convolve::task_macs;
+use super::super::images::Pixels;
 use super::super::packed::Ending;
 use super::super::strip::Strip;
 use super::lines::Lines;
@@ -22,9 +24,6 @@ const TILES: usize = 96;
 
 /// How many rows register tiles may have: those that [`multiply`] compiles.
 const REGISTER_ROWS: [usize; 6] = [14, 12, 10, 8, 6, 4];
-
-/// Multiply-accumulates of a task at the least.
-const TASK_MACS: usize = 1 << 20;
 
 /// The transformed weights of forward: for each panel of output channels, `[place][input channel]`.
 pub(in super::super) fn forward_panels(level: Level, weight: &[f32], tiling: &Tiling) -> Panels {
@@ -104,7 +103,8 @@ pub(in super::super) fn convolve(
     let cost = |tiles| dispatch_f32!(level, isa => register_rows(isa, tiles))[1];
     let block_rows = tiling.block_rows(tiles, cost);
     let row_macs = tiling.columns * places * channels * tiling.outputs;
-    let task_rows = (TASK_MACS / row_macs.max(1)).max(1).next_multiple_of(block_rows);
+    let macs = task_macs(tiling.all_rows.saturating_mul(row_macs));
+    let task_rows = (macs / row_macs.max(1)).max(1).next_multiple_of(block_rows);
 
     let row_len = tiling.out_size[1] * tiling.outputs;
     let mut rest = out;
@@ -167,7 +167,7 @@ fn convolve_rows<I: Float, W: Variant>(
         let tiles = block.len() * columns;
         let [register_rows, _] = register_rows(isa, tiles);
         let tiles = tiles.next_multiple_of(register_rows);
-        strip.fill(isa, images, &block);
+        strip.fill(isa, Pixels::Floats(images), &block);
         let transformed = transformed.as_mut_slice();
         let products = products.as_mut_slice();
         isa.enter(

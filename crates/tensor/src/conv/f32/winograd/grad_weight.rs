@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::images::Pixels;
 use super::super::strip::Strip;
 use super::super::windows::Windows;
 use super::lines::Lines;
@@ -34,7 +35,7 @@ const PART_TILES: usize = 192;
 pub(in super::super) fn grad_weight(
     level: Level,
     grad: &[f32],
-    images: &[f32],
+    images: Pixels<'_>,
     tiling: &Tiling,
     dw: &mut Tensor<f32>,
 ) {
@@ -44,7 +45,7 @@ pub(in super::super) fn grad_weight(
 fn grad_weight_of<W: Variant>(
     level: Level,
     grad: &[f32],
-    images: &[f32],
+    images: Pixels<'_>,
     tiling: &Tiling,
     dw: &mut Tensor<f32>,
 ) {
@@ -82,7 +83,7 @@ fn grad_weight_of<W: Variant>(
 fn sum_tiles<I: Float, W: Variant>(
     isa: I,
     grad: &[f32],
-    images: &[f32],
+    images: Pixels<'_>,
     tiling: &Tiling,
     rows: Range<usize>,
     outputs: Range<usize>,
@@ -117,7 +118,7 @@ fn sum_tiles<I: Float, W: Variant>(
         ));
         let tiles = block.len() * columns;
         strip.fill(isa, images, &block);
-        grad_strip.fill(isa, grad, &block);
+        grad_strip.fill(isa, Pixels::Floats(grad), &block);
         let panel_len = tiles * width;
         let lens = panels.map(
             #[inline(always)]
