@@ -172,7 +172,7 @@ impl<N: Network + ?Sized> Job<'_, N> {
                 bail!(
                     "{name} has grown beyond all bounds: the training has diverged and needs a lower learning rate than --lr {}{}",
                     recipe.defaults.lr,
-                    if options.resumable { "; the last checkpoint is from before" } else { "" }
+                    if options.resumable { "; a checkpoint from before is kept" } else { "" }
                 );
             }
             Ok(())
@@ -218,11 +218,11 @@ impl<N: Network + ?Sized> Job<'_, N> {
                                 epoch + 1, train.loss(), 100.0 * train.top1(), 100.0 * test.top1()
                             );
                             progress.suspend(|| note(global, line));
+                            check()?;
                             if top.is_none_or(|top| test.top1() > top) {
                                 top = Some(test.top1());
                                 best()?;
                             }
-                            check()?;
                             run.save_checkpoint(&trainer.checkpoint(), top)?;
                             saved.set(Instant::now());
                         }

@@ -329,6 +329,7 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
         // this goes before the optimizer steps: it shares the parameters' memory.
         let before = self.network.leaves().into_iter().map(|(_, leaf)| (leaf.get(), leaf));
         let before = Vec::from_iter(before);
+        let undo = |_: &Error| before.iter().for_each(|(value, leaf)| leaf.set(value.clone()));
         let run = || -> Result<(f32, Gradients)> {
             let tape = Tape::new(mode).with_saving(self.config.saving);
             let open = self.profile.as_ref().is_some_and(Profile::open);
@@ -343,15 +344,11 @@ impl<'a, N: Network + ?Sized> Trainer<'a, N> {
             }
             Ok((value, gradients))
         };
-        let (loss, mut gradients) = run().inspect_err(|_| {
-            before.iter().for_each(|(value, leaf)| leaf.set(value.clone()));
-        })?;
+        let (loss, mut gradients) = run().inspect_err(undo)?;
         let grad_norm = match self.config.clip_norm {
             None => None,
             Some(limit) => {
-                let norm = finite("gradient's length", gradients.norm()).inspect_err(|_| {
-                    before.iter().for_each(|(value, leaf)| leaf.set(value.clone()));
-                })?;
+                let norm = finite("gradient's length", gradients.norm()).inspect_err(undo)?;
                 if norm > limit {
                     gradients.scale(limit / norm);
                 }

@@ -40,8 +40,8 @@ struct Machine<'a> {
     heap: &'a mut Heap,
 }
 
-/// Instructions that a pickle may have: far more than the names and shapes of any network need. A byte
-/// makes up to a hundred in memory.
+/// Instructions that a pickle may have: far more than the names and shapes of any network need. One of
+/// a byte makes an object of many in memory.
 const MAX_STEPS: usize = 1 << 22;
 
 /// No tensor has more axes.
