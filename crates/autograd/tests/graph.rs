@@ -55,7 +55,8 @@ fn numbers_do_not_take_the_name_of_a_module() {
     let leaves = [("relu.1.bias".to_owned(), leaf(1.0)), ("relu.2.bias".to_owned(), leaf(2.0))];
     let graph = trace(&leaves, &example(), |x| {
         let bias = |i: usize| x.tape().leaf(&leaves[i].1);
-        x.relu()?.relu()?.add(bias(0))?.relu()?.add(bias(1))?.relu()
+        // One comes before the operator of its name, one behind.
+        x.add(bias(0))?.relu()?.relu()?.add(bias(1))?.relu()
     });
     let names = Vec::from_iter(graph.unwrap().nodes().iter().map(|node| node.name.clone()));
     let mut unique = names.clone();
