@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::left::Left;
-use super::panels::Panels;
+use super::panels::{Panel, Panels};
 use super::tile::{Ahead, Onto, ROW, most_rows, multiply_tile, next_rows};
 use crate::simd::f32::{Float, MAX_ROWS};
 use crate::storage::Storage;
@@ -93,7 +93,7 @@ pub(crate) fn multiply<I: Float, L: Left>(
                         let coming = course.after(i, &depth, &next_depth);
                         let [from, to] = part(coming.len(), [row, row + count], block.len());
                         let ahead = Ahead { rows: data, step, range, weights: &coming[from..to] };
-                        let panel = right.get(i).0;
+                        let (panel, weights) = course.part(i, &depth);
                         let onto = match (depth.start, bias) {
                             (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
                             (0, None) => Onto::Nothing,
@@ -104,7 +104,7 @@ pub(crate) fn multiply<I: Float, L: Left>(
                             &data[row * step..],
                             step,
                             ahead,
-                            course.weights(i, &depth),
+                            weights,
                             panel.width,
                             onto,
                             &mut out[panel.start - first.start..],
@@ -159,26 +159,28 @@ impl<'a> Course<'a> {
         self.panels.clone().step_by(self.group).map(move |first| first..end.min(first + self.group))
     }
 
-    /// The part of panel `i` for a block of the depth.
-    fn weights(&self, i: usize, depth: &Range<usize>) -> &'a [f32] {
+    /// Panel `i`, and its part for a block of the depth.
+    #[inline(always)]
+    fn part(&self, i: usize, depth: &Range<usize>) -> (Panel, &'a [f32]) {
         let (panel, weights) = self.right.get(i);
-        &weights[depth.start * panel.width..depth.end * panel.width]
+        (panel, &weights[depth.start * panel.width..depth.end * panel.width])
     }
 
     /// What is read one group later than panel `i`, unless the cache still holds it. After the last group the first
     /// one follows, for `next_depth`; after the end of the depth, other panels, or these for other rows.
+    #[inline(always)]
     fn after(&self, i: usize, depth: &Range<usize>, next_depth: &Range<usize>) -> &'a [f32] {
         if !self.forgets {
             return &[];
         }
         if i + self.group < self.panels.end {
-            return self.weights(i + self.group, depth);
+            return self.part(i + self.group, depth).1;
         }
         let first = self.panels.start + (i - self.panels.start) % self.group;
         if !next_depth.is_empty() {
-            return self.weights(first, next_depth);
+            return self.part(first, next_depth).1;
         }
         let other = first + self.panels.len();
-        self.weights(if other < self.right.count() { other } else { first }, &self.depth_from(0))
+        self.part(if other < self.right.count() { other } else { first }, &self.depth_from(0)).1
     }
 }

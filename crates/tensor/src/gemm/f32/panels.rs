@@ -143,6 +143,7 @@ impl Panels {
     }
 
     /// Panel `i`, and its packed rows.
+    #[inline]
     pub(crate) fn get(&self, i: usize) -> (Panel, &[f32]) {
         let panel = self.shape.panel(i);
         (panel, &self.data.as_slice()[panel.start * self.depth..][..panel.width * self.depth])

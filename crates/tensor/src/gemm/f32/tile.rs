@@ -160,6 +160,9 @@ pub(crate) fn asked_for<I: Float, const V: usize>(
     )
 }
 
+/// Values that a prefetch asks for: two cache lines.
+const ASKED: usize = 32;
+
 /// What a tile asks for while it multiplies, a little at each stretch of steps: operands of tiles to come.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead<'a> {
@@ -187,25 +190,28 @@ fn tile<I: Float, const R: usize, const V: usize>(
     places: &[usize],
     width: usize,
 ) {
-    // Two cache lines of each row.
-    const STRETCH: usize = 32;
+    // Long: what a stretch costs beside its products is dozens of instructions.
+    const STRETCH: usize = 128;
     let depth = panel.len() / (V * I::LANES);
     let left = Strided::<R>::new(rows, step, depth).held();
     let places: &[usize; R] = places.try_into().expect("a place for each row");
     for &place in places {
-        for at in (0..width).step_by(STRETCH) {
+        for at in (0..width).step_by(ASKED) {
             isa.prefetch(out, place + at);
         }
     }
     let stretches = depth.div_ceil(STRETCH).max(1);
-    let share = ahead.weights.len().div_ceil(stretches).next_multiple_of(STRETCH);
+    let share = ahead.weights.len().div_ceil(stretches).next_multiple_of(ASKED);
+    let mut weights = ahead.weights.chunks(share.max(1));
     let mut acc = [[isa.splat(0.0); V]; R];
     for (i, panel) in panel.chunks(STRETCH * V * I::LANES).enumerate() {
         for r in ahead.range[0]..ahead.range[1] {
-            isa.prefetch_outer(ahead.rows, r * ahead.step + i * STRETCH);
+            for at in (0..STRETCH).step_by(ASKED) {
+                isa.prefetch_outer(ahead.rows, r * ahead.step + i * STRETCH + at);
+            }
         }
-        for at in (i * share..ahead.weights.len().min((i + 1) * share)).step_by(STRETCH) {
-            isa.prefetch_outer(ahead.weights, at);
+        for lines in weights.next().unwrap_or_default().chunks(ASKED) {
+            isa.prefetch_outer(lines, 0);
         }
         let left = left.columns(i * STRETCH, panel.len() / (V * I::LANES));
         accumulate_rows(isa, &mut acc, &left, panel);
