@@ -154,7 +154,14 @@ fn tile<I: Float, const R: usize, const V: usize>(
             let left = Strided::<R>::new(&strip.values(row, [u, v])[start..], pitch, run);
             let (now, later) = weights.split_at(run * V * I::LANES);
             weights = later;
-            accumulate_rows(isa, &mut acc, &left, now);
+            accumulate_rows(
+                isa,
+                &mut acc,
+                &left,
+                now,
+                #[inline(always)]
+                |_| (),
+            );
         }
     }
     for r in 0..R {

@@ -29,6 +29,5 @@ pub(crate) use left::{Left, Matrix, copy};
 pub use matmul::{PackedMatrix, matmul, matmul_on};
 pub(crate) use panels::{Panel, Panels, Widest};
 pub(crate) use tile::{
-    Onto, Row, Strided, accumulate, accumulate_rows, asked_for, finish, most_rows, next_rows,
-    with_rows,
+    ASKED, Onto, Row, Strided, accumulate, accumulate_rows, finish, most_rows, next_rows, with_rows,
 };

@@ -9,7 +9,7 @@ use super::transform::{self, both_sides};
 use super::variant::{MOST_REACH, MOST_STEP, Variant};
 use super::{Tiling, place_step, with_variant};
 use crate::gemm::f32::{
-    Onto, Panel, Panels, Strided, WHOLE, Widest, accumulate, asked_for, finish, with_rows,
+    ASKED, Onto, Panel, Panels, Strided, WHOLE, Widest, accumulate_rows, finish, with_rows,
 };
 use crate::simd::f32::Float;
 use crate::simd::f32::dispatch_f32;
@@ -258,50 +258,55 @@ fn multiply_tiles<I: Float, const R: usize, const V: usize>(
     let width = V * I::LANES;
     let onto = if depth.start == 0 { Onto::Nothing } else { Onto::Output };
     // Each tile asks for its share of what comes, a little every few steps: many at once would wait for each other.
-    const STEPS: usize = 4;
-    const LINES: usize = 32;
-    let mut share = 0;
-    if !coming.is_empty() {
-        let times = tiles / R * depth.len().div_ceil(STEPS);
-        share = coming.len().div_ceil(times).next_multiple_of(LINES);
-    }
-    let mut asked = 0;
+    let times = tiles / R * depth.len().div_ceil(I::LANES);
+    let share = coming.len().div_ceil(times).next_multiple_of(ASKED);
+    let mut coming = coming.chunks(share.max(1));
     for (i, target) in target.chunks_exact_mut(R * width).enumerate() {
         let mut acc = [[isa.splat(0.0); V]; R];
-        for first in depth.clone().step_by(I::LANES) {
-            let channels = I::LANES.min(depth.end - first);
-            let lines = &source[first * tiles + i * R * I::LANES..];
-            let left = Strided::<R>::new(lines, I::LANES, channels);
-            let weights = &weights[(first - depth.start) * width..][..channels * width];
-            if coming.is_empty() {
-                accumulate(
-                    isa,
-                    &mut acc,
-                    #[inline(always)]
-                    |r, k| left.at(r, k),
-                    asked_for::<I, V>(isa, weights),
-                );
-                continue;
-            }
-            for (i, weights) in weights.chunks(STEPS * width).enumerate() {
-                let end = coming.len().min(asked + share);
-                for at in (asked..end).step_by(LINES) {
-                    isa.prefetch_outer(coming, at);
-                }
-                asked = end;
-                accumulate(
-                    isa,
-                    &mut acc,
-                    #[inline(always)]
-                    |r, k| left.at(r, i * STEPS + k),
-                    asked_for::<I, V>(isa, weights),
-                );
-            }
+        let rows = &source[i * R * I::LANES..];
+        // Almost always all are whole, and how many channels those have is known to the compiler.
+        let whole = depth.end - depth.len() % I::LANES;
+        for first in (depth.start..whole).step_by(I::LANES) {
+            let weights = &weights[(first - depth.start) * width..][..I::LANES * width];
+            let asked = coming.next().unwrap_or_default();
+            add_channels(isa, &mut acc, &rows[first * tiles..], I::LANES, weights, asked);
+        }
+        if whole < depth.end {
+            let weights = &weights[(whole - depth.start) * width..];
+            let asked = coming.next().unwrap_or_default();
+            add_channels(isa, &mut acc, &rows[whole * tiles..], depth.end - whole, weights, asked);
         }
         for r in 0..R {
             finish(isa, &acc[r], onto, &mut target[r * width..][..width]);
         }
     }
+}
+
+/// Adds the products of a vector of channels, or of what is left of one, and asks for weights that come later.
+#[inline(always)]
+fn add_channels<I: Float, const R: usize, const V: usize>(
+    isa: I,
+    acc: &mut [[I::Vector; V]; R],
+    rows: &[f32],
+    channels: usize,
+    weights: &[f32],
+    coming: &[f32],
+) {
+    for lines in coming.chunks(ASKED) {
+        isa.prefetch_outer(lines, 0);
+    }
+    accumulate_rows(
+        isa,
+        acc,
+        &Strided::new(rows, I::LANES, channels),
+        weights,
+        #[inline(always)]
+        |row| {
+            if I::AHEAD > 0 {
+                isa.prefetch(row, I::AHEAD);
+            }
+        },
+    );
 }
 
 /// Where the results of a block go.
