@@ -93,7 +93,7 @@ pub(crate) fn multiply<I: Float, L: Left>(
                         let coming = course.after(i, &depth, &next_depth);
                         let [from, to] = part(coming.len(), [row, row + count], block.len());
                         let ahead = Ahead { rows: data, step, range, weights: &coming[from..to] };
-                        let (panel, weights) = course.part(i, &depth);
+                        let (panel, weights) = course.panel(i, &depth);
                         let onto = match (depth.start, bias) {
                             (0, Some(bias)) => Onto::Bias(&bias[panel.start..]),
                             (0, None) => Onto::Nothing,
@@ -161,7 +161,7 @@ impl<'a> Course<'a> {
 
     /// Panel `i`, and its part for a block of the depth.
     #[inline(always)]
-    fn part(&self, i: usize, depth: &Range<usize>) -> (Panel, &'a [f32]) {
+    fn panel(&self, i: usize, depth: &Range<usize>) -> (Panel, &'a [f32]) {
         let (panel, weights) = self.right.get(i);
         (panel, &weights[depth.start * panel.width..depth.end * panel.width])
     }
@@ -174,13 +174,13 @@ impl<'a> Course<'a> {
             return &[];
         }
         if i + self.group < self.panels.end {
-            return self.part(i + self.group, depth).1;
+            return self.panel(i + self.group, depth).1;
         }
         let first = self.panels.start + (i - self.panels.start) % self.group;
         if !next_depth.is_empty() {
-            return self.part(first, next_depth).1;
+            return self.panel(first, next_depth).1;
         }
         let other = first + self.panels.len();
-        self.part(if other < self.right.count() { other } else { first }, &self.depth_from(0)).1
+        self.panel(if other < self.right.count() { other } else { first }, &self.depth_from(0)).1
     }
 }
