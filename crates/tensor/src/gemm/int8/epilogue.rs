@@ -81,75 +81,8 @@ impl Finish for Epilogue<'_> {
         acc: &[[I::Acc; NV]; MR],
         place: Place,
     ) {
-        let len = NV * I::LANES;
-        let start = place.row * self.channels + place.column;
-        // One check for all rows. What lies between them is not ours: each row is a slice of its own.
-        let reach = (MR - 1) * self.channels + len;
-        match &self.sink {
-            Sink::Accumulate(out) => {
-                let out = out.pointer(start, reach);
-                for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: no row reaches further than the last; the caller's promise.
-                    let out = unsafe { row(out, i * self.channels, len) };
-                    for (v, &acc) in acc.iter().enumerate() {
-                        isa.store(acc, &mut out[v * I::LANES..]);
-                    }
-                }
-            }
-            Sink::Scale { scale, values } => {
-                let scale = &scale[place.column..][..len];
-                let out = values.pointer(start, reach);
-                for (i, acc) in acc.iter().enumerate() {
-                    // SAFETY: as above.
-                    let out = unsafe { row(out, i * self.channels, len) };
-                    for (v, &acc) in acc.iter().enumerate() {
-                        let lanes = v * I::LANES..(v + 1) * I::LANES;
-                        scaled(isa, acc, &scale[lanes.clone()], &mut out[lanes]);
-                    }
-                }
-            }
-            Sink::Requantize { multiplier, grid, add, codes } => {
-                // By value: what is derived from it is then derived once, not behind every store.
-                let grid = *grid;
-                let multiplier = &multiplier[place.column..][..len];
-                let out = codes.pointer(start, reach);
-                let Some((add, other)) = add else {
-                    if let Some(acc) = as_column(acc) {
-                        // SAFETY: as above, of four rows.
-                        let out = unsafe { four_rows(out, self.channels, len) };
-                        isa.requantize_column(acc, multiplier, grid, out);
-                        return;
-                    }
-                    for (i, acc) in acc.iter().enumerate() {
-                        // SAFETY: as above.
-                        let out = unsafe { row(out, i * self.channels, len) };
-                        isa.requantize_row(*acc, multiplier, grid, out);
-                    }
-                    return;
-                };
-                let (add, other) = (**add, &other[start..start + reach]);
-                let mut tile = *acc;
-                for (i, codes) in tile.iter_mut().enumerate() {
-                    let at = i * self.channels;
-                    // SAFETY: as above; the residual has the same rows.
-                    let other = unsafe { other.get_unchecked(at..at + len) };
-                    for (v, code) in codes.iter_mut().enumerate() {
-                        let from = v * I::LANES;
-                        *code = isa.requantize(*code, &multiplier[from..], grid);
-                        *code = isa.add_codes(*code, &other[from..], &add);
-                    }
-                }
-                if let Some(codes) = as_column(&tile) {
-                    // SAFETY: as above, of four rows.
-                    isa.store_column(codes, unsafe { four_rows(out, self.channels, len) });
-                    return;
-                }
-                for (i, codes) in tile.into_iter().enumerate() {
-                    // SAFETY: as above.
-                    isa.store_row(codes, unsafe { row(out, i * self.channels, len) });
-                }
-            }
-        }
+        // SAFETY: the caller's promise.
+        unsafe { self.groups(isa, place, [1, 0], always(acc)) }
     }
 
     #[inline(always)]
@@ -173,6 +106,100 @@ impl Finish for Epilogue<'_> {
 }
 
 impl Epilogue<'_> {
+    /// Finishes groups of `MR` rows, whole vectors each: so many groups, so many rows apart. `sums` are those of a
+    /// group, bias included.
+    ///
+    /// # Safety
+    /// As [`Finish::whole`].
+    #[inline(always)]
+    pub(crate) unsafe fn groups<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        place: Place,
+        [count, apart]: [usize; 2],
+        sums: impl Fn(usize) -> [[I::Acc; NV]; MR],
+    ) {
+        let (channels, len) = (self.channels, NV * I::LANES);
+        let start = place.row * channels + place.column;
+        let apart = apart * channels;
+        // One check for all rows. What lies between them is not ours: each row is a slice of its own.
+        let reach = (count - 1) * apart + (MR - 1) * channels + len;
+        // The groups of each kind have a loop of their own, so that what is derived from the kind is derived once.
+        match &self.sink {
+            Sink::Accumulate(out) => {
+                let out = out.pointer(start, reach);
+                for group in 0..count {
+                    for (i, acc) in sums(group).iter().enumerate() {
+                        // SAFETY: no row reaches further than the last; the caller's promise.
+                        let out = unsafe { row(out, group * apart + i * channels, len) };
+                        for (v, &acc) in acc.iter().enumerate() {
+                            isa.store(acc, &mut out[v * I::LANES..]);
+                        }
+                    }
+                }
+            }
+            Sink::Scale { scale, values } => {
+                let scale = &scale[place.column..][..len];
+                let out = values.pointer(start, reach);
+                for group in 0..count {
+                    for (i, acc) in sums(group).iter().enumerate() {
+                        // SAFETY: as above.
+                        let out = unsafe { row(out, group * apart + i * channels, len) };
+                        for (v, &acc) in acc.iter().enumerate() {
+                            let lanes = v * I::LANES..(v + 1) * I::LANES;
+                            scaled(isa, acc, &scale[lanes.clone()], &mut out[lanes]);
+                        }
+                    }
+                }
+            }
+            Sink::Requantize { multiplier, grid, add: None, codes } => {
+                let (grid, multiplier) = (*grid, &multiplier[place.column..][..len]);
+                let out = codes.pointer(start, reach);
+                for group in 0..count {
+                    let (acc, first) = (sums(group), group * apart);
+                    if let Some(acc) = as_column(&acc) {
+                        // SAFETY: as above, of four rows.
+                        let out = unsafe { four_rows(out, first, channels, len) };
+                        isa.requantize_column(acc, multiplier, grid, out);
+                        continue;
+                    }
+                    for (i, acc) in acc.into_iter().enumerate() {
+                        // SAFETY: as above.
+                        let out = unsafe { row(out, first + i * channels, len) };
+                        isa.requantize_row(acc, multiplier, grid, out);
+                    }
+                }
+            }
+            Sink::Requantize { multiplier, grid, add: Some((add, other)), codes } => {
+                let (grid, multiplier) = (*grid, &multiplier[place.column..][..len]);
+                let out = codes.pointer(start, reach);
+                let (add, other) = (**add, &other[start..start + reach]);
+                for group in 0..count {
+                    let (mut acc, first) = (sums(group), group * apart);
+                    for (i, codes) in acc.iter_mut().enumerate() {
+                        let at = first + i * channels;
+                        // SAFETY: as above; the residual has the same rows.
+                        let other = unsafe { other.get_unchecked(at..at + len) };
+                        for (v, code) in codes.iter_mut().enumerate() {
+                            let from = v * I::LANES;
+                            *code = isa.requantize(*code, &multiplier[from..], grid);
+                            *code = isa.add_codes(*code, &other[from..], &add);
+                        }
+                    }
+                    if let Some(codes) = as_column(&acc) {
+                        // SAFETY: as above, of four rows.
+                        isa.store_column(codes, unsafe { four_rows(out, first, channels, len) });
+                        continue;
+                    }
+                    for (i, codes) in acc.into_iter().enumerate() {
+                        // SAFETY: as above.
+                        isa.store_row(codes, unsafe { row(out, first + i * channels, len) });
+                    }
+                }
+            }
+        }
+    }
+
     /// The same, from a row and a column of the output on.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn part(&self, row: usize, column: usize) -> Epilogue<'_> {
@@ -252,16 +279,28 @@ fn as_column<T: Copy, const MR: usize, const NV: usize>(tile: &[[T; NV]; MR]) ->
     }
 }
 
-/// `len` elements of each of four rows of an output, `step` apart.
+/// `len` elements of each of four rows of an output, `step` apart, from `at` on.
 ///
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn four_rows<'a, T>(out: *mut T, step: usize, len: usize) -> [&'a mut [T]; 4] {
+unsafe fn four_rows<'a, T>(out: *mut T, at: usize, step: usize, len: usize) -> [&'a mut [T]; 4] {
     // SAFETY: the caller's promise.
     unsafe {
-        [row(out, 0, len), row(out, step, len), row(out, 2 * step, len), row(out, 3 * step, len)]
+        [
+            row(out, at, len),
+            row(out, at + step, len),
+            row(out, at + 2 * step, len),
+            row(out, at + 3 * step, len),
+        ]
     }
+}
+
+/// The same for every group.
+#[inline(always)]
+fn always<T: Copy>(value: &T) -> impl Fn(usize) -> T {
+    #[inline(always)]
+    |_| *value
 }
 
 /// `acc · scale`, lane by lane.

@@ -34,7 +34,7 @@ pub(crate) struct Strip<'a, P: Product> {
     pub(crate) copies: Copies,
 }
 
-/// Products of one shape. The sums of each are `width` columns behind those of the one before.
+/// Products of one shape.
 #[derive(Clone, Copy)]
 pub(crate) struct Copies {
     /// How many products.
@@ -43,11 +43,13 @@ pub(crate) struct Copies {
     pub(crate) image: usize,
     /// Elements of the panel from a product to the next.
     pub(crate) panel: usize,
+    /// Columns of sums from a product to the next.
+    pub(crate) columns: usize,
 }
 
 impl Copies {
     /// A product alone.
-    pub(crate) const ONE: Self = Self { count: 1, image: 0, panel: 0 };
+    pub(crate) const ONE: Self = Self { count: 1, image: 0, panel: 0, columns: 0 };
 }
 
 /// Where sums belong in the output.
@@ -132,29 +134,37 @@ impl<P: Product> Strip<'_, P> {
         place: Place,
     ) {
         let lanes = <P::Isa as Int8>::LANES;
-        let Copies { count, image: next_image, panel: next_panel } = self.copies;
-        let panel = self.runs.len() * self.steps * NV * lanes * P::GROUP;
-        let last = self.last + self.steps * P::GROUP;
-        assert!((count - 1) * next_image + last <= self.image.len());
-        assert!((count - 1) * next_panel + panel <= self.panel.len());
+        let Self { image, rows: all, runs, steps, panel, copies, .. } = *self;
+        let panel_len = runs.len() * steps * NV * lanes * P::GROUP;
+        let last = self.last + steps * P::GROUP;
+        assert!((copies.count - 1) * copies.image + last <= image.len());
+        assert!((copies.count - 1) * copies.panel + panel_len <= panel.len());
+        // By value: behind a reference, every store of sums might have changed them.
         product.isa().enter(
             #[inline(always)]
-            || {
-                for copy in 0..count {
-                    let image = &self.image[copy * next_image..];
-                    let panel = &self.panel[copy * next_panel..];
-                    let column = place.column + copy * self.width;
+            move || {
+                for copy in 0..copies.count {
+                    let image = &image[copy * copies.image..];
+                    let panel = &panel[copy * copies.panel..];
+                    let column = place.column + copy * copies.columns;
                     let bias = finish.bias(product.isa(), column);
-                    for row in rows.clone().step_by(MR) {
-                        // The next tile's rows begin anywhere: nothing else foretells it.
-                        for next in self.rows[row + MR..].iter().take(MR) {
-                            product.isa().prefetch(image, next + self.runs[0]);
+                    let mut row = rows.start;
+                    for tile in all[rows.clone()].as_chunks::<MR>().0 {
+                        // The next tile's rows begin anywhere: nothing else foretells it. Those of copies follow
+                        // each other.
+                        if copies.count == 1 {
+                            let behind = &all[row + MR..];
+                            match behind.first_chunk::<MR>() {
+                                Some(next) => ask(product, image, runs[0], next),
+                                None => ask(product, image, runs[0], behind),
+                            }
                         }
-                        let tile = self.rows[row..row + MR].try_into().expect("MR rows");
+                        let x = starts(image, tile);
                         // SAFETY: the assertions above, and what `last` is.
-                        let acc = unsafe { self.sums::<MR, NV>(product, image, panel, tile, bias) };
-                        let rows = MR.min(place.rows - row);
-                        let place = Place { row: place.row + row, rows, column, ..place };
+                        let acc =
+                            unsafe { sums::<P, MR, NV>(product, &x, runs, steps, panel, bias) };
+                        let left = MR.min(place.rows - row);
+                        let place = Place { row: place.row + row, rows: left, column, ..place };
                         // SAFETY: the caller's promise.
                         unsafe {
                             if MR == place.rows && NV * lanes == place.columns {
@@ -163,38 +173,54 @@ impl<P: Product> Strip<'_, P> {
                                 finish.ragged(product.isa(), &acc, place);
                             }
                         }
+                        row += MR;
                     }
                 }
             },
         );
     }
+}
 
-    /// # Safety
-    /// Every row plus every run leaves `steps` groups in the image; the panel holds `NV` vectors of
-    /// groups for each step of each run.
-    #[inline(always)]
-    unsafe fn sums<const MR: usize, const NV: usize>(
-        &self,
-        product: P,
-        image: &[P::X],
-        panel: &[P::W],
-        rows: &[usize; MR],
-        bias: [<P::Isa as Int8>::Acc; NV],
-    ) -> [[<P::Isa as Int8>::Acc; NV]; MR] {
-        let mut acc = product.start::<MR, NV>(bias);
-        let mut w = panel.as_ptr();
-        let mut x = [image.as_ptr(); MR];
-        for (x, row) in x.iter_mut().zip(rows) {
-            // SAFETY: the caller's promise.
-            *x = unsafe { x.add(*row) };
-        }
-        for &run in self.runs {
-            // SAFETY: the caller's promise; `w` counts the weights of the runs so far.
-            unsafe {
-                product.steps(&mut acc, &x, run, w, self.steps);
-                w = w.add(self.steps * NV * <P::Isa as Int8>::LANES * P::GROUP);
-            }
-        }
-        product.finish(acc, bias)
+/// Asks for the start of a run of each row.
+#[inline(always)]
+fn ask<P: Product>(product: P, image: &[P::X], run: usize, rows: &[usize]) {
+    for row in rows {
+        product.isa().prefetch(image, row + run);
     }
+}
+
+/// Where rows start. A row is read behind the start of a run alone: it need not be in the image.
+#[inline(always)]
+fn starts<X, const MR: usize>(image: &[X], rows: &[usize; MR]) -> [*const X; MR] {
+    let mut x = [image.as_ptr(); MR];
+    for (x, row) in x.iter_mut().zip(rows) {
+        *x = x.wrapping_add(*row);
+    }
+    x
+}
+
+/// The sums of the rows that start at `x`.
+///
+/// # Safety
+/// Every row plus every run leaves `steps` groups in the image; the panel holds `NV` vectors of
+/// groups for each step of each run.
+#[inline(always)]
+unsafe fn sums<P: Product, const MR: usize, const NV: usize>(
+    product: P,
+    x: &[*const P::X; MR],
+    runs: &[usize],
+    steps: usize,
+    panel: &[P::W],
+    bias: [<P::Isa as Int8>::Acc; NV],
+) -> [[<P::Isa as Int8>::Acc; NV]; MR] {
+    let mut acc = product.start::<MR, NV>(bias);
+    let mut w = panel.as_ptr();
+    for &run in runs {
+        // SAFETY: the caller's promise; `w` counts the weights of the runs so far.
+        unsafe {
+            product.steps(&mut acc, x, run, w, steps);
+            w = w.add(steps * NV * <P::Isa as Int8>::LANES * P::GROUP);
+        }
+    }
+    product.finish(acc, bias)
 }

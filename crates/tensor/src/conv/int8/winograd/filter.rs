@@ -2,9 +2,11 @@
 //! a stretch of channels, the positions of a row.
 //!
 //! ```text
-//! bytes[panel][stretch][tap][plane]      plane: a stretch of a panel of the word product
+//! bytes[panel][stretch][vector][tap]     vector: of the plane, which is a stretch of a panel of the word product
 //! U[row][position][plane] = G g Gᵀ       elementwise over planes: their order does not matter
 //! ```
+//!
+//! What a vector needs lies together, at distances that the compiler knows, and so does what becomes of it.
 //!
 //! A row of positions stays in an L1 cache until it is multiplied. All of them together would be written to an L2 cache
 //! and read again, which takes longer than what is computed anew for each row: its part of `G g`.
@@ -59,9 +61,6 @@ pub(crate) struct Stretch {
     pub(crate) width: usize,
     /// Words of a position, or bytes of a tap: whole vectors.
     plane: usize,
-    /// Words from a position to the next: a cache line more, so that positions do not fall on the same
-    /// cache sets.
-    pub(crate) position: usize,
 }
 
 /// A thread's transformed filters.
@@ -108,6 +107,7 @@ impl Filters {
         }
         let mut data = Storage::<i8>::zeroed(len);
         let bytes = data.as_mut_slice();
+        let vector = 2 * I::LANES;
         for o in 0..outputs {
             let panel = o / filters.width;
             for (c, taps) in
@@ -116,9 +116,10 @@ impl Filters {
                 let stretch = filters.stretch(panel, c / STRETCH);
                 let c = c - stretch.channel;
                 let column = c / filters.group * stretch.width + o % filters.width;
-                let at = filters.start(panel, stretch) + column * filters.group + c % filters.group;
+                let at = column * filters.group + c % filters.group;
+                let start = filters.start(panel, stretch) + at / vector * vector * TAPS;
                 for (tap, &w) in taps.iter().enumerate() {
-                    bytes[at + tap * stretch.plane] = w;
+                    bytes[start + tap * vector + at % vector] = w;
                 }
             }
         }
@@ -147,21 +148,34 @@ impl Filters {
         let steps = (self.channels - channel).min(STRETCH).div_ceil(self.group);
         let width = self.outputs(panel).len().next_multiple_of(self.lanes);
         let plane = (steps * width * self.group).next_multiple_of(2 * self.lanes);
-        Stretch { channel, steps, width, plane, position: plane + GAP }
+        Stretch { channel, steps, width, plane }
     }
 
-    /// Words of a row of the largest stretch, transformed.
-    fn row_len<I: Int8, V: Variant>(channels: usize) -> usize {
+    /// Words from a position to the next: the largest plane, and a cache line more, so that positions do not fall on
+    /// the same cache sets.
+    pub(crate) const fn position<I: Int8>() -> usize {
+        let steps = STRETCH.div_ceil(I::Words::GROUP);
+        let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
+        plane.next_multiple_of(2 * I::LANES) + GAP
+    }
+
+    /// Words of a row.
+    fn row_len<I: Int8, V: Variant>() -> usize {
+        V::TILE * Self::position::<I>()
+    }
+
+    /// Bytes of the largest row of so many channels, without what lies between its positions.
+    fn row_bytes<I: Int8, V: Variant>(channels: usize) -> usize {
         let steps = channels.min(STRETCH).div_ceil(I::Words::GROUP);
         let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
-        V::TILE * (plane.next_multiple_of(2 * I::LANES) + GAP)
+        V::TILE * plane.next_multiple_of(2 * I::LANES) * size_of::<i16>()
     }
 
     /// Rows that a thread has memory for: those of all panels if they are kept, else one.
     fn places<I: Int8, V: Variant>(outputs: usize, channels: usize) -> usize {
         let panels = outputs.div_ceil(I::Words::VECTORS * I::LANES).max(1);
         let rows = panels * V::TILE;
-        let bytes = rows * Self::row_len::<I, V>(channels) * size_of::<i16>();
+        let bytes = rows * Self::row_bytes::<I, V>(channels);
         let kept = panels <= Transformed::MOST && channels <= STRETCH && bytes <= KEPT;
         if kept { rows } else { 1 }
     }
@@ -172,24 +186,32 @@ impl Filters {
         outputs: usize,
         channels: usize,
     ) -> usize {
-        Self::places::<I, V>(outputs, channels) * Self::row_len::<I, V>(channels)
+        Self::places::<I, V>(outputs, channels) * Self::row_len::<I, V>()
     }
 
-    /// A row of `U` of a stretch: what `memory` keeps, or made now. The rows of a stretch are asked for in order.
-    pub(crate) fn row<'m, I: Int8, V: Variant>(
+    /// Rows of `U` that lie behind each other: all of them if the memory keeps them, else one.
+    pub(crate) fn rows_together<I: Int8, V: Variant>(&self, memory: &Transformed<'_>) -> usize {
+        let kept = memory.keep && Self::places::<I, V>(self.outputs, self.channels) > 1;
+        if kept { V::TILE } else { 1 }
+    }
+
+    /// Rows of `U` of a stretch, as many as [lie together](Self::rows_together): what `memory` keeps, or made now.
+    pub(crate) fn rows<'m, I: Int8, V: Variant>(
         &self,
         isa: I,
         panel: usize,
         stretch: Stretch,
-        row: usize,
+        rows: Range<usize>,
         memory: &'m mut Transformed<'_>,
     ) -> &'m [i16] {
-        let places = Self::places::<I, V>(self.outputs, self.channels);
-        let kept = memory.keep && places > 1;
-        let len = Self::row_len::<I, V>(self.channels);
-        let place = if kept { panel * V::TILE + row } else { 0 };
-        let words = &mut memory.words[place * len..][..len];
-        if !(kept && memory.ready >> panel & 1 == 1) {
+        let kept = rows.len() > 1;
+        let len = Self::row_len::<I, V>();
+        let place = if kept { panel * V::TILE } else { 0 };
+        let words = &mut memory.words[place * len..][..rows.len() * len];
+        if kept && memory.ready >> panel & 1 == 1 {
+            return words;
+        }
+        for (row, words) in rows.zip(words.chunks_exact_mut(len)) {
             match row {
                 0 => self.transform::<I, V, 0>(isa, panel, stretch, words),
                 1 => self.transform::<I, V, 1>(isa, panel, stretch, words),
@@ -199,9 +221,9 @@ impl Filters {
                 5 if const { V::TILE > 5 } => self.transform::<I, V, 5>(isa, panel, stretch, words),
                 _ => unreachable!("row {row} of {}", V::TILE),
             }
-            if kept && row + 1 == V::TILE {
-                memory.ready |= 1 << panel;
-            }
+        }
+        if kept {
+            memory.ready |= 1 << panel;
         }
         words
     }
@@ -218,32 +240,32 @@ impl Filters {
         stretch: Stretch,
         out: &mut [i16],
     ) {
-        let Stretch { plane, position, .. } = stretch;
+        let plane = stretch.plane;
         let rest = &self.data.as_slice()[self.start(panel, stretch)..];
-        let taps = &rest[..TAPS * plane];
-        let out = &mut out[..V::TILE * position];
-        // What is transformed next comes from memory while this is multiplied: each row asks for its share.
-        let next = TAPS + TAPS * ROW / V::TILE..TAPS + TAPS * (ROW + 1) / V::TILE;
+        let (taps, behind) = rest.split_at(TAPS * plane);
+        let out = &mut out[..(V::TILE - 1) * Self::position::<I>() + plane];
         isa.enter(
             #[inline(always)]
-            || {
-                // Copies that stay in registers: for all the compiler knows, stores change what they are of.
-                let (plane, position) = (plane, position);
+            move || {
+                // Here, not captured: so the compiler knows them.
+                let position = Self::position::<I>();
+                // What is transformed next comes from memory while this is multiplied: each row asks for its share.
+                let next = TAPS * ROW / V::TILE..TAPS * (ROW + 1) / V::TILE;
                 for i in (0..plane).step_by(2 * I::LANES) {
                     if i % LINES == 0 {
-                        for tap in next.clone() {
-                            isa.prefetch(rest, tap * plane + i);
+                        for lines in next.clone() {
+                            isa.prefetch(behind, TAPS * i + lines * LINES);
                         }
                     }
                     filter_row::<I, V, ROW>(
                         isa,
-                        // SAFETY: i + 2·LANES ≤ plane, whole vectors, and there are TAPS planes.
+                        // SAFETY: i + 2·LANES ≤ plane, whole vectors, and each has TAPS vectors of bytes.
                         #[inline(always)]
                         |tap| unsafe {
-                            let at = tap * plane + i;
+                            let at = TAPS * i + tap * 2 * I::LANES;
                             isa.widen_weights(taps.get_unchecked(at..at + 2 * I::LANES))
                         },
-                        // SAFETY: as above; there are TILE positions of at least a plane.
+                        // SAFETY: as above; there are TILE positions, the last of a plane.
                         #[inline(always)]
                         |t, value| unsafe {
                             let at = t * position + i;

@@ -1,4 +1,4 @@
-//! The tiles of an input: read where they are, or out of a patch where a tile lies over an edge.
+//! The tiles of an input, whose pixels are read where they are.
 
 use super::variant::Variant;
 use crate::conv::ConvGeometry;
@@ -11,12 +11,12 @@ pub(crate) struct Input<'a> {
     channels: usize,
     /// Rows above the first one, columns before it.
     padding: [usize; 2],
-    /// Channels, and what is read behind them.
+    /// Codes that are read of each pixel: its channels, and what lies behind them.
     reach: usize,
 }
 
-/// A tile's codes from its first pixel on, and the distances of its rows and of its pixels.
-pub(crate) type Codes<'a> = (&'a [u8], [usize; 2]);
+/// Where the pixels of a tile start.
+pub(crate) type Pixels = [*const u8; 36];
 
 impl<'a> Input<'a> {
     pub(crate) fn new(
@@ -36,52 +36,48 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Codes of a patch.
+    /// Codes of a patch: a pixel outside of the input, and copies of those behind which too little can be read.
     pub(crate) fn patch_len<V: Variant>(reach: usize) -> usize {
-        V::TILE * V::TILE * reach
+        (1 + V::TILE * V::TILE) * reach
     }
 
-    /// The tile in row `y` and column `x` of image `n`, each of whose pixels has `reach` codes to read. Those behind
-    /// its channels are any.
-    pub(crate) fn tile<'t, V: Variant>(
-        &'t self,
+    /// Finds the tile in row `y` and column `x` of image `n`. Each of its pixels has `reach` codes to read, until the
+    /// patch serves the next tile; those behind its channels are any.
+    pub(crate) fn tile<V: Variant>(
+        &self,
         [n, y, x]: [usize; 3],
-        patch: &'t mut [u8],
-    ) -> Codes<'t> {
-        let [height, width] = self.size;
-        let [row, pixel] = [width * self.channels, self.channels];
-        let last = (V::TILE - 1) * (row + pixel) + self.reach;
-        let inside = |at: usize, before: usize, size: usize| {
-            at.checked_sub(before).filter(|at| at + V::TILE <= size)
-        };
+        patch: &mut [u8],
+        pixels: &mut Pixels,
+    ) {
+        let ([height, width], channels) = (self.size, self.channels);
+        let (outside, copies) = patch.split_at_mut(self.reach);
+        outside.fill(self.zero_point);
+        let outside = outside.as_ptr();
         let (top, left) = (y * V::OUT, x * V::OUT);
-        if let Some(y) = inside(top, self.padding[0], height)
-            && let Some(x) = inside(left, self.padding[1], width)
-            && let Some(codes) = self.codes.get((n * height + y) * row + x * pixel..)
-            && let Some(codes) = codes.get(..last)
-        {
-            return (codes, [row, pixel]);
-        }
-        let strides = [V::TILE * self.reach, self.reach];
-        for (ty, out) in patch.chunks_exact_mut(strides[0]).take(V::TILE).enumerate() {
-            out.fill(self.zero_point);
-            let Some(y) = (top + ty).checked_sub(self.padding[0]).filter(|&y| y < height) else {
+        for (ty, line) in pixels.chunks_exact_mut(V::TILE).take(V::TILE).enumerate() {
+            // Before the first row it becomes so large that it is none, and so does a column.
+            let row = (top + ty).wrapping_sub(self.padding[0]);
+            if row >= height {
+                line.fill(outside);
                 continue;
-            };
-            let line = &self.codes[(n * height + y) * row..][..row];
-            // The first pixel of the tile that the line has, and the pixel of the line it is.
-            let skipped = self.padding[1].saturating_sub(left);
-            let first = (left + skipped).saturating_sub(self.padding[1]).min(width);
-            let pixels = V::TILE.saturating_sub(skipped).min(width - first);
-            let (line, out) = (&line[first * pixel..][..pixels * pixel], &mut out[..]);
-            let out = out.get_mut(skipped * self.reach..).unwrap_or_default();
-            // All at once where they lie in the patch as they do in the line.
-            let together = if pixel == self.reach { V::TILE } else { 1 };
-            let lines = line.chunks(together * pixel);
-            for (out, codes) in out.chunks_mut(together * self.reach).zip(lines) {
-                out[..codes.len()].copy_from_slice(codes);
+            }
+            let start = self.codes[(n * height + row) * width * channels..].as_ptr();
+            for (tx, pixel) in line.iter_mut().enumerate() {
+                let column = (left + tx).wrapping_sub(self.padding[1]);
+                let inside = start.wrapping_add(column.wrapping_mul(channels));
+                *pixel = if column < width { inside } else { outside };
             }
         }
-        (patch, strides)
+        if channels < self.reach {
+            for (pixel, copy) in pixels.iter_mut().zip(copies.chunks_exact_mut(self.reach)) {
+                if *pixel != outside {
+                    let behind = &self.codes[pixel.addr() - self.codes.as_ptr().addr()..];
+                    if behind.len() < self.reach {
+                        copy[..behind.len()].copy_from_slice(behind);
+                        *pixel = copy.as_ptr();
+                    }
+                }
+            }
+        }
     }
 }

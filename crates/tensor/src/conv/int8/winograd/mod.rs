@@ -27,8 +27,8 @@ use std::ops::Range;
 
 use self::blocks::{BLOCK, Block, Blocks, Tile};
 use self::filter::{Filters, Transformed};
-use self::input::Input;
-use self::transform::{input_tile, output_tile};
+use self::input::{Input, Pixels};
+use self::transform::{input_tile, output_columns, output_rows};
 pub(crate) use self::variant::Variant;
 pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use crate::Level;
@@ -80,9 +80,14 @@ impl<V: Variant> Winograd<V> {
         self.filters.bytes()
     }
 
+    /// Sums of a position of a tile for one panel. The last panel may have fewer outputs.
+    const fn width<I: Int8>() -> usize {
+        I::Words::VECTORS * I::LANES
+    }
+
     /// Sums of a block of tiles for one panel.
     fn block_sums<I: Int8>(blocks: &Blocks) -> usize {
-        blocks.size * Self::POSITIONS * I::Words::VECTORS * I::LANES
+        blocks.size * Self::POSITIONS * Self::width::<I>()
     }
 
     /// Words of transformed filters for each thread.
@@ -177,58 +182,64 @@ impl<V: Variant> Winograd<V> {
         patch: &mut [u8],
         words: &mut [i16],
     ) {
-        for (i, tile) in block.tiles().iter().enumerate() {
-            let codes = input.tile::<V>(tile.place, patch);
-            if tile.is_whole::<V>() {
-                Self::transform_tile::<I, true>(isa, tile, codes, blocks, i, words);
-            } else {
-                Self::transform_tile::<I, false>(isa, tile, codes, blocks, i, words);
-            }
-        }
-    }
-
-    /// Place `i` of a block. Whole tiles have code of their own, where the number of points is known.
-    #[inline(always)]
-    fn transform_tile<I: Int8, const WHOLE: bool>(
-        isa: I,
-        tile: &Tile,
-        (codes, [row, pixel]): input::Codes,
-        blocks: &Blocks,
-        i: usize,
-        words: &mut [i16],
-    ) {
-        assert!((V::TILE - 1) * (row + pixel) + blocks.pixel <= codes.len());
-        assert!((Self::POSITIONS - 1) * blocks.position + (i + 1) * blocks.pixel <= words.len());
+        let tiles = block.tiles().iter();
         isa.enter(
             #[inline(always)]
             || {
-                // A copy that stays in registers: for all the compiler knows, stores change what it is of.
-                let position = blocks.position;
-                let points = if WHOLE { [V::TILE; 2] } else { tile.points };
-                for c in (0..blocks.pixel).step_by(2 * I::LANES) {
-                    input_tile::<I, V>(
-                        isa,
-                        points,
-                        // SAFETY: c + 2·LANES ≤ pixel, whole vectors; the last pixel has as many codes
-                        // by the assertion.
-                        #[inline(always)]
-                        |y, x| unsafe {
-                            let at = y * row + x * pixel + c;
-                            isa.widen_codes(codes.get_unchecked(at..at + 2 * I::LANES))
-                        },
-                        // SAFETY: as above, of the last position.
-                        #[inline(always)]
-                        |t, value| unsafe {
-                            let at = t * position + i * blocks.pixel + c;
-                            isa.store_half(value, words.get_unchecked_mut(at..at + 2 * I::LANES));
-                        },
-                    );
+                let mut pixels = [std::ptr::null(); 36];
+                for (i, tile) in tiles.enumerate() {
+                    input.tile::<V>(tile.place, patch, &mut pixels);
+                    let words = &mut words[i * blocks.pixel..];
+                    // SAFETY: the blocks' pixels are the input's; nobody writes to the patch meanwhile.
+                    unsafe {
+                        if tile.is_whole::<V>() {
+                            Self::transform_tile::<I, true>(isa, tile, &pixels, blocks, words);
+                        } else {
+                            Self::transform_tile::<I, false>(isa, tile, &pixels, blocks, words);
+                        }
+                    }
                 }
             },
         );
     }
 
-    /// `M[tile][t][width]` of a block of tiles.
+    /// From the first position on. Whole tiles have code of their own, where the number of points is known.
+    ///
+    /// # Safety
+    /// A pixel of the blocks can be read at each of these.
+    #[inline(always)]
+    unsafe fn transform_tile<I: Int8, const WHOLE: bool>(
+        isa: I,
+        tile: &Tile,
+        pixels: &Pixels,
+        blocks: &Blocks,
+        words: &mut [i16],
+    ) {
+        // Copies that stay in registers: for all the compiler knows, stores change what they are of.
+        let (channels, position) = (blocks.pixel, blocks.position);
+        assert!((Self::POSITIONS - 1) * position + channels <= words.len());
+        let points = if WHOLE { [V::TILE; 2] } else { tile.points };
+        for c in (0..channels).step_by(2 * I::LANES) {
+            input_tile::<I, V>(
+                isa,
+                points,
+                // SAFETY: c + 2·LANES ≤ channels, whole vectors; the caller's promise.
+                #[inline(always)]
+                |y, x| unsafe {
+                    let from = pixels[y * V::TILE + x].add(c);
+                    isa.widen_codes(std::slice::from_raw_parts(from, 2 * I::LANES))
+                },
+                // SAFETY: as above, of the last position.
+                #[inline(always)]
+                |t, value| unsafe {
+                    let at = t * position + c;
+                    isa.store_half(value, words.get_unchecked_mut(at..at + 2 * I::LANES));
+                },
+            );
+        }
+    }
+
+    /// `M[tile][t]` of a block of tiles.
     fn products<I: Int8>(
         &self,
         isa: I,
@@ -240,19 +251,23 @@ impl<V: Variant> Winograd<V> {
         sums: &mut [i32],
     ) {
         let last = block.tiles().len() - 1;
-        let rows: [usize; BLOCK + MAX_ROW_STEP] =
-            std::array::from_fn(|tile| tile.min(last) * blocks.pixel);
+        let mut rows = [last * blocks.pixel; BLOCK + MAX_ROW_STEP];
+        for (tile, row) in rows[..last].iter_mut().enumerate() {
+            *row = tile * blocks.pixel;
+        }
         let stretches = (0..self.filters.stretches()).map(|i| self.filters.stretch(panel, i));
-        for (stretch, row) in stretches.flat_map(|stretch| (0..V::TILE).map(move |y| (stretch, y)))
-        {
-            let filters = self.filters.row::<I, V>(isa, panel, stretch, row, filters);
+        let together = self.filters.rows_together::<I, V>(filters);
+        let rows_of = |stretch| (0..V::TILE).step_by(together).map(move |y| (stretch, y));
+        for (stretch, row) in stretches.flat_map(rows_of) {
+            let filters =
+                self.filters.rows::<I, V>(isa, panel, stretch, row..row + together, filters);
             let keep = Keep {
                 sums: Shared::new(sums),
-                stride: Self::POSITIONS * stretch.width,
+                stride: Self::POSITIONS * Self::width::<I>(),
                 add: stretch.channel > 0,
             };
             let start = row * V::TILE;
-            for span in block.spans(start..start + V::TILE) {
+            for span in block.spans(start..start + together * V::TILE) {
                 let (tiles, first) = (&span.tiles, span.positions.start);
                 let strip = Strip::<I::Words> {
                     image: &transformed[first * blocks.position..],
@@ -260,18 +275,19 @@ impl<V: Variant> Winograd<V> {
                     runs: &[stretch.channel],
                     last: last * blocks.pixel + stretch.channel,
                     steps: stretch.steps,
-                    panel: &filters[(first - start) * stretch.position..],
+                    panel: &filters[(first - start) * Filters::position::<I>()..],
                     width: stretch.width,
                     copies: Copies {
                         count: span.positions.len(),
                         image: blocks.position,
-                        panel: stretch.position,
+                        panel: Filters::position::<I>(),
+                        columns: Self::width::<I>(),
                     },
                 };
                 let place = Place {
                     row: tiles.start,
                     rows: tiles.len(),
-                    column: first * stretch.width,
+                    column: first * Self::width::<I>(),
                     columns: stretch.width,
                 };
                 // SAFETY: `sums` is this call's alone.
@@ -294,26 +310,34 @@ impl<V: Variant> Winograd<V> {
         epilogue: &Epilogue,
     ) {
         let outputs = self.filters.outputs(panel);
-        let width = outputs.len().next_multiple_of(I::LANES);
-        for (tile, sums) in block.tiles().iter().zip(sums.chunks_exact(Self::POSITIONS * width)) {
-            let outputs = outputs.clone();
-            // SAFETY: the caller's promise.
-            unsafe {
-                if tile.is_whole::<V>() {
-                    self.output_pixels::<I, true>(isa, geometry, tile, outputs, sums, epilogue);
-                } else {
-                    self.output_pixels::<I, false>(isa, geometry, tile, outputs, sums, epilogue);
+        let vectors_whole = outputs.len().is_multiple_of(I::LANES);
+        let tiles = block.tiles().iter();
+        isa.enter(
+            #[inline(always)]
+            || {
+                for (tile, sums) in
+                    tiles.zip(sums.chunks_exact(Self::POSITIONS * Self::width::<I>()))
+                {
+                    let outputs = outputs.clone();
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        if tile.is_whole::<V>() && vectors_whole {
+                            self.pixels::<I, true>(isa, geometry, tile, outputs, sums, epilogue);
+                        } else {
+                            self.pixels::<I, false>(isa, geometry, tile, outputs, sums, epilogue);
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     }
 
-    /// A tile's. Whole ones have code of their own, where the number of points is known.
+    /// A tile's. Whole ones of whole vectors have code of their own, where the number of points is known.
     ///
     /// # Safety
     /// As [`Winograd::outputs`], for this tile.
     #[inline(always)]
-    unsafe fn output_pixels<I: Int8, const WHOLE: bool>(
+    unsafe fn pixels<I: Int8, const WHOLE: bool>(
         &self,
         isa: I,
         geometry: &ConvGeometry,
@@ -322,7 +346,8 @@ impl<V: Variant> Winograd<V> {
         sums: &[i32],
         epilogue: &Epilogue,
     ) {
-        let width = sums.len() / Self::POSITIONS;
+        assert!(sums.len() == Self::POSITIONS * Self::width::<I>());
+        let width = outputs.len().next_multiple_of(I::LANES).min(Self::width::<I>());
         let [out_h, out_w] = geometry.out_size;
         let [n, y, x] = tile.place;
         let (y, x) = (y * V::OUT, x * V::OUT);
@@ -330,48 +355,105 @@ impl<V: Variant> Winograd<V> {
             true => [V::OUT; 2],
             false => [V::OUT.min(out_h - y), V::OUT.min(out_w - x)],
         };
-        let pixel = (n * out_h + y) * out_w + x;
-        isa.enter(
-            #[inline(always)]
-            || {
-                let points = if WHOLE { [V::TILE; 2] } else { tile.points };
-                let raised = V::raised(points);
-                for v in (0..width).step_by(I::LANES) {
-                    let column = outputs.start + v;
-                    let columns = (outputs.end - column).min(I::LANES);
-                    let centre = isa.load(&self.centres[column..]);
-                    let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
-                    let centre = isa.scale(centre, raised);
-                    let y = output_tile::<I, V>(
-                        isa,
-                        points,
-                        // SAFETY: there are `width` sums, whole vectors, of each position.
+        let points = if WHOLE { [V::TILE; 2] } else { tile.points };
+        let raised = V::raised(points);
+        for v in (0..width).step_by(I::LANES) {
+            let column = outputs.start + v;
+            let lanes = if WHOLE { I::LANES } else { (outputs.end - column).min(I::LANES) };
+            let row = (n * out_h + y) * out_w + x;
+            let place = Place { row, rows: pixels, column, columns: lanes };
+            let centre = isa.load(&self.centres[column..]);
+            let bias = isa.add(isa.load(&epilogue.bias[column..]), centre);
+            let columns = output_columns::<I, V>(
+                isa,
+                points[0],
+                // SAFETY: `v` is a multiple of LANES below the width of each position.
+                #[inline(always)]
+                |t| unsafe {
+                    let at = t * Self::width::<I>() + v;
+                    isa.load(sums.get_unchecked(at..at + I::LANES))
+                },
+                isa.scale(centre, raised),
+            );
+            let row = output_rows::<I, V>(isa, points[1], columns, bias);
+            let finish = Rows { isa, epilogue, place, count: rows, apart: out_w };
+            // SAFETY: the caller's promise.
+            unsafe {
+                if WHOLE {
+                    finish.run::<V>(row);
+                } else {
+                    // Once, not in each of the ways to finish them.
+                    let rows = [row(0), row(1), row(2), row(3)];
+                    finish.run::<V>(
                         #[inline(always)]
-                        |t| unsafe {
-                            let at = t * width + v;
-                            isa.load(sums.get_unchecked(at..at + I::LANES))
-                        },
-                        centre,
-                        bias,
+                        |y| rows[y],
                     );
-                    for (i, row) in y.iter().enumerate().take(rows) {
-                        let [a, b, c, d] = row.map(|sums| [sums]);
-                        let place = Place { row: pixel + i * out_w, rows: pixels, column, columns };
-                        // SAFETY: the caller's promise.
-                        unsafe {
-                            match pixels {
-                                _ if columns < I::LANES => {
-                                    epilogue.ragged(isa, &[a, b, c, d], place);
-                                }
-                                4 => epilogue.whole(isa, &[a, b, c, d], place),
-                                3 => epilogue.whole(isa, &[a, b, c], place),
-                                2 => epilogue.whole(isa, &[a, b], place),
-                                _ => epilogue.whole(isa, &[a], place),
-                            }
-                        }
-                    }
                 }
-            },
-        );
+            }
+        }
+    }
+}
+
+/// Rows of a tile, a vector of channels of each pixel.
+struct Rows<'a, I> {
+    isa: I,
+    epilogue: &'a Epilogue<'a>,
+    /// The first row.
+    place: Place,
+    count: usize,
+    /// Pixels from a row to the next.
+    apart: usize,
+}
+
+impl<I: Int8> Rows<'_, I> {
+    /// # Safety
+    /// As [`Winograd::outputs`], for these rows.
+    #[inline(always)]
+    unsafe fn run<V: Variant>(self, sums: impl Fn(usize) -> [[I::Acc; 1]; 4]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.place.rows {
+                _ if self.place.columns < I::LANES => self.ragged(sums),
+                4 if V::OUT == 4 => self.whole::<4>(sums),
+                3 if V::OUT == 4 => self.whole::<3>(sums),
+                2 => self.whole::<2>(sums),
+                _ => self.whole::<1>(sums),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Winograd::outputs`], for these rows.
+    #[inline(always)]
+    unsafe fn whole<const PIXELS: usize>(self, sums: impl Fn(usize) -> [[I::Acc; 1]; 4]) {
+        let groups = [self.count, self.apart];
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.epilogue.groups(
+                self.isa,
+                self.place,
+                groups,
+                #[inline(always)]
+                |row| {
+                    let row = sums(row);
+                    let mut pixels = [row[0]; PIXELS];
+                    pixels.copy_from_slice(&row[..PIXELS]);
+                    pixels
+                },
+            );
+        }
+    }
+
+    /// Of fewer channels than a vector has.
+    ///
+    /// # Safety
+    /// As [`Winograd::outputs`], for these rows.
+    #[inline(always)]
+    unsafe fn ragged(self, sums: impl Fn(usize) -> [[I::Acc; 1]; 4]) {
+        for row in 0..self.count {
+            let place = Place { row: self.place.row + row * self.apart, ..self.place };
+            // SAFETY: the caller's promise.
+            unsafe { self.epilogue.ragged(self.isa, &sums(row), place) };
+        }
     }
 }

@@ -97,19 +97,17 @@ pub(crate) fn filter_row<I: Int8, V: Variant, const ROW: usize>(
     );
 }
 
-/// `((Aᵀ M A) · q⁻¹) >> 2v, + bias` for `LANES` channels of one tile, whose rows and columns have so many
-/// points: `load(t)` is a position, of which the one of the points 1 has `centre` too much. It is so many
-/// [`Variant::raised`] of what `bias` adds back.
+/// The columns of `Aᵀ M`, by rows, for `LANES` channels of one tile, whose rows have so many points: `load(t)` is a
+/// position, of which the one of the points 1 has `centre` too much.
 #[inline(always)]
-pub(crate) fn output_tile<I: Int8, V: Variant>(
+pub(crate) fn output_columns<I: Int8, V: Variant>(
     isa: I,
-    points: [usize; 2],
+    points: usize,
     load: impl Fn(usize) -> I::Acc,
     centre: I::Acc,
-    bias: I::Acc,
-) -> [[I::Acc; 4]; 4] {
+) -> [[I::Acc; 6]; 4] {
     let mut rows = [[isa.zero(); 6]; 4];
-    with_points!(V, points[0], POINTS => unrolled::<V>(
+    with_points!(V, points, POINTS => unrolled::<V>(
         #[inline(always)]
         |x| {
             let mut m = [isa.zero(); 6];
@@ -126,13 +124,27 @@ pub(crate) fn output_tile<I: Int8, V: Variant>(
             }
         },
     ));
-    let mut out = [[isa.zero(); 4]; 4];
-    with_points!(V, points[1], POINTS => for y in 0..V::OUT {
-        let row = V::output::<I, POINTS>(isa, rows[y]);
+    rows
+}
+
+/// The rows of `((Aᵀ M A) · q⁻¹) >> 2v, + bias` from [`output_columns`], which have so many points. `centre` was so
+/// many [`Variant::raised`] of what `bias` adds back.
+#[inline(always)]
+pub(crate) fn output_rows<I: Int8, V: Variant>(
+    isa: I,
+    points: usize,
+    columns: [[I::Acc; 6]; 4],
+    bias: I::Acc,
+) -> impl Fn(usize) -> [[I::Acc; 1]; 4] {
+    #[inline(always)]
+    move |y| {
+        let row = columns[y];
+        let sums = with_points!(V, points, POINTS => V::output::<I, POINTS>(isa, row));
+        let mut out = [[isa.zero()]; 4];
         for x in 0..V::OUT {
-            let scaled = if V::INVERSE == 1 { row[x] } else { isa.scale(row[x], V::INVERSE) };
-            out[y][x] = isa.add(isa.shift_right(scaled, V::SHIFT), bias);
+            let scaled = if V::INVERSE == 1 { sums[x] } else { isa.scale(sums[x], V::INVERSE) };
+            out[x] = [isa.add(isa.shift_right(scaled, V::SHIFT), bias)];
         }
-    });
-    out
+        out
+    }
 }
