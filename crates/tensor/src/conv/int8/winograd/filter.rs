@@ -151,12 +151,16 @@ impl Filters {
         Stretch { channel, steps, width, plane }
     }
 
+    /// Words of the largest plane of a stretch of so many channels.
+    const fn largest_plane<I: Int8>(channels: usize) -> usize {
+        let words = channels.div_ceil(I::Words::GROUP) * I::Words::GROUP;
+        (words * I::Words::VECTORS * I::LANES).next_multiple_of(2 * I::LANES)
+    }
+
     /// Words from a position to the next: the largest plane, and a cache line more, so that positions do not fall on
     /// the same cache sets.
     pub(crate) const fn position<I: Int8>() -> usize {
-        let steps = STRETCH.div_ceil(I::Words::GROUP);
-        let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
-        plane.next_multiple_of(2 * I::LANES) + GAP
+        Self::largest_plane::<I>(STRETCH) + GAP
     }
 
     /// Words of a row.
@@ -164,18 +168,13 @@ impl Filters {
         V::TILE * Self::position::<I>()
     }
 
-    /// Bytes of the largest row of so many channels, without what lies between its positions.
-    fn row_bytes<I: Int8, V: Variant>(channels: usize) -> usize {
-        let steps = channels.min(STRETCH).div_ceil(I::Words::GROUP);
-        let plane = steps * I::Words::VECTORS * I::LANES * I::Words::GROUP;
-        V::TILE * plane.next_multiple_of(2 * I::LANES) * size_of::<i16>()
-    }
-
     /// Rows that a thread has memory for: those of all panels if they are kept, else one.
     fn places<I: Int8, V: Variant>(outputs: usize, channels: usize) -> usize {
         let panels = outputs.div_ceil(I::Words::VECTORS * I::LANES).max(1);
         let rows = panels * V::TILE;
-        let bytes = rows * Self::row_bytes::<I, V>(channels);
+        // Those that are touched: what lies between positions is not.
+        let plane = Self::largest_plane::<I>(channels.min(STRETCH));
+        let bytes = rows * V::TILE * plane * size_of::<i16>();
         let kept = panels <= Transformed::MOST && channels <= STRETCH && bytes <= KEPT;
         if kept { rows } else { 1 }
     }
