@@ -34,7 +34,7 @@ pub(crate) struct Strip<'a, P: Product> {
     pub(crate) copies: Copies,
 }
 
-/// Products of one shape.
+/// Products of one shape. If there is more than one, rows follow each other in the image.
 #[derive(Clone, Copy)]
 pub(crate) struct Copies {
     /// How many products.
@@ -150,8 +150,7 @@ impl<P: Product> Strip<'_, P> {
                     let bias = finish.bias(product.isa(), column);
                     let mut row = rows.start;
                     for tile in all[rows.clone()].as_chunks::<MR>().0 {
-                        // The next tile's rows begin anywhere: nothing else foretells it. Those of copies follow
-                        // each other.
+                        // The rows of the next tile of a product alone begin anywhere: nothing else foretells it.
                         if copies.count == 1 {
                             let behind = &all[row + MR..];
                             match behind.first_chunk::<MR>() {

@@ -81,3 +81,53 @@ impl<'a> Input<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::variant::{F2x2, F4x4};
+    use super::*;
+    use crate::conv::ConvAttrs;
+
+    const ZERO_POINT: u8 = 200;
+
+    /// Every pixel has all that is read of it in the input or in the patch, and its own channels first.
+    fn check<V: Variant>(channels: usize, reach: usize, [height, width]: [usize; 2]) {
+        let shape = [2, channels, height, width];
+        let geometry = ConvGeometry::new(shape, [4, channels, 3, 3], ConvAttrs::new(1, 1)).unwrap();
+        let codes = Vec::from_iter((0..2 * height * width * channels).map(|i| (i % 199) as u8));
+        let input = Input::new(&geometry, reach, &codes, ZERO_POINT);
+        let mut patch = vec![255; Input::patch_len::<V>(reach)];
+        let mut pixels = [std::ptr::null(); 36];
+        let tiles = [height.div_ceil(V::OUT), width.div_ceil(V::OUT)];
+        for i in 0..2 * tiles[0] * tiles[1] {
+            let place = [i / tiles[1] / tiles[0], i / tiles[1] % tiles[0], i % tiles[1]];
+            input.tile::<V>(place, &mut patch, &mut pixels);
+            for (t, pixel) in pixels.iter().enumerate().take(V::TILE * V::TILE) {
+                let read = [&codes[..], &patch[..]].into_iter().find_map(|memory| {
+                    let at = pixel.addr().checked_sub(memory.as_ptr().addr())?;
+                    memory.get(at..at + reach)
+                });
+                let read = read.unwrap_or_else(|| panic!("pixel {t} of {place:?} is cut"));
+                let at = [t / V::TILE, t % V::TILE];
+                let [y, x] =
+                    [0, 1].map(|axis| (place[1 + axis] * V::OUT + at[axis]).wrapping_sub(1));
+                let expected = match y < height && x < width {
+                    true => codes[((place[0] * height + y) * width + x) * channels..][..channels]
+                        .to_vec(),
+                    false => vec![ZERO_POINT; channels],
+                };
+                assert_eq!(read[..channels], expected, "pixel {t} of {place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn pixels_are_read_where_they_are_and_never_beyond_the_input() {
+        for (channels, reach) in [(16, 16), (3, 16), (1, 32), (20, 32), (33, 48)] {
+            for size in [[1, 1], [4, 9], [7, 7], [8, 5]] {
+                check::<F2x2>(channels, reach, size);
+                check::<F4x4>(channels, reach, size);
+            }
+        }
+    }
+}

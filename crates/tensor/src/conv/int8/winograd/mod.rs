@@ -4,7 +4,7 @@
 //! for each block of tiles:
 //!     V[t][tile] = Bᵀ d B                      for each tile: see `input`
 //!     for each panel of outputs:
-//!         for each stretch of channels, each row of positions:
+//!         for each stretch of channels, each row of positions, or all rows of filters that are kept:
 //!             U[t] = G g Gᵀ                    from bytes: see `filter`
 //!             M[tile][t] += V[t][tile] · U[t]  small products: the GEMM tile of gemm::int8
 //!         Y[tile] = (AᵀMA · q⁻¹ − 2^{2v}·c) >> 2v  (+ c)   and the epilogue
