@@ -164,9 +164,11 @@ impl Graph {
     /// # Errors
     /// What an operator refuses, naming the node.
     pub fn run<'t>(&self, x: Var<'t>) -> Result<Var<'t>> {
-        match x.tape().saving().recompute {
-            true => self.run_in_parts(x),
-            false => self.run_whole(x),
+        match x.tape() {
+            // Who records what ran wants each operator by itself.
+            tape if tape.is_traced() => self.run_with(x, |_, _| {}),
+            tape if tape.saving().recompute => self.run_in_parts(x),
+            _ => self.run_whole(x),
         }
     }
 

@@ -70,6 +70,9 @@ impl Leaf {
     /// assert_eq!(leaves.map(|leaf| leaf.get().item()), [Ok(2.0), Ok(3.0)]);
     /// ```
     ///
+    /// Nobody reads a leaf meanwhile: `change` may work on threads, but what else runs on their pool must not need
+    /// these leaves.
+    ///
     /// # Panics
     /// If one leaf is among them twice.
     pub fn update_all(leaves: &[Self], change: impl FnOnce(&mut [&mut Tensor<f32>])) {

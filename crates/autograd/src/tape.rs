@@ -29,6 +29,8 @@ pub struct Tape {
     nodes: RefCell<Vec<Node>>,
     mode: Mode,
     recording: bool,
+    /// Whether what ran becomes a graph.
+    traced: bool,
     saving: Saving,
     /// What ran when, if somebody wants to know.
     spans: Option<Spans>,
@@ -97,6 +99,7 @@ impl Tape {
             nodes: RefCell::default(),
             mode,
             recording: true,
+            traced: false,
             saving: Saving::default(),
             spans: None,
         }
@@ -105,6 +108,15 @@ impl Tape {
     /// An empty tape that cannot go back, and so saves nothing for it.
     pub fn no_grad(mode: Mode) -> Self {
         Self { recording: false, ..Self::new(mode) }
+    }
+
+    /// The same tape, from which a graph will be made.
+    pub(crate) fn traced(self) -> Self {
+        Self { traced: true, ..self }
+    }
+
+    pub(crate) fn is_traced(&self) -> bool {
+        self.traced
     }
 
     /// The same tape, which keeps less for the way back.

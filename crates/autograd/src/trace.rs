@@ -24,7 +24,7 @@ pub fn trace(
         return Err(Error::Trace { reason: "the example must have a batch axis".into() });
     };
     let graph = {
-        let tape = Tape::no_grad(Mode::EVAL);
+        let tape = Tape::no_grad(Mode::EVAL).traced();
         let x = tape.input(example.clone());
         let output = forward(x)?;
         record(leaves, &tape, x, output, input_shape)?

@@ -1,7 +1,7 @@
 //! A graph runs BatchNorm, a sum and ReLU as one: the same bits, forward and back.
 
 use ottava_autograd::ops::BatchNorm2d;
-use ottava_autograd::{Leaf, Mode, Saving, Tape, trace};
+use ottava_autograd::{Graph, Leaf, Mode, Saving, Tape, trace};
 use ottava_tensor::Tensor;
 use ottava_tensor::conv::ConvAttrs;
 
@@ -57,6 +57,12 @@ fn check(added: Added) {
         y.relu()?.global_avg_pool()?.flatten()
     })
     .unwrap();
+    // Recorded again, as a part of another network is, it is the same operators.
+    let again = trace(&named, &Tensor::zeros(&[1, 3, 8, 8]), |x| graph.run(x)).unwrap();
+    let ops = |graph: &Graph| {
+        Vec::from_iter(graph.nodes().iter().filter_map(|node| Some(node.op()?.name())))
+    };
+    assert_eq!(ops(&again), ops(&graph), "{added:?}");
     let saved = [false, true].map(|half| Saving { half, ..Saving::default() });
     for (mode, saving) in
         [Mode::TRAIN, Mode::EVAL].into_iter().flat_map(|mode| saved.map(|s| (mode, s)))

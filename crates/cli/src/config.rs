@@ -43,6 +43,14 @@ fn rivals() -> Vec<Vec<String>> {
     groups.map(|group| group.get_args().map(flag).collect()).collect()
 }
 
+/// Flags that may be given more than once.
+fn repeated() -> Vec<String> {
+    let command = Cli::command();
+    let flags = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    let flags = flags.filter(|flag| matches!(flag.get_action(), clap::ArgAction::Append));
+    flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect()
+}
+
 fn named(args: &[OsString]) -> Option<OsString> {
     let mut found = None;
     let mut args = args.iter();
@@ -65,6 +73,7 @@ fn flags(path: &Path, given: impl Fn(&str) -> bool) -> Result<Vec<OsString>> {
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
         anyhow::anyhow!("{shown}: {}", error.to_string().trim().replace('\n', " "))
     })?;
+    let repeated = repeated();
     let mut flags = Vec::new();
     for (key, value) in table {
         let flag = format!("--{}", key.replace('_', "-"));
@@ -72,6 +81,13 @@ fn flags(path: &Path, given: impl Fn(&str) -> bool) -> Result<Vec<OsString>> {
             continue;
         }
         let values = match value {
+            // Of a flag that has one value, the last would count.
+            toml::Value::Array(values) if values.len() != 1 && !repeated.contains(&flag) => {
+                bail!(
+                    "{shown}: `{key}` has one value, not a list of {}; what is a list on the command line too is text, as in \"1,2\"",
+                    values.len()
+                )
+            }
             toml::Value::Array(values) => values,
             value => vec![value],
         };
@@ -120,6 +136,10 @@ mod tests {
         std::fs::write(&path, "size_budget = 9000\nwidths = [8, 4]\n").unwrap();
         let line = ["ottava", "qat", "--accuracy-budget=1", &config].map(OsString::from);
         assert_eq!(expand(line.to_vec()).unwrap()[2..4], ["--widths=8", "--widths=4"]);
+        // A list is of flags that may be repeated.
+        std::fs::write(&path, "color_jitter = [0.4, 0.4, 0.4, 0.1]\n").unwrap();
+        let error = expand(["ottava", "train", &config].map(OsString::from).to_vec()).unwrap_err();
+        assert!(error.to_string().contains("`color_jitter` has one value"), "{error}");
         std::fs::write(&path, "epochs = ").unwrap();
         let args = ["x".into(), "--config".into(), path.into()];
         assert_eq!(expand(args.to_vec()).unwrap_err().to_string().lines().count(), 1);

@@ -128,8 +128,10 @@ pub fn run(args: &args::Demo) -> Result<()> {
     rows.push(integer_row("qat_w4a4", &program, &file, &test, global)?);
 
     let (json, text) = report(&rows, agreement, start.elapsed().as_secs_f64(), seed);
-    crate::report::finish(&args.out, &json)?;
-    result(global, json, &format!("{text}everything is in {}", args.out.display()))
+    // Told, whatever becomes of the page.
+    let page = crate::report::finish(&args.out, &json);
+    result(global, json, &format!("{text}everything is in {}", args.out.display()))?;
+    page
 }
 
 /// A network to train quantization-aware.

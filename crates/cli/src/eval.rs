@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ottava::interop::{Precision, StateDict, write_safetensors};
 use serde_json::json;
 
@@ -11,16 +11,14 @@ use crate::classifier::judge;
 use crate::model::{Model, load};
 use crate::output::{can_write, result, round};
 use crate::qat::{same_channels, same_classes, same_shape};
-use crate::run_dir::same_file;
+use crate::run_dir::spared;
 use crate::task::{Task, input_shape, name_skipped};
 
 /// `ottava eval`.
 pub fn run(args: &args::Eval) -> Result<()> {
     let model = load(&args.model_file, args.model.as_deref())?;
     if let Some(path) = &args.logits {
-        if same_file(path, &args.model_file) {
-            bail!("--logits {}: that is the network itself; name another file", path.display());
-        }
+        spared("--logits", path, &args.model_file, None)?;
         can_write(path)?;
     }
     let task = Task::new(&args.data, model.preprocess()?)?;

@@ -13,10 +13,12 @@ use crate::args::{self, Format, Weights};
 use crate::model::{Model, load};
 use crate::output::{bytes, result};
 use crate::qat::size;
+use crate::run_dir::spared;
 use crate::setup::usage;
 
 /// `ottava export`.
 pub fn run(args: &args::Export) -> Result<()> {
+    spared("OUT", &args.out, &args.model_file, None)?;
     let model = load(&args.model_file, args.model.as_deref())?;
     let defaults = OnnxOptions::default();
     let options = OnnxOptions {

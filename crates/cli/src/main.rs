@@ -27,6 +27,7 @@ mod train;
 mod verify;
 mod widths;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<setup::Exit>() {
             Some(setup::Exit::Interrupted(_)) => {
-                eprintln!("{error}");
+                tell(&error.to_string());
                 ExitCode::from(130)
             }
             Some(setup::Exit::Usage(_)) => {
@@ -81,6 +82,11 @@ fn run(command: &Command) -> Result<()> {
 /// One line: what, where, what to do.
 fn fail(error: &anyhow::Error) -> ExitCode {
     let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-    eprintln!("error: {line}");
+    tell(&format!("error: {line}"));
     ExitCode::FAILURE
+}
+
+/// A line on standard error. Nobody may be listening; the exit code says it still.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

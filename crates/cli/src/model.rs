@@ -393,8 +393,14 @@ fn from_onnx(shown: &str, bytes: &[u8]) -> Result<FloatModel> {
         bail!("{shown}: the input's shape is {shape:?}, but images have [n, c, h, w]");
     };
     let logits = nn::predict(&file.graph, ottava::autograd::Mode::EVAL, Tensor::zeros(&shape))?;
+    let &[_, class_count] = logits.shape() else {
+        bail!(
+            "{shown}: the output's shape is {:?}, but a classifier's is [n, classes]; add a Flatten",
+            logits.shape()
+        );
+    };
     Ok(FloatModel {
-        class_count: logits.shape().last().copied().unwrap_or(1),
+        class_count,
         in_channels: channels,
         input: Some([channels, height, width]),
         classes: class_names(&file.metadata),

@@ -28,6 +28,8 @@ pub fn run(args: &args::Predict) -> Result<()> {
         Model::Float(model) => (Some(model.input_shape(None)), false),
         Model::Integer(program) => (program.input_shape().try_into().ok(), true),
     };
+    // Where the file says no size, pictures are made of one as a data set's are that differ in it.
+    let anything = matches!(&model, Model::Float(model) if model.input.is_none());
     // Files are read in colour; gray ones have the same brightness still.
     let gray = made_for.is_some_and(|[channels, ..]| channels == 1);
     let (mut images, mut text) = (Vec::new(), String::new());
@@ -37,7 +39,12 @@ pub fn run(args: &args::Predict) -> Result<()> {
         if gray {
             picture = picture.into_gray();
         }
-        let shape = preprocess.output_shape(picture.shape()).with_context(|| shown.clone())?;
+        let mut preprocess = preprocess.clone();
+        let mut shape = preprocess.output_shape(picture.shape()).with_context(|| shown.clone())?;
+        if anything && made_for.is_some_and(|other| other[1..] != shape[1..]) {
+            preprocess = preprocess.to_one_size();
+            shape = preprocess.output_shape(picture.shape()).with_context(|| shown.clone())?;
+        }
         let problem = match made_for {
             Some(other) if other[0] != shape[0] => format!(
                 "{shown} has {} channels, but the network is for images of {}",

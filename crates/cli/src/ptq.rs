@@ -17,7 +17,7 @@ use crate::output::{bytes, can_write, result, table};
 use crate::qat::{
     adopt, calibrate, float_nodes, integer_metadata, prepare_graph, size, write_program,
 };
-use crate::run_dir::same_file;
+use crate::run_dir::spared;
 use crate::setup::usage;
 use crate::task::{Task, name_skipped};
 use crate::widths::{self, Chosen};
@@ -87,10 +87,7 @@ fn target(args: &args::Ptq) -> Result<PathBuf> {
         );
     }
     let file = args.out.clone().unwrap_or_else(|| beside("int8.ottava"));
-    if same_file(&file, &args.model_file) || same_file(&file, &args.model_file.join("best.ottava"))
-    {
-        bail!("--out {}: that is the float network itself; name another file", file.display());
-    }
+    spared("--out", &file, &args.model_file, Some("int8.ottava"))?;
     can_write(&file)?;
     Ok(file)
 }

@@ -389,8 +389,10 @@ pub fn run(args: &args::Qat) -> Result<()> {
         json["widths"] = chosen.json();
         text = format!("{}\n{text}", chosen.text());
     }
-    crate::report::finish(&out, &json)?;
-    result(global, json, &format!("{text}the integer network is {}", file.display()))
+    // Told, whatever becomes of the page.
+    let page = crate::report::finish(&out, &json);
+    result(global, json, &format!("{text}the integer network is {}", file.display()))?;
+    page
 }
 
 /// The settings that say how a network is quantized: a run keeps those it began with.

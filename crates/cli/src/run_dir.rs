@@ -41,6 +41,10 @@ const MADE_OF_THEM: [&str; 4] = ["int8.ottava", "result.json", "analysis.json", 
 const TRACE: &str = "trace.json";
 /// What it was begun with.
 const CONFIG: &str = "config.toml";
+/// The first line of that: others have files of this name too.
+const MARK: &str = "# A run of ottava: the flags it began with.\n";
+/// What happened, a line each.
+const METRICS: &str = "metrics.jsonl";
 
 /// More epochs, steps or images no run has; sums of them do not overflow.
 const MOST: usize = 1 << 50;
@@ -60,22 +64,22 @@ impl RunDir {
         global: &Global,
     ) -> Result<Self> {
         let shown = path.display();
-        fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
         let config = toml::to_string(config).context("cannot write the configuration")?;
+        fs::create_dir_all(path).with_context(|| format!("cannot make the directory {shown}"))?;
         remove_unfinished(path);
-        let metrics = path.join("metrics.jsonl");
+        let metrics = path.join(METRICS);
         if !resume {
+            let made = || NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
             // What else lies in a directory that holds no run is somebody's own.
-            let mut overwritten = NETWORKS.iter().chain([&CONFIG]);
-            if metrics.is_file() {
-                let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
-                remove(path, names, "is of an earlier run", global)?;
+            let mut overwritten = made().chain([&CONFIG, &METRICS]);
+            if holds_run(path) {
+                remove(path, made(), "is of an earlier run", global)?;
             } else if let Some(name) = overwritten.find(|name| path.join(name).exists()) {
                 bail!(
                     "--out {shown}: it holds no run, but a {name} of somebody's that a run would overwrite; name another directory"
                 );
             }
-            write_atomic(path.join(CONFIG), config.as_bytes())?;
+            write_atomic(path.join(CONFIG), format!("{MARK}{config}").as_bytes())?;
         }
         let metrics = OpenOptions::new()
             .create(true)
@@ -96,7 +100,7 @@ impl RunDir {
     pub fn log(&mut self, line: &Value) -> Result<()> {
         let text = serde_json::to_string(line)?;
         writeln!(self.metrics, "{text}")
-            .with_context(|| format!("cannot write {}", self.file("metrics.jsonl").display()))
+            .with_context(|| format!("cannot write {}", self.file(METRICS).display()))
     }
 
     /// Writes everything that going on needs; `best` is the top-1 of the best epoch so far.
@@ -185,7 +189,7 @@ impl RunDir {
             );
         }
         write_atomic(self.file(CONFIG), self.config.as_bytes())?;
-        let path = self.file("metrics.jsonl");
+        let path = self.file(METRICS);
         let text = fs::read_to_string(&path).unwrap_or_default();
         let before = |line: &&str| {
             // A line torn by the kill is no JSON.
@@ -231,6 +235,35 @@ pub fn data(run: &Path) -> Result<args::Data> {
         data.bad_images = args::BadImages::Skip;
     }
     Ok(data)
+}
+
+/// Whether a directory holds a run, not files of somebody's that are called like those of one.
+fn holds_run(path: &Path) -> bool {
+    let config = fs::read_to_string(path.join(CONFIG)).unwrap_or_default();
+    // Those of earlier versions have no mark, but a seed and a network.
+    let earlier = || {
+        let seed = toml::from_str::<toml::Table>(&config).is_ok_and(|t| t.contains_key("seed"));
+        seed && NETWORKS.iter().any(|name| path.join(name).is_file())
+    };
+    path.join(METRICS).is_file() && (config.starts_with(MARK) || earlier())
+}
+
+/// Refuses to write over the network that a command reads, or over a file of the run it is of: none but `but`.
+pub fn spared(flag: &str, out: &Path, model: &Path, but: Option<&str>) -> Result<()> {
+    let shown = out.display();
+    if same_file(out, model) {
+        bail!("{flag} {shown}: that is the network itself; name another file");
+    }
+    let run = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new("")) };
+    if !model.is_dir() && !holds_run(run) {
+        return Ok(());
+    }
+    let mut names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&CONFIG, &METRICS]);
+    let of_run = |name: &&&str| Some(**name) != but && same_file(out, &run.join(name));
+    match names.find(of_run) {
+        Some(_) => bail!("{flag} {shown}: that is a file of the run itself; name another file"),
+        None => Ok(()),
+    }
 }
 
 /// Removes files of a run, each of which is named.

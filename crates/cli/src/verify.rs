@@ -1,7 +1,7 @@
 //! `ottava verify`: the quantization-aware graph against the integer program, node by node.
 
 use anyhow::{Context, Result, bail};
-use ottava::nn::qat::verify;
+use ottava::nn::qat::{NodeDifference, verify};
 use ottava::quant::Program;
 use serde_json::json;
 
@@ -36,9 +36,19 @@ pub fn run(args: &args::Verify) -> Result<()> {
     let program = Program::from_container(&read_container(&file)?)
         .with_context(|| file.display().to_string())?;
     let task = Task::new(&run_dir::data(&args.run)?, model.preprocess.clone())?;
-    let few = task.test_images(args.images, args.images)?;
-    let batch = few.epoch(0).next().context("the test set is empty")??;
-    let nodes = verify(&graph, &program, &batch.images)?;
+    let few = task.test_images(args.images, args.images.min(BATCH))?;
+    let mut nodes: Vec<NodeDifference> = vec![];
+    for batch in few.epoch(0) {
+        let found = verify(&graph, &program, &batch?.images)?;
+        if nodes.is_empty() {
+            nodes = found;
+        } else {
+            nodes.iter_mut().zip(&found).for_each(|(node, found)| node.add(found));
+        }
+    }
+    if nodes.is_empty() {
+        bail!("the test set is empty");
+    }
     let test = task.test(BATCH)?;
     let ours = judge(&mut Evaluating(&graph), &test, "graph", &args.global)?;
     let theirs = judge(&mut Deployed::new(&program)?, &test, "program", &args.global)?;

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ottava::interop;
 use serde_json::Value;
 
 /// Runs `ottava` in `dir`.
@@ -183,8 +184,11 @@ fn a_run_is_neither_mixed_nor_lost() {
         assert!(files("qat") == of_qat, "{args}");
     }
     for (args, words) in [
-        (format!("ptq run {DATA} --out run/best.ottava"), "the float network itself"),
-        (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the float network itself"),
+        (format!("ptq run {DATA} --out run/best.ottava"), "a file of the run itself"),
+        (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the network itself"),
+        (format!("ptq run/best.ottava {DATA} --out run/checkpoint.ottava"), "of the run itself"),
+        (format!("eval run {DATA} --logits run/int8.ottava"), "a file of the run itself"),
+        ("report run --out run/best.ottava".into(), "a file of the run itself"),
         (format!("qat run {DATA} --out run"), "name another directory"),
         (format!("train --model resnet8 {DATA} --out theirs"), "a config.toml of somebody's"),
         (format!("eval run/best.ottava {DATA} --logits run/best.ottava"), "the network itself"),
@@ -230,11 +234,22 @@ fn a_run_is_neither_mixed_nor_lost() {
         assert!(!dir.join("run").join(file).exists(), "{file}");
     }
     assert!(refusal(dir, &format!("eval run {DATA}")).contains("best.ottava"));
-    // What lies beside, in a directory that is no run, stays.
-    std::fs::create_dir(dir.join("own")).unwrap();
-    std::fs::write(dir.join("own/result.json"), "{}").unwrap();
+    // What lies in a directory that is no run stays, whatever it is called.
+    let own = dir.join("own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("notes.txt"), "mine").unwrap();
     json(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out own"));
-    assert!(dir.join("own/result.json").exists());
+    assert!(own.join("notes.txt").exists());
+    std::fs::remove_dir_all(&own).unwrap();
+    std::fs::create_dir(&own).unwrap();
+    for (file, text) in
+        [("metrics.jsonl", "{\"step\":1}\n"), ("config.toml", "seed = 1"), ("result.json", "{}")]
+    {
+        std::fs::write(own.join(file), text).unwrap();
+        let line = refusal(dir, &format!("train --model resnet8 {DATA} --epochs 1 --out own"));
+        assert!(line.contains("it holds no run"), "{line}");
+        assert_eq!(std::fs::read_to_string(own.join(file)).unwrap(), text);
+    }
 }
 
 /// What a run that diverges, or a damaged file, leaves of a checkpoint: the one before, and an error.
@@ -367,6 +382,20 @@ fn pictures_are_classified() {
     for picture in ["color.jpg", "gray.jpg", "alpha.png"] {
         std::fs::copy(format!("{fixtures}/{picture}"), dir.join(picture)).unwrap();
     }
+    // Weights do not say for which size: a picture of another is made of one, however large.
+    json(dir, "train --model resnet8 --data synthetic:3x16x16:4:40 --epochs 1 --out sizeless");
+    json(dir, "export sizeless w.safetensors");
+    let mut weights = interop::read_safetensors(&dir.join("w.safetensors")).unwrap();
+    weights.metadata.clear();
+    interop::write_safetensors(&dir.join("w.safetensors"), &weights, interop::Precision::F32)
+        .unwrap();
+    let same = "export w.safetensors w.safetensors --model resnet8";
+    assert!(refusal(dir, same).contains("the network itself"));
+    let bare = |preprocess: &str| {
+        json(dir, &format!("predict w.safetensors large.png --preprocess unit{preprocess}"))
+    };
+    std::fs::copy(dir.join("alpha.png"), dir.join("large.png")).unwrap();
+    assert_eq!(bare("")["images"], bare(",resize=256,crop=224")["images"]);
     for channels in [1, 3] {
         let data = format!("--data synthetic:{channels}x16x16:4:40 --batch 20");
         let run = format!("run{channels}");

@@ -162,30 +162,35 @@ impl Preprocess {
         Ok([channels, height, width])
     }
 
-    /// The preprocessing for a data set: where its images differ in size and nothing brings them to
-    /// one, their shorter side becomes 256 pixels and the middle 224×224 are kept.
+    /// The preprocessing for a data set: where its images differ in size, it makes them
+    /// [of one](Self::to_one_size).
     ///
     /// # Errors
     /// As [`output_shape`](Self::output_shape).
-    pub fn fitted_to(mut self, data: &dyn Dataset) -> Result<Self> {
+    pub fn fitted_to(self, data: &dyn Dataset) -> Result<Self> {
         self.check_sizes()?;
         match data.shape() {
             Some(shape) => {
                 self.output_shape(shape)?;
+                Ok(self)
             }
-            None if self.crop.is_none() && !matches!(self.resize, Some(Resize::Exact(..))) => {
-                let shorter = match self.resize {
-                    Some(Resize::Shorter(shorter)) => shorter,
-                    _ => 256,
-                };
-                self.resize = Some(Resize::Shorter(shorter));
-                // 256 → 224, and in proportion.
-                let side = (shorter * 7 / 8).max(1);
-                self.crop = Some((side, side));
-            }
-            None => {}
+            None => Ok(self.to_one_size()),
         }
-        Ok(self)
+    }
+
+    /// The preprocessing for pictures of any size: where nothing brings them to one, their shorter side becomes
+    /// 256 pixels, or what is said of it, and seven eighths in the middle are kept: 224×224.
+    pub fn to_one_size(mut self) -> Self {
+        let shorter = match self.resize {
+            _ if self.crop.is_some() => return self,
+            Some(Resize::Exact(..)) => return self,
+            Some(Resize::Shorter(shorter)) => shorter,
+            None => 256,
+        };
+        self.resize = Some(Resize::Shorter(shorter));
+        let side = (shorter * 7 / 8).max(1);
+        self.crop = Some((side, side));
+        self
     }
 
     /// Height and width that [`reshape`](Self::reshape) brings a picture to.

@@ -74,6 +74,11 @@ fn program(signed: bool) -> Program {
     let x = b
         .push("add", Instr::Add { output: grid(0.06, 90), activation: Activation::RELU }, &[a, x])
         .unwrap();
+    // Of one grid, and each rounded to another.
+    let join = |axis, output| Instr::Concat { axis, output };
+    let x = b.push("rows", join(2, None), &[x, x]).unwrap();
+    let a = b.push("columns", join(2, Some(grid(0.05, 60))), &[x, a]).unwrap();
+    let x = b.push("halves", Instr::Slice { axis: 2, start: 0, end: 27, step: 3 }, &[a]).unwrap();
     let x = b.push("max", Instr::MaxPool(Window::new(3, 2, 1)), &[x]).unwrap();
     let x = b.push("relu", Instr::Clip(Activation::RELU), &[x]).unwrap();
     let x = b.push("slice", Instr::Slice { axis: 2, start: 1, end: 5, step: 2 }, &[x]).unwrap();

@@ -362,6 +362,14 @@ fn the_path_of_widths_goes_from_widest_to_narrowest() {
     let narrowest = &path[choices.len()].weights;
     assert!(narrowest.iter().all(|(_, weight)| weight.bits == 4));
 
+    // A width with which there is no loss to tell comes last.
+    let mut broken = choices.clone();
+    broken[1].candidates[1].alone.loss_sum = f64::NAN;
+    let path = allocate(&broken);
+    assert_eq!(path.len(), choices.len() + 1);
+    let of = |step: usize| path[step].weights[1].1.bits;
+    assert_eq!((of(choices.len() - 1), of(choices.len())), (8, 4));
+
     // Learned scales are each graph's own: as good, before anything was learned, as those of the weights.
     let learned = [8, 4].map(|bits| {
         let weight = WeightSpec { bits, ..Default::default() };

@@ -1,7 +1,7 @@
 //! Preparing, diagnosing and re-estimating: what is refused, what is said, and of which layer.
 
-use ottava_autograd::ops::{ActivationQuant, Learning};
-use ottava_autograd::{Degenerate, Graph, Mode, NodeKind, Observer, Op, Tape};
+use ottava_autograd::ops::{ActivationQuant, BatchNorm2d, Learning};
+use ottava_autograd::{Degenerate, Graph, Leaf, Mode, NodeKind, Observer, Op, Tape};
 use ottava_nn::models::{ModelConfig, build};
 use ottava_nn::qat::{
     Finding, Problem, QConfig, QConfigMap, convert, diagnose, prepare, reestimate_batch_norm,
@@ -10,6 +10,7 @@ use ottava_nn::qat::{
 use ottava_nn::{Network as _, trace};
 use ottava_quant::{Levels, Scheme, WeightSpec};
 use ottava_tensor::Tensor;
+use ottava_tensor::conv::ConvAttrs;
 
 fn images(count: usize, seed: usize) -> Tensor<f32> {
     let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
@@ -50,6 +51,15 @@ fn what_cannot_be_quantized_is_refused_by_name() {
         (learned(weight(WeightSpec { power_of_two: true, ..spec })), "without learning"),
         (of_activation(ActivationQuant { qmax: 256, ..eight }), "0..=255"),
         (of_activation(ActivationQuant { qmin: 5, qmax: 5, ..eight }), "5..=5"),
+        (
+            of_activation(ActivationQuant {
+                scheme: Scheme::Symmetric,
+                qmin: -128,
+                qmax: -1,
+                ..eight
+            }),
+            "no grid",
+        ),
         (watched(Observer::PerChannelMinMax { axis: 1 }), "whole tensor"),
         (watched(Observer::Fixed { min: 1.0, max: f32::NAN }), "finite"),
         (watched(Observer::Percentile { share: 0.1, averaging_constant: 0.1 }), "0.9999"),
@@ -117,6 +127,26 @@ fn the_last_layer_reads_what_the_ends_say() {
     // The average in float: its result is rounded in front of the last layer, and nothing before it is.
     let apart = eight(codes(&map.with_operator("global_avg_pool", None)));
     assert_eq!(apart, [&plain[0], "flatten.quantize", "fc"]);
+}
+
+/// A BatchNorm whose scales are computed cannot be folded: it and its layer stay in float, and say why.
+#[test]
+fn a_computed_batch_norm_leaves_its_layer_in_float() {
+    let weight = Leaf::param(Tensor::full(&[2, 3, 1, 1], 0.5));
+    let [one, zero] = [1.0, 0.0].map(|value| Leaf::buffer(Tensor::full(&[2], value)));
+    let named = [("w", &weight), ("one", &one), ("zero", &zero)];
+    let named = named.map(|(name, leaf)| (name.to_owned(), leaf.clone()));
+    let graph = ottava_autograd::trace(&named, &images(1, 0), |x| {
+        let [weight, one, zero] = [&weight, &one, &zero].map(|leaf| x.tape().leaf(leaf));
+        let (gamma, norm) = (one.add(one)?, BatchNorm2d::default());
+        let y = x.conv2d(weight, None, ConvAttrs::default())?;
+        y.batch_norm2d(gamma, zero, zero, one, norm)?.global_avg_pool()?.flatten()
+    });
+    let prepared = prepare(&graph.unwrap(), &QConfigMap::default()).unwrap();
+    let reasons = Vec::from_iter(prepared.float.iter().map(|node| (node.op, &*node.reason)));
+    let computed =
+        |op: &str| reasons.iter().any(|(name, reason)| *name == op && reason.contains("computed"));
+    assert!(computed("conv2d") && computed("batch_norm2d"), "{reasons:?}");
 }
 
 /// Wide powers of two have no integer codes: the layer is listed, trains, and converts to float.

@@ -109,7 +109,8 @@ impl WeightSpec {
         values.iter().map(|&w| error(w).powi(2)).sum()
     }
 
-    /// Bytes that `count` weights take in a file: half a byte each where all codes lie in −8..=7.
+    /// Bytes that `count` weights take in a file: half a byte each where all codes lie in −8..=7, four where the
+    /// levels [have no codes](Levels::has_codes).
     ///
     /// ```
     /// use ottava_quant::{Levels, WeightSpec};
@@ -118,8 +119,13 @@ impl WeightSpec {
     /// assert_eq!(narrow.bytes(9), 5);
     /// // Codes up to ten.
     /// assert_eq!(WeightSpec { levels: Levels::AdditivePowerOfTwo, ..narrow }.bytes(9), 9);
+    /// // Powers of two of more than 4 bits are floats.
+    /// assert_eq!(WeightSpec { bits: 8, levels: Levels::PowerOfTwo, ..narrow }.bytes(9), 36);
     /// ```
     pub fn bytes(&self, count: usize) -> usize {
+        if !self.levels.has_codes(self.bits) {
+            return count * size_of::<f32>();
+        }
         let range = self.levels.codes(self.bits);
         let narrow = range.is_ok_and(|codes| {
             FOUR_BITS.contains(codes.start()) && FOUR_BITS.contains(codes.end())

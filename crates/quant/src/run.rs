@@ -15,7 +15,7 @@ use crate::{Activation, Error, FloatOp, Instr, Node, Program, QTensor, Result, T
 /// How a [`Program`] is made ready to run. No choice changes a result.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The instruction set.
+    /// The instruction set of the integer kernels.
     pub level: Level,
     /// Whether an addition behind a convolution is done on the convolution's sums, saving a pass. The
     /// convolution's own codes are then never in memory, and not traced.
@@ -215,7 +215,7 @@ impl Engine {
         self
     }
 
-    /// The instruction set it was packed for.
+    /// The instruction set that its integer kernels were packed for.
     pub fn level(&self) -> Level {
         self.level
     }

@@ -37,7 +37,7 @@ impl Rule for Relu {
 /// `clamp(x, min, max)`; ReLU6 is `0..6`. Codes stay codes on their grid.
 ///
 /// # Source
-/// PyTorch `torch.clamp`, `relu6`; ONNX `Clip`.
+/// PyTorch `hardtanh`, `relu6`; ONNX `Clip`. (`torch.clamp` passes the gradient at its ends too.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
     /// The lower bound.

@@ -42,7 +42,9 @@ impl Logs {
             }
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_str(&text).map(Some).with_context(|| format!("{}", path.display()))
+            serde_json::from_str(&text)
+                .map(Some)
+                .with_context(|| format!("{} is no JSON of ours; remove it", path.display()))
         };
         let model = ["int8.ottava", "best.ottava"].map(|name| run.join(name));
         let layers = match model.iter().find(|file| file.is_file()) {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::args;
 use crate::output::{bytes, result};
+use crate::run_dir::spared;
 
 /// `ottava report`.
 pub fn run(args: &args::Report) -> Result<()> {
@@ -20,6 +21,7 @@ pub fn run(args: &args::Report) -> Result<()> {
         bail!("{} is no run directory; name one that train, qat or demo wrote", args.run.display());
     }
     let out = args.out.clone().unwrap_or_else(|| args.run.join("report.html"));
+    spared("--out", &out, &args.run, Some("report.html"))?;
     let written = write(&args.run, &out)?;
     let json = json!({"file": out.display().to_string(), "bytes": written});
     result(&args.global, json, &format!("{}, {}", out.display(), bytes(written)))

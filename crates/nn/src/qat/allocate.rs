@@ -134,8 +134,10 @@ pub fn allocate(choices: &[Choice]) -> Vec<Allocation> {
                 move |(to, next)| {
                     let saved = now?.bytes.checked_sub(next.bytes).filter(|&saved| saved > 0)?;
                     let lost = next.alone.loss() - now?.alone.loss();
-                    // A step that loses nothing comes first, the larger ones before the smaller.
-                    Some((lost.max(1e-9) / saved as f64, layer, to))
+                    // A step that loses nothing comes first, the larger ones before the smaller; one behind which
+                    // there is no loss to tell, last.
+                    let lost = if lost.is_nan() { f64::INFINITY } else { lost.max(1e-9) };
+                    Some((lost / saved as f64, layer, to))
                 },
             )
         });

@@ -1,6 +1,6 @@
 use ottava_autograd::Observer;
 use ottava_autograd::ops::{ActivationQuant, Folding, Learning};
-use ottava_quant::{WeightRange, WeightSpec};
+use ottava_quant::{WeightRange, WeightSpec, choose_qparams};
 
 use super::glob::matches;
 
@@ -21,7 +21,7 @@ pub struct QConfig {
 impl QConfig {
     /// Why no layer can be quantized so, and what to do instead; `None` if it can.
     pub(super) fn refusal(&self) -> Option<String> {
-        let ActivationQuant { qmin, qmax, observer, learn, .. } = self.activation;
+        let ActivationQuant { scheme, qmin, qmax, observer, learn, .. } = self.activation;
         let out_of = |what: &str, value: f32, range: &str| {
             Some(format!("its observer's {what} is {value}, but should be {range}"))
         };
@@ -45,6 +45,9 @@ impl QConfig {
             return Some(format!(
                 "its activations have codes {qmin}..={qmax}; choose a part of 0..=255 or of -128..=127, such as ActivationQuant::of_bits gives"
             ));
+        }
+        if let Err(error) = choose_qparams(-1.0, 1.0, scheme, qmin..=qmax) {
+            return Some(format!("its activations have no grid of codes {qmin}..={qmax}: {error}"));
         }
         match observer {
             Observer::Histogram { .. } if learn.is_some() => {

@@ -256,6 +256,12 @@ impl Builder<'_> {
         if let Some(reason) = no_integer_form(op, &shapes.collect::<Vec<_>>()) {
             return self.keep(chain, reason);
         }
+        let nodes = self.graph.nodes();
+        let norm = chain.norm.map_or(&[][..], |id| nodes[id].inputs());
+        if norm.iter().skip(1).any(|&id| nodes[id].leaf().is_none()) {
+            return self
+                .keep(chain, "what its BatchNorm scales and shifts by is computed, not a leaf");
+        }
         let Some((config, input)) = self.configs[&chain.head] else {
             return self.keep(chain, left_in_float(op));
         };

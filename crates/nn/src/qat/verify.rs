@@ -19,6 +19,15 @@ pub struct NodeDifference {
     pub max_lsb: u32,
 }
 
+impl NodeDifference {
+    /// Takes in what was found of the same node with other images.
+    pub fn add(&mut self, other: &Self) {
+        self.elements += other.elements;
+        self.differing += other.differing;
+        self.max_lsb = self.max_lsb.max(other.max_lsb);
+    }
+}
+
 /// Runs a prepared graph in evaluation mode beside its program and compares every element of every
 /// node, codes and floats. The integer rule says that nothing differs.
 ///

@@ -18,7 +18,8 @@
 //! [`Folding::Approximate`] is PyTorch's form instead.
 //!
 //! Backward is the straight-through float rule: the float layer's gradient, with the rounded weights
-//! and inputs in the place of the real ones, where the output was not clamped.
+//! and inputs in the place of the real ones, where the output was not clamped. (The two-convolution form goes back
+//! through its first product, whose weights are the real ones.)
 
 mod back;
 mod folded;

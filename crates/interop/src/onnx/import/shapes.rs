@@ -30,6 +30,26 @@ pub(super) fn flattened(node: &Node, shape: &[usize]) -> Check<Vec<usize>> {
     }
 }
 
+/// The axis of a `Concat`, and the shape after it.
+pub(super) fn concatenated(node: &Node, shapes: &[&[usize]]) -> Check<(usize, Vec<usize>)> {
+    let [first, others @ ..] = shapes else { return Err("no inputs".into()) };
+    let axis = match axis(first, node.int("axis", 0))? {
+        0 => return Err("concatenates batches".into()),
+        axis => axis,
+    };
+    let mut shape = first.to_vec();
+    for next in others {
+        let fits = next.len() == shape.len()
+            && (0..shape.len()).all(|i| i + 1 == axis || next[i] == shape[i]);
+        if !fits {
+            return Err(format!("values {shape:?} and {next:?} along axis {axis}"));
+        }
+        let whole = shape[axis - 1].checked_add(next[axis - 1]);
+        shape[axis - 1] = whole.ok_or("values longer than memory along the axis")?;
+    }
+    Ok((axis, shape))
+}
+
 /// The shape after a `Reshape`, in a file whose batch is fixed or open.
 pub(super) fn reshaped(
     constants: &Constants,
@@ -219,21 +239,8 @@ impl Importer {
     pub(super) fn concat(&mut self, node: &Node) -> Check<NodeId> {
         let values = (0..node.input.len()).map(|i| self.activation(node, i));
         let values = values.collect::<Check<Vec<NodeId>>>()?;
-        let &first = values.first().ok_or("no inputs")?;
-        let axis = match axis(&self.shapes[first], node.int("axis", 0))? {
-            0 => return Err("concatenates batches".into()),
-            axis => axis,
-        };
-        let mut shape = self.shapes[first].clone();
-        for &other in &values[1..] {
-            let next = &self.shapes[other];
-            let fits = next.len() == shape.len()
-                && (0..shape.len()).all(|i| i + 1 == axis || next[i] == shape[i]);
-            if !fits {
-                return Err(format!("values {shape:?} and {next:?} along axis {axis}"));
-            }
-            shape[axis - 1] += next[axis - 1];
-        }
+        let shapes = Vec::from_iter(values.iter().map(|&value| &*self.shapes[value]));
+        let (axis, shape) = concatenated(node, &shapes)?;
         self.push(&owner(node, None), Concat { axis }, values, shape)
     }
 

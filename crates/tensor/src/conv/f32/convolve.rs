@@ -53,7 +53,7 @@ pub(super) fn convolve<I: Float>(
         return; // as for some phases of a stride, where a task has few rows
     }
     let channels = windows.size[2] / panels.len();
-    if windows.columns < WIDE {
+    if windows.columns < WIDE || !Strip::fits(&windows) {
         for (group, panels) in panels.iter().enumerate() {
             let first = group * panels.columns();
             let bias = bias.map(|bias| &bias[first..]);

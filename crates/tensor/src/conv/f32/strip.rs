@@ -18,19 +18,30 @@ pub(super) struct Strip {
     tops: Vec<usize>,
 }
 
+/// Values of a strip, at most: windows that reach far, as those of a large dilation, would have one of many times
+/// the image.
+const VALUES: usize = 1 << 24;
+
 impl Strip {
+    /// Whether a row of windows has a strip at all.
+    pub(super) fn fits(windows: &Windows) -> bool {
+        Self::height(windows).saturating_mul(Self::row_len(windows)) <= VALUES
+    }
+
     /// Rows of windows that make a strip worth its border, and still leave it in the cache.
     pub(super) fn rows(windows: &Windows) -> usize {
         const PIXELS: usize = 256;
-        // Far-reaching windows, as those of a large dilation, would have a strip of many times the image.
-        const VALUES: usize = 1 << 24;
-        let fit = VALUES / (Self::height(windows) * Self::row_len(windows)).max(1);
+        let fit = VALUES / Self::height(windows).saturating_mul(Self::row_len(windows)).max(1);
         PIXELS.div_ceil(windows.columns.max(1)).min(fit).max(1)
     }
 
-    /// Rows of the image that a row of windows needs at the worst, where no two are neighbours.
+    /// Rows of the image that a row of windows needs at the worst, where no two are neighbours. Dilated windows have
+    /// their own rows each, without those between.
     fn height(windows: &Windows) -> usize {
-        windows.stride[0].max(windows.reach(0))
+        match windows.dilation[0] {
+            1 => windows.stride[0].max(windows.reach(0)),
+            _ => windows.taps[0],
+        }
     }
 
     fn row_len(windows: &Windows) -> usize {
@@ -53,15 +64,20 @@ impl Strip {
         self.tops.clear();
         let mut filled = 0;
         let neighbours = |a: &(usize, usize), b: &(usize, usize)| a.0 == b.0 && a.1 + 1 == b.1;
-        for rows in rows.chunk_by(neighbours) {
+        let together =
+            |a: &(usize, usize), b: &(usize, usize)| dilation[0] == 1 && neighbours(a, b);
+        for rows in rows.chunk_by(together) {
             let (image, y) = rows[0];
             self.tops.extend((0..rows.len()).map(|i| filled + i * stride[0]));
-            let input_rows = (rows.len() - 1) * stride[0] + self.windows.reach(0);
+            let input_rows = match dilation[0] {
+                1 => (rows.len() - 1) * stride[0] + self.windows.reach(0),
+                _ => taps[0],
+            };
             for i in 0..input_rows {
                 if dilation[0] == 1 && i % stride[0] >= taps[0] {
                     continue; // between the windows
                 }
-                let position = (y * stride[0] + i).checked_add_signed(first[0]);
+                let position = (y * stride[0] + i * dilation[0]).checked_add_signed(first[0]);
                 let target =
                     &mut self.data.as_mut_slice()[(filled + i) * self.row_len..][..self.row_len];
                 match position.filter(|&position| position < size[0]) {
@@ -86,7 +102,7 @@ impl Strip {
     /// What tap `(u, v)` reads along row `row` of the windows: pixel after pixel of the image.
     #[inline(always)]
     pub(super) fn values(&self, row: usize, [u, v]: [usize; 2]) -> &[f32] {
-        let row = self.tops[row] + u * self.windows.dilation[0];
+        let row = self.tops[row] + u;
         let column = v * self.windows.dilation[1];
         &self.data.as_slice()[row * self.row_len + column * self.windows.size[2]..]
     }
@@ -142,7 +158,9 @@ mod tests {
             dilation: [dilation, 1],
         };
         assert_eq!(Strip::rows(&windows(6, 1)), 43);
-        assert_eq!(Strip::rows(&windows(6, 1 << 20)), 2);
-        assert_eq!(Strip::rows(&windows(6, 1 << 24)), 1);
+        assert_eq!(Strip::rows(&windows(6, 1 << 24)), 43, "rows between are not there");
+        let wide = |dilation| Windows { taps: [2, 2], dilation: [1, dilation], ..windows(6, 1) };
+        assert_eq!(Strip::rows(&wide(1 << 22)), 1);
+        assert!(Strip::fits(&wide(1 << 22)) && !Strip::fits(&wide(1 << 23)));
     }
 }

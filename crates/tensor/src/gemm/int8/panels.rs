@@ -130,10 +130,31 @@ fn transpose<P: Product, T: Pod>(values: &[u8], steps: usize, out: &mut [u8], wi
         let (vector, lane) = (column / row, column % row);
         for (block, values) in values.chunks_exact(steps_of_row).enumerate() {
             let start = (block * width + vector * row) * steps_of_row + lane;
-            for (out, &value) in out[start..].iter_mut().step_by(row).zip(values) {
-                *out = value;
+            // A distance that the compiler knows takes no instructions.
+            let full = const { P::VECTORS * <P::Isa as Int8>::LANES };
+            if row == full {
+                spread(values, &mut out[start..], full);
+            } else {
+                spread(values, &mut out[start..], row);
             }
         }
+    }
+}
+
+/// `out[distance·i] = values[i]`.
+#[inline(always)]
+fn spread<T: Pod>(values: &[T], out: &mut [T], distance: usize) {
+    const MANY: usize = 8;
+    let blocks = values.chunks_exact(MANY);
+    let rest = blocks.remainder();
+    for (i, values) in blocks.enumerate() {
+        let out = &mut out[i * MANY * distance..][..(MANY - 1) * distance + 1];
+        for (i, &value) in values.iter().enumerate() {
+            out[i * distance] = value;
+        }
+    }
+    for (i, &value) in (values.len() - rest.len()..).zip(rest) {
+        out[i * distance] = value;
     }
 }
 

@@ -31,7 +31,7 @@ use weight::Weight;
 /// Reads a classifier that is quantized already, to 8 bits, as an integer program.
 ///
 /// Both forms are read, QDQ and QOperator, as ONNX Runtime's `quantize_static` and
-/// [`program_to_onnx`](crate::program_to_onnx) write them: `Conv`, `Gemm`, `MatMul`, `Add`, `Relu`, `Clip`,
+/// [`program_to_onnx`](crate::program_to_onnx) write them: `Conv`, `Gemm`, `MatMul`, `Add`, `Concat`, `Relu`, `Clip`,
 /// `GlobalAveragePool`, `AveragePool`, `ReduceMean` over an image, and what only moves codes (`MaxPool`,
 /// `Flatten`, `Reshape`, `Squeeze`, `Slice`, `Pad`, `Identity`, `Dropout`). Activations are `u8` or
 /// `s8`, weights `s8` or `u8` whose codes less zero-point fit `s8`, with one scale or one for each output
@@ -46,7 +46,7 @@ use weight::Weight;
 ///
 /// # Source
 /// ONNX `QuantizeLinear`, `DequantizeLinear`, `QLinearConv`, `QLinearMatMul`; ONNX Runtime's contrib operators
-/// `QGemm`, `QLinearAdd`, `QLinearAveragePool`, `QLinearGlobalAveragePool`.
+/// `QGemm`, `QLinearAdd`, `QLinearConcat`, `QLinearAveragePool`, `QLinearGlobalAveragePool`.
 pub fn read_onnx_program(path: &Path) -> Result<Program> {
     let bytes = fs::read(path).map_err(|error| Error::io(path, &error))?;
     onnx_program_from_bytes(&path.display().to_string(), &bytes)
@@ -188,6 +188,7 @@ impl Importer {
             "Gemm" => self.gemm(node),
             "MatMul" => self.matmul(node),
             "Add" => self.add(node),
+            "Concat" => self.concat(node),
             "Relu" => self.relu(node),
             "Clip" => self.clip(node),
             "GlobalAveragePool" => self.global_average(node, true),
@@ -203,6 +204,7 @@ impl Importer {
             "QGemm" => self.qgemm(node),
             "QLinearMatMul" => self.qlinear_matmul(node),
             "QLinearAdd" => self.qlinear_add(node),
+            "QLinearConcat" => self.qlinear_concat(node),
             "QLinearGlobalAveragePool" | "QLinearAveragePool" => self.qlinear_average(node),
             "BatchNormalization" => {
                 Err("a BatchNormalization that is not folded; run ONNX Runtime's \

@@ -54,6 +54,35 @@ impl Importer {
         self.define_edge(node, Edge::Open(pending), None)
     }
 
+    /// Of floats, or of codes on one grid.
+    pub(super) fn concat(&mut self, node: &Node) -> Check<()> {
+        let first = self.activation(node, 0)?;
+        let inputs = 0..node.input.len();
+        let Some(signed) = first.codes else {
+            let inputs = inputs.map(|i| self.floats(node, i)).collect::<Check<Vec<_>>>()?;
+            let pending = self.concatenation(node, inputs)?;
+            return self.define_edge(node, Edge::Open(pending), None);
+        };
+        let mut ids = vec![];
+        for input in inputs {
+            let name = self.activation(node, input)?;
+            if name.codes != Some(signed) {
+                return Err(format!("input {input} is no codes like those of input 0"));
+            }
+            ids.push(self.emit(name.edge)?);
+        }
+        let shapes = ids.iter().map(|&id| &*self.builder.value(id).shape);
+        let (axis, _) = shapes::concatenated(node, &Vec::from_iter(shapes))?;
+        let id = self.push(&owner(node, None), Instr::Concat { axis, output: None }, &ids)?;
+        self.define_edge(node, Edge::Made(id), Some(signed))
+    }
+
+    fn concatenation(&self, node: &Node, inputs: Vec<ValueId>) -> Check<Pending> {
+        let shapes = inputs.iter().map(|&id| &*self.builder.value(id).shape);
+        let (axis, shape) = shapes::concatenated(node, &Vec::from_iter(shapes))?;
+        Ok(Pending::new(owner(node, None), Head::Concat(axis), inputs, shape))
+    }
+
     /// A constant added to a matrix product is its bias.
     fn bias_of_last(&mut self, node: &Node, value: usize, constant: usize) -> Check<()> {
         let x = self.activation(node, value)?;
@@ -161,6 +190,16 @@ impl Importer {
         let shape = self.builder.value(inputs[0]).shape.clone();
         let pending = Pending::new(owner(node, None), Head::Add, inputs, shape);
         self.on_grid(node, pending, 6)
+    }
+
+    /// Inputs: the grid of the result, then values, each with its grid.
+    pub(super) fn qlinear_concat(&mut self, node: &Node) -> Check<()> {
+        let values = (2..node.input.len()).step_by(3);
+        let inputs = values.map(|i| self.codes(node, i)).collect::<Check<Vec<_>>>()?;
+        let pending = self.concatenation(node, inputs)?;
+        let signed = self.activation(node, 2)?.codes == Some(true);
+        let (grid, signed) = self.grid(node, (0, 1), signed)?;
+        self.define_edge(node, Edge::OnGrid(pending, grid), Some(signed))
     }
 
     pub(super) fn qlinear_average(&mut self, node: &Node) -> Check<()> {

@@ -16,6 +16,8 @@ pub(super) enum Head {
     Conv(Rc<QuantizedLayer>, ConvAttrs),
     Linear(Rc<QuantizedLayer>),
     Add,
+    /// One behind another along an axis, the batch being axis 0.
+    Concat(usize),
     Average {
         window: Option<Window>,
         count_padding: bool,
@@ -81,6 +83,7 @@ impl Pending {
                 Some(Instr::Linear { layer: Rc::unwrap_or_clone(layer), output, activation })
             }
             Head::Add => Some(Instr::Add { output, activation }),
+            Head::Concat(axis) => Some(Instr::Concat { axis, output: Some(codes(clamp, grid)?) }),
             Head::Average { window, count_padding } => {
                 Some(Instr::AvgPool { window, count_padding, output: codes(clamp, grid)? })
             }
