@@ -21,11 +21,8 @@ pub(super) struct Block(Option<Memory>);
 
 /// Memory from the allocator, initialised.
 struct Memory {
-    /// What the allocator gave.
-    base: NonNull<u8>,
-    /// The first aligned byte of it.
     start: NonNull<u8>,
-    /// From there on: at least what was asked for, and not zero.
+    /// As allocated: at least what was asked for, and not zero.
     bytes: usize,
 }
 
@@ -36,20 +33,17 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn new(bytes: usize) -> Self {
-        let layout = layout(bytes);
-        // SAFETY: the layout's size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
-        // SAFETY: less than `ALIGN`, which the layout has room for besides `bytes`.
-        let start = unsafe { base.add(base.align_offset(ALIGN)) };
-        Self { base, start, bytes }
+        // SAFETY: the caller asks for at least one byte, so that the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout(bytes)) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout(bytes)));
+        Self { start, bytes }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: `new` allocated it with this layout; it is freed once, here.
-        unsafe { dealloc(self.base.as_ptr(), layout(self.bytes)) }
+        unsafe { dealloc(self.start.as_ptr(), layout(self.bytes)) }
     }
 }
 
@@ -136,8 +130,6 @@ fn rounded(bytes: usize) -> usize {
     if bytes < LARGE { bytes } else { bytes.next_multiple_of(1 << (bytes.ilog2() - 3)) }
 }
 
-/// With room to align the bytes. Asked for aligned memory, an allocator writes the zeros itself; otherwise large blocks are
-/// pages that the system clears when they are first touched, and those behind a rounded size never are.
 fn layout(bytes: usize) -> Layout {
-    Layout::array::<u8>(bytes.saturating_add(ALIGN)).expect("lengths are checked by the shape")
+    Layout::from_size_align(bytes, ALIGN).expect("lengths are checked by the shape")
 }
