@@ -46,6 +46,11 @@ const MARK: &str = "# A run of ottava: the flags it began with.\n";
 /// What happened, a line each.
 const METRICS: &str = "metrics.jsonl";
 
+/// All that a run makes anew.
+fn made() -> impl Iterator<Item = &'static &'static str> {
+    NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE])
+}
+
 /// More epochs, steps or images no run has; sums of them do not overflow.
 const MOST: usize = 1 << 50;
 
@@ -69,7 +74,6 @@ impl RunDir {
         remove_unfinished(path);
         let metrics = path.join(METRICS);
         if !resume {
-            let made = || NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE]);
             // What else lies in a directory that holds no run is somebody's own.
             let mut overwritten = made().chain([&CONFIG, &METRICS]);
             if holds_run(path) {
@@ -258,7 +262,7 @@ pub fn spared(flag: &str, out: &Path, model: &Path, but: Option<&str>) -> Result
     if !model.is_dir() && !holds_run(run) {
         return Ok(());
     }
-    let mut names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&CONFIG, &METRICS]);
+    let mut names = made().chain([&CONFIG, &METRICS]);
     let of_run = |name: &&&str| Some(**name) != but && same_file(out, &run.join(name));
     match names.find(of_run) {
         Some(_) => bail!("{flag} {shown}: that is a file of the run itself; name another file"),
@@ -285,8 +289,7 @@ fn remove<'a>(
 fn remove_unfinished(run: &Path) {
     let ours = |name: &str| {
         let name = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
-        let names = NETWORKS.iter().chain(&MADE_OF_THEM).chain([&TRACE, &CONFIG]);
-        name.is_some_and(|name| names.into_iter().any(|known| name.starts_with(known)))
+        name.is_some_and(|name| made().chain([&CONFIG]).any(|known| name.starts_with(known)))
     };
     let entries = fs::read_dir(run).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)) {

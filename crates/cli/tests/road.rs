@@ -188,6 +188,7 @@ fn a_run_is_neither_mixed_nor_lost() {
         (format!("ptq run/best.ottava {DATA} --out run/best.ottava"), "the network itself"),
         (format!("ptq run/best.ottava {DATA} --out run/checkpoint.ottava"), "of the run itself"),
         (format!("eval run {DATA} --logits run/int8.ottava"), "a file of the run itself"),
+        (format!("eval run {DATA} --logits run/metrics.jsonl"), "a file of the run itself"),
         ("report run --out run/best.ottava".into(), "a file of the run itself"),
         (format!("qat run {DATA} --out run"), "name another directory"),
         (format!("train --model resnet8 {DATA} --out theirs"), "a config.toml of somebody's"),
