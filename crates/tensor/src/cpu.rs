@@ -24,6 +24,18 @@ fn brand() -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
+/// Whether AMD made it. Asked of the processor once: a virtual machine has to be left for it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_amd() -> bool {
+    use std::arch::x86_64::__cpuid;
+    use std::sync::OnceLock;
+    static AMD: OnceLock<bool> = OnceLock::new();
+    *AMD.get_or_init(|| {
+        let maker = __cpuid(0);
+        [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    })
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn brand() -> Option<String> {
     let cores = cores(&std::fs::read_to_string("/proc/cpuinfo").ok()?);

@@ -21,6 +21,11 @@ impl<'a, T> Shared<'a, T> {
         Self { start: out.as_mut_ptr(), len: out.len(), borrows: PhantomData }
     }
 
+    /// How many elements there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// All elements from `at` on.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn from(&self, at: usize) -> Shared<'_, T> {

@@ -23,9 +23,6 @@ pub trait Int8: Isa {
     type Half: Copy;
     /// How many `i32` an [`Int8::Acc`] holds.
     const LANES: usize;
-    /// The channels (of input and output) between which F(4×4) Winograd beats the byte product. Below,
-    /// its transforms cost more than they save; above, there are too few tiles for each transformed filter.
-    const WINOGRAD: RangeInclusive<usize>;
     /// The exact `u8·i8` product.
     type Bytes: Product<Isa = Self, W = i8>;
     /// The exact `u8·i8` product for weights of −8..=8 (4 bits), where such are faster to multiply.
@@ -42,6 +39,9 @@ pub trait Int8: Isa {
     }
     /// The token of the word product.
     fn words(self) -> Self::Words;
+    /// The channels (of input and output) between which F(4×4) Winograd beats the byte product. Below,
+    /// its transforms cost more than they save; above, there are too few tiles for each transformed filter.
+    fn winograd(self) -> RangeInclusive<usize>;
     /// All lanes zero.
     fn zero(self) -> Self::Acc;
     /// The first `LANES` of `from`.
@@ -145,7 +145,8 @@ pub trait Product: Copy + Send + Sync + 'static {
     const VECTORS: usize;
     /// Steps that are multiplied together: runs are padded with zero weights to a multiple.
     const STEPS: usize = 1;
-    /// Multiply-accumulates that are worth a task: some 50 µs, enough to hide the cost of starting it.
+    /// Multiply-accumulates of a large task: some 50 µs, or 20 with VNNI, so that threads end at about the same time. An
+    /// eighth of it hides the cost of starting one.
     const TASK: usize = 1 << 22;
     /// Most panels that a tile of rows meets before the next one. More than one where tiles are multiplied so fast
     /// that rows had better stay in an L1 cache meanwhile, and what is written for them come together.

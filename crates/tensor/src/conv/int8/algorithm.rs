@@ -1,7 +1,5 @@
 //! The choice of an algorithm, and the rule behind [`Algorithm::Auto`].
 
-use std::ops::RangeInclusive;
-
 use crate::Level;
 use crate::simd::dispatch;
 use crate::simd::int8::Int8;
@@ -57,7 +55,7 @@ impl Algorithm {
         narrow: bool,
     ) -> Self {
         let [outputs, inputs, ..] = shape;
-        let wins = dispatch!(level, isa => winograd_range(isa));
+        let wins = dispatch!(level, isa => isa.winograd());
         let most = if narrow { NARROW.min(*wins.end()) } else { *wins.end() };
         match self {
             Self::Auto | Self::Depthwise if depthwise => Self::Depthwise,
@@ -79,7 +77,3 @@ impl Algorithm {
 /// The channels above which narrow weights are faster multiplied as they are, where that is a choice:
 /// the direct product has twice its speed, and Winograd has to transform the same filters.
 const NARROW: usize = 256;
-
-fn winograd_range<I: Int8>(_isa: I) -> RangeInclusive<usize> {
-    I::WINOGRAD
-}

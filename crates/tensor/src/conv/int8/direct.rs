@@ -3,7 +3,7 @@
 
 use super::image::Bordered;
 use crate::conv::{ConvAttrs, ConvGeometry};
-use crate::gemm::int8::{Epilogue, Job, Panels, RowMap, Scratch, is_narrow};
+use crate::gemm::int8::{Epilogue, Job, Panels, RowMap, Scratch, is_narrow, task};
 use crate::simd::int8::{Int8, Product};
 use crate::{Level, parallel, simd::dispatch};
 
@@ -218,7 +218,8 @@ impl Direct {
         let ConvGeometry { out_size: [height, width], attrs, .. } = *geometry;
         let [halo, step] = runs.height(geometry.weight_shape(), &attrs);
         let [panels] = self.groups.as_slice() else { return None };
-        let least = P::TASK / (width * panels.columns * panels.depth()).max(1);
+        let row = width * panels.columns * panels.depth();
+        let least = task::<P>(height.saturating_mul(row)) / row.max(1);
         // At most a half of what is copied is copied twice.
         let least = least.max((2 * halo.saturating_sub(step)).div_ceil(step));
         let fits = panels.bytes() <= CACHED && height >= MANY_ROWS && border.row > 0;

@@ -70,12 +70,14 @@ impl<P: Product> Job<'_, P> {
         let (depth, panels) = (self.panels.depth(), self.panels.count());
         let groups = panels.div_ceil(self.together());
         let width = self.panels.width * panels.div_ceil(groups.max(1));
-        let target = P::TASK / (depth * width).max(1);
+        let macs = self.rows.saturating_mul(depth * self.panels.columns);
+        let target = task::<P>(macs) / (depth * width).max(1);
         let units = self.rows.div_ceil(P::TASK_ROWS);
         let blocks = self.rows.div_ceil(target.max(2 * P::ROWS)).clamp(1, units.max(1));
         // Neighbouring tasks share what is larger: rows, which each block reads once for all panels, or
-        // panels, which are then read once for all blocks.
-        let rows_first = blocks * self.panels.bytes() <= groups * size_of_val(self.image);
+        // panels, which are then read once for all blocks. Alike, it is panels: tile after tile reads some new rows,
+        // which come meanwhile, but all of a new panel.
+        let rows_first = blocks * self.panels.bytes() < groups * size_of_val(self.image);
         parallel::for_each(blocks * groups, |task| {
             let (block, group) = if rows_first {
                 (task / groups, task % groups)
@@ -177,6 +179,15 @@ const GROUP: usize = 1 << 20;
 const STRIP: usize = 48;
 /// No product has a larger `ROW_STEP`.
 pub(crate) const MAX_ROW_STEP: usize = 8;
+
+/// Multiply-accumulates of a task where there are so many in all: threads have something to share, unless all of it
+/// is too little.
+pub(crate) fn task<P: Product>(macs: usize) -> usize {
+    (macs / TASKS).clamp(P::TASK / 8, P::TASK)
+}
+
+/// Tasks of a product at the least, if none is less than an eighth of a large one.
+const TASKS: usize = 8;
 
 /// Part `index` of `0..len` in `parts` parts that differ by one at most.
 fn part(len: usize, parts: usize, index: usize) -> Range<usize> {

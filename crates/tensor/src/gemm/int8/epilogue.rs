@@ -10,6 +10,13 @@ pub(crate) trait Finish {
     /// What the sums of `NV` vectors of columns start from.
     fn bias<I: Int8, const NV: usize>(&self, isa: I, column: usize) -> [I::Acc; NV];
 
+    /// Says that a tile of whole vectors is about to be finished.
+    ///
+    /// # Safety
+    /// As [`Finish::whole`].
+    #[inline(always)]
+    unsafe fn ask<I: Int8, const MR: usize, const NV: usize>(&self, _isa: I, _place: Place) {}
+
     /// Finishes sums in registers, bias included, that are whole vectors.
     ///
     /// # Safety
@@ -32,6 +39,11 @@ pub(crate) trait Finish {
         place: Place,
     );
 }
+
+/// Sums that an L2 cache may hold: more than these are asked for before they are written.
+const FAR: usize = 1 << 18;
+/// Sums of two cache lines.
+const LINES: usize = 32;
 
 /// The output of a layer. Row-major, `channels` wide.
 pub(crate) struct Epilogue<'a> {
@@ -72,6 +84,21 @@ impl Finish for Epilogue<'_> {
             *bias = isa.load(&self.bias[column + v * I::LANES..]);
         }
         bias
+    }
+
+    #[inline(always)]
+    unsafe fn ask<I: Int8, const MR: usize, const NV: usize>(&self, isa: I, place: Place) {
+        let Sink::Accumulate(out) = &self.sink else { return };
+        if out.len() <= FAR {
+            return;
+        }
+        for row in place.row..place.row + MR {
+            // SAFETY: the caller's promise.
+            let row = unsafe { out.slice(row * self.channels + place.column, NV * I::LANES) };
+            for at in (0..row.len()).step_by(LINES) {
+                isa.prefetch(row, at);
+            }
+        }
     }
 
     #[inline(always)]

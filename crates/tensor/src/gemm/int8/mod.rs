@@ -14,7 +14,7 @@ mod scratch;
 mod tile;
 
 pub use code::Code;
-pub(crate) use drive::{Job, MAX_ROW_STEP, RowMap};
+pub(crate) use drive::{Job, MAX_ROW_STEP, RowMap, task};
 pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Sink};
 pub use output::Output;
 pub(crate) use panels::Panels;

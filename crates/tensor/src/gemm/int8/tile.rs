@@ -158,15 +158,20 @@ impl<P: Product> Strip<'_, P> {
                                 None => ask(product, image, runs[0], behind),
                             }
                         }
+                        let left = MR.min(place.rows - row);
+                        let place = Place { row: place.row + row, rows: left, column, ..place };
+                        let whole = MR == left && NV * lanes == place.columns;
+                        if whole {
+                            // SAFETY: the caller's promise.
+                            unsafe { finish.ask::<_, MR, NV>(product.isa(), place) };
+                        }
                         let x = starts(image, tile);
                         // SAFETY: the assertions above, and what `last` is.
                         let acc =
                             unsafe { sums::<P, MR, NV>(product, &x, runs, steps, panel, bias) };
-                        let left = MR.min(place.rows - row);
-                        let place = Place { row: place.row + row, rows: left, column, ..place };
                         // SAFETY: the caller's promise.
                         unsafe {
-                            if MR == place.rows && NV * lanes == place.columns {
+                            if whole {
                                 finish.whole(product.isa(), &acc, place);
                             } else {
                                 finish.ragged(product.isa(), &acc, place);

@@ -24,7 +24,6 @@ macro_rules! vectors_of_four {
             type Acc = int32x4_t;
             type Half = int16x8_t;
             const LANES: usize = LANES;
-            const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
             type Narrow = Self::Bytes;
             type Words = Words<$token>;
@@ -32,6 +31,9 @@ macro_rules! vectors_of_four {
             #[inline(always)]
             fn bytes(self) -> Self::Bytes {
                 <$bytes>::new(self)
+            }
+            fn winograd(self) -> RangeInclusive<usize> {
+                $winograd
             }
             #[inline(always)]
             fn words(self) -> Self::Words {

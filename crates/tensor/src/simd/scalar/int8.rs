@@ -14,7 +14,6 @@ impl Int8 for Scalar {
     type Acc = [i32; LANES];
     type Half = [i16; 2 * LANES];
     const LANES: usize = LANES;
-    const WINOGRAD: RangeInclusive<usize> = 32..=1024;
     type Bytes = Quads<4, 2>;
     type Narrow = Self::Bytes;
     type Words = Pairs;
@@ -22,6 +21,9 @@ impl Int8 for Scalar {
     #[inline(always)]
     fn bytes(self) -> Self::Bytes {
         Quads(self)
+    }
+    fn winograd(self) -> RangeInclusive<usize> {
+        32..=1024
     }
     #[inline(always)]
     fn words(self) -> Pairs {

@@ -13,7 +13,6 @@ impl Int8 for Wasm {
     type Acc = v128;
     type Half = v128;
     const LANES: usize = LANES;
-    const WINOGRAD: RangeInclusive<usize> = 32..=1024;
     type Bytes = WidenedBytes;
     type Narrow = Self::Bytes;
     type Words = Pairs;
@@ -21,6 +20,9 @@ impl Int8 for Wasm {
     #[inline(always)]
     fn bytes(self) -> WidenedBytes {
         WidenedBytes(self)
+    }
+    fn winograd(self) -> RangeInclusive<usize> {
+        32..=1024
     }
     #[inline(always)]
     fn words(self) -> Pairs {

@@ -22,7 +22,6 @@ macro_rules! vectors_of_eight {
             type Acc = __m256i;
             type Half = __m256i;
             const LANES: usize = LANES;
-            const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
             type Narrow = $narrow;
             type Words = $words;
@@ -34,6 +33,9 @@ macro_rules! vectors_of_eight {
             #[inline(always)]
             fn narrow(self) -> Option<$narrow> {
                 <$narrow>::narrow(self)
+            }
+            fn winograd(self) -> RangeInclusive<usize> {
+                $winograd
             }
             #[inline(always)]
             fn words(self) -> Self::Words {

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use super::amx::Tiles;
 use super::image;
 use crate::conv::int8::{AddCodes, Grid};
+use crate::cpu;
 use crate::simd::int8::{Int8, Product};
 use crate::simd::x86::{Amx, Avx512, Avx512Vnni};
 
@@ -21,7 +22,6 @@ macro_rules! vectors_of_sixteen {
             type Acc = __m512i;
             type Half = __m512i;
             const LANES: usize = LANES;
-            const WINOGRAD: RangeInclusive<usize> = $winograd;
             type Bytes = $bytes;
             type Narrow = Self::Bytes;
             type Words = $words;
@@ -29,6 +29,9 @@ macro_rules! vectors_of_sixteen {
             #[inline(always)]
             fn bytes(self) -> Self::Bytes {
                 <$bytes>::new(self)
+            }
+            fn winograd(self) -> RangeInclusive<usize> {
+                $winograd
             }
             #[inline(always)]
             fn words(self) -> Self::Words {
@@ -217,7 +220,10 @@ macro_rules! vectors_of_sixteen {
 }
 
 vectors_of_sixteen!(Avx512, WidenedBytes<Avx512>, Pairs<Avx512>, Winograd for 32..=1024);
-vectors_of_sixteen!(Avx512Vnni, Quads<Avx512Vnni>, DotPairs<Avx512Vnni>, Winograd for 64..=128);
+// Transforms add twice as many vectors a cycle as products take where these have one unit, as on Zen 4; with two there
+// is less to win.
+vectors_of_sixteen!(Avx512Vnni, Quads<Avx512Vnni>, DotPairs<Avx512Vnni>,
+    Winograd for 64..=if cpu::is_amd() { 256 } else { 128 });
 // Nothing beats tiles of bytes: more channels than any layer has.
 vectors_of_sixteen!(Amx, Tiles, DotPairs<Amx>, Winograd for usize::MAX..=usize::MAX);
 
