@@ -52,8 +52,9 @@ const MEMBERS: usize = 31;
 const TURNS: usize = 64;
 const PATIENCE: usize = 64;
 
-/// How long a member is kept from all other work of the pool.
-const TERM: Duration = Duration::from_millis(2);
+/// How long a member is kept from all other work of the pool: longer than most networks take for an image, and no
+/// longer than a task of anybody's may.
+const TERM: Duration = Duration::from_millis(20);
 
 /// Callers from outside of a pool that it has not taken in yet: members make room for them.
 static ARRIVING: AtomicUsize = AtomicUsize::new(0);
