@@ -29,9 +29,9 @@ pub fn threads() -> usize {
     if ALONE.get() { 1 } else { rayon::current_num_threads() }
 }
 
-/// Which of the pool's threads this is.
+/// Which of those who share the tasks of a loop this is.
 pub(crate) fn thread() -> usize {
-    rayon::current_thread_index().unwrap_or(0)
+    team::number()
 }
 
 thread_local! {
@@ -65,13 +65,8 @@ impl Threads {
     /// Runs `f` there.
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
-            // Once for all of it: work that comes from outside of a pool wakes one of its threads.
-            Self::Current if threads() > 1 => {
-                let arrival = Arrival::announce();
-                rayon::scope(|_| {
-                    drop(arrival);
-                    team::gather(threads() - 1, f)
-                })
+            Self::Current if rayon::current_thread_index().is_some() && threads() > 1 => {
+                team::gather(threads() - 1, f)
             }
             Self::Current => f(),
             Self::One => alone(f),
@@ -111,7 +106,9 @@ pub fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
 /// The same on so many threads: compiled once for all loops, which are much code otherwise.
 fn share(workers: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     let shares = Shares::new(tasks, workers);
-    if !team::share(&shares, f) {
+    if rayon::current_thread_index().is_none() {
+        team::lead(workers - 1, &shares, f);
+    } else if !team::share(&shares, f) {
         (0..workers).into_par_iter().with_max_len(1).for_each(|_| team::do_tasks(&shares, f));
     }
 }

@@ -3,24 +3,28 @@
 //! The loops of a small network take microseconds, and waking a thread of a pool takes tens of them: it would
 //! come when everything is done. The members of a [`Team`] wait for the next loop awake, for a while: who computes
 //! longer has longer loops, and other work in the pool must not wait.
+//!
+//! A thread of a pool gathers its team for one computation ([`gather`]). One that is of no pool leads its team as
+//! long as it lives ([`lead`]), and is one of as many as the pool has: it begins at once, and no core has two
+//! threads to run while a third one hands over.
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Shares;
 
-/// Who computes together: the thread that [`gather`]ed them and leads, and members of its pool.
-pub(super) struct Team {
+/// Who computes together: the thread that leads, and members of a pool.
+struct Team {
     /// How many members are at the loop's tasks, below [`OPEN`]; then whether it is open to them, whether the team
     /// is [`OVER`], and how many loops there were before.
     state: AtomicUsize,
-    /// How many members wait or work.
+    /// How many members wait or work, or were called by a leader of no pool.
     here: AtomicUsize,
     /// What there is to do, while the loop is open or a member at it.
     work: UnsafeCell<Option<Work>>,
@@ -38,6 +42,9 @@ struct Work {
 // SAFETY: `work` is written by the leader while no loop is open and no member at it, and read by members that have
 // entered an open one; `state` orders the two. What its pointers lead to is `Sync`.
 unsafe impl Sync for Team {}
+// SAFETY: as above: nobody follows these pointers but between the opening of a loop and its end, whichever thread
+// drops the team.
+unsafe impl Send for Team {}
 
 const OPEN: usize = 1 << 12;
 /// The leader is through, or a member has waited or worked for too long: the team has no loop any more.
@@ -59,6 +66,9 @@ const TERM: Duration = Duration::from_millis(20);
 /// Callers from outside of a pool that it has not taken in yet: members make room for them.
 static ARRIVING: AtomicUsize = AtomicUsize::new(0);
 
+/// Threads of no pool that are at a loop: each takes one of the cores that members would.
+static LEADING: AtomicUsize = AtomicUsize::new(0);
+
 /// A caller that comes into a pool, until it is dropped there.
 pub(super) struct Arrival(bool);
 
@@ -78,8 +88,17 @@ impl Drop for Arrival {
 }
 
 thread_local! {
-    /// The team that this thread leads, and no loop of which is under way.
+    /// The team that this thread, of a pool, leads, and no loop of which is under way.
     static LED: Cell<*const Team> = const { Cell::new(ptr::null()) };
+    /// The team of this thread, of no pool; borrowed while a loop is under way.
+    static OWN: RefCell<Arc<Team>> = RefCell::default();
+    /// Which member of the team of such a thread this is, from one on.
+    static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Which of those who share the tasks of a loop this is.
+pub(super) fn number() -> usize {
+    NUMBER.get().or_else(rayon::current_thread_index).unwrap_or(0)
 }
 
 /// Runs `f` on this thread, of a pool, which meanwhile leads as many others of it as are free.
@@ -87,12 +106,8 @@ pub(super) fn gather<R: Send>(others: usize, f: impl FnOnce() -> R + Send) -> R 
     if others == 0 || led().is_some() {
         return f();
     }
-    let team = Team {
-        state: AtomicUsize::new(0),
-        here: AtomicUsize::new(0),
-        work: UnsafeCell::new(None),
-        panic: Mutex::new(None),
-    };
+    let team = Team::default();
+    team.state.store(0, Ordering::Release);
     call(others.min(MEMBERS), &team, || {
         let _led = Led::by_this_thread(&team);
         f()
@@ -103,13 +118,51 @@ pub(super) fn gather<R: Send>(others: usize, f: impl FnOnce() -> R + Send) -> R 
 fn call<R: Send>(others: usize, team: &Team, lead: impl FnOnce() -> R + Send) -> R {
     match others {
         0 => lead(),
-        _ => rayon::join(|| call(others - 1, team, lead), || team.wait_for_work()).0,
+        _ => {
+            let member = || {
+                team.here.fetch_add(1, Ordering::AcqRel);
+                team.wait_for_work();
+            };
+            rayon::join(|| call(others - 1, team, lead), member).0
+        }
     }
 }
 
-/// Does the tasks with the team that this thread leads; whether there is one that still waits for work.
+/// Does the tasks with the team that this thread, of a pool, leads; whether there is one that still waits for work.
 pub(super) fn share(shares: &Shares, task: &(dyn Fn(usize) + Sync)) -> bool {
-    led().is_some_and(|team| team.run(shares, task))
+    /// The team, taken from this thread until it is dropped.
+    struct Away<'a>(&'a Team);
+    impl Drop for Away<'_> {
+        fn drop(&mut self) {
+            LED.set(self.0);
+        }
+    }
+    led().is_some_and(|team| {
+        LED.set(ptr::null());
+        Away(team).0.run(shares, task)
+    })
+}
+
+/// Does the tasks with the team of this thread, which is of no pool, and members of the global one.
+pub(super) fn lead(others: usize, shares: &Shares, task: &(dyn Fn(usize) + Sync)) {
+    /// This thread among those that lead, until it is dropped.
+    struct Leading;
+    impl Drop for Leading {
+        fn drop(&mut self) {
+            LEADING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let shared = OWN.try_with(|team| {
+        // A loop in a task of this thread's is its own.
+        let team = team.try_borrow_mut().ok()?;
+        let leaders = LEADING.fetch_add(1, Ordering::Relaxed);
+        let _leading = Leading;
+        team.recruit(others.saturating_sub(leaders).min(MEMBERS));
+        team.run(shares, task).then_some(())
+    });
+    if !matches!(shared, Ok(Some(()))) {
+        do_tasks(shares, task);
+    }
 }
 
 /// The team that this thread leads, if it still waits for work.
@@ -147,7 +200,6 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.state.fetch_sub(OPEN, Ordering::AcqRel);
         wait_until(|| self.0.state.load(Ordering::Acquire) & (OPEN - 1) == 0);
-        LED.set(self.0);
     }
 }
 
@@ -161,7 +213,37 @@ fn wait_until(done: impl Fn() -> bool) {
     }
 }
 
+impl Default for Team {
+    /// Nobody, until members are called.
+    fn default() -> Self {
+        Self {
+            state: AtomicUsize::new(OVER),
+            here: AtomicUsize::new(0),
+            work: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+        }
+    }
+}
+
 impl Team {
+    /// Calls so many members from the global pool, if all of those before are gone.
+    fn recruit(self: &Arc<Self>, members: usize) {
+        let over = self.state.load(Ordering::Relaxed) & OVER != 0;
+        if members == 0 || !over || self.here.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        self.here.store(members, Ordering::Relaxed);
+        self.state.fetch_and(!OVER, Ordering::AcqRel);
+        for number in 1..=members {
+            let team = Arc::clone(self);
+            rayon::spawn(move || {
+                let before = NUMBER.replace(Some(number));
+                team.wait_for_work();
+                NUMBER.set(before);
+            });
+        }
+    }
+
     /// Does the tasks, whoever of the members comes; none of them if the team is over.
     fn run(&self, shares: &Shares, task: &(dyn Fn(usize) + Sync)) -> bool {
         // SAFETY: the lifetime alone changes; `Open` is dropped before this returns, and no member is at the loop
@@ -169,12 +251,11 @@ impl Team {
         let task_of_all: *const (dyn Fn(usize) + Sync + 'static) =
             unsafe { std::mem::transmute(ptr::from_ref(task)) };
         // SAFETY: no loop is open, and no member at one: this thread alone opens them, and is in none, since `LED` is
-        // null while it is.
+        // null and `OWN` borrowed while it is.
         unsafe { *self.work.get() = Some(Work { task: task_of_all, shares }) };
-        LED.set(ptr::null());
         let before = self.state.fetch_add(LOOP + OPEN, Ordering::AcqRel);
         let open = Open(self);
-        // Or a member has just left: with rayon's help then.
+        // Or a member has just left.
         let together = before & OVER == 0;
         let ours = catch_unwind(AssertUnwindSafe(|| {
             if together {
@@ -189,9 +270,8 @@ impl Team {
         together
     }
 
-    /// A member's part, until the team is over.
+    /// A member's part, until the team is over; it was counted in.
     fn wait_for_work(&self) {
-        self.here.fetch_add(1, Ordering::AcqRel);
         let (start, mut last, mut turns, mut due) = (Instant::now(), 0, 0, false);
         loop {
             let state = self.state.load(Ordering::Acquire);
@@ -247,7 +327,7 @@ impl Team {
 
 /// Does tasks as long as there are any.
 pub(super) fn do_tasks(shares: &Shares, task: &(dyn Fn(usize) + Sync)) {
-    while let Some(i) = shares.take(super::thread()) {
+    while let Some(i) = shares.take(number()) {
         task(i);
     }
 }

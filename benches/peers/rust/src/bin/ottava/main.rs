@@ -10,13 +10,10 @@ use ottava_peers::{Kind, serve};
 
 fn main() -> Result<()> {
     let threads = std::env::args().nth(2).context("usage: ottava-engine MODELS THREADS")?;
-    // Everything runs inside the pool: nothing is handed to it and back while the clock runs.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.parse()?).build()?;
-    pool.install(|| {
-        serve(|files, _| match files.kind {
-            Kind::Gemm => gemm::load(files),
-            Kind::Training => training::load(files),
-            Kind::Network => inference::load(files),
-        })
+    rayon::ThreadPoolBuilder::new().num_threads(threads.parse()?).build_global()?;
+    serve(|files, _| match files.kind {
+        Kind::Gemm => gemm::load(files),
+        Kind::Training => training::load(files),
+        Kind::Network => inference::load(files),
     })
 }
