@@ -67,7 +67,11 @@ const TERM: Duration = Duration::from_millis(20);
 static ARRIVING: AtomicUsize = AtomicUsize::new(0);
 
 /// Threads of no pool that are at a loop: each takes one of the cores that members would.
-static LEADING: AtomicUsize = AtomicUsize::new(0);
+static LEADING: Line = Line(AtomicUsize::new(0));
+
+/// A cache line of its own: members look at [`ARRIVING`] all the time.
+#[repr(align(64))]
+struct Line(AtomicUsize);
 
 /// A caller that comes into a pool, until it is dropped there.
 pub(super) struct Arrival(bool);
@@ -149,13 +153,13 @@ pub(super) fn lead(others: usize, shares: &Shares, task: &(dyn Fn(usize) + Sync)
     struct Leading;
     impl Drop for Leading {
         fn drop(&mut self) {
-            LEADING.fetch_sub(1, Ordering::Relaxed);
+            LEADING.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
     let shared = OWN.try_with(|team| {
         // A loop in a task of this thread's is its own.
         let team = team.try_borrow_mut().ok()?;
-        let leaders = LEADING.fetch_add(1, Ordering::Relaxed);
+        let leaders = LEADING.0.fetch_add(1, Ordering::Relaxed);
         let _leading = Leading;
         team.recruit(others.saturating_sub(leaders).min(MEMBERS));
         team.run(shares, task).then_some(())
