@@ -32,7 +32,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
-use ottava::tensor::parallel::Threads;
 
 use args::{Cli, Command};
 
@@ -43,9 +42,7 @@ fn main() -> ExitCode {
     };
     // Usage errors, --help and --version end here, with clap's own exit codes: 2 and 0.
     let cli = Cli::parse_from(args);
-    // All of it on a thread of the pool: loops that come from outside wake one for each.
-    let result = setup::prepare(cli.command.global())
-        .and_then(|()| Threads::Current.run(|| run(&cli.command)));
+    let result = setup::prepare(cli.command.global()).and_then(|()| run(&cli.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<setup::Exit>() {

@@ -17,14 +17,9 @@ use ottava_nn::optim::{self, Optimizer, OptimizerConfig, OptimizerKind};
 use ottava_nn::qat::{QConfigMap, prepare};
 use ottava_nn::{Network, init, trace};
 use ottava_tensor::Tensor;
-use ottava_tensor::parallel::{self, Threads};
+use ottava_tensor::parallel;
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // On a thread of the pool: loops that come from outside wake one for each.
-    Threads::Current.run(measure)
-}
-
-fn measure() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |i: usize, default: &str| args.get(i).map_or(default, String::as_str).to_owned();
     let (name, batch, steps) = (arg(0, "resnet20"), arg(1, "128").parse()?, arg(2, "5").parse()?);

@@ -1,9 +1,9 @@
 //! Splitting work by shape, never by the number of threads, so that results do not depend on it.
 //!
 //! With its folder the only place of the engine that names rayon. Work runs on the pool the caller is in
-//! (`rayon::ThreadPool::install`), else on the global one; with one thread it runs in place,
-//! without rayon's overhead. [`Threads`] says it for a whole computation. Which thread does which
-//! task follows its index: see [`shares`].
+//! (`rayon::ThreadPool::install`); a caller of none does it with threads of the global pool, and is one of as many as
+//! that has; with one thread it runs in place, without rayon's overhead. [`Threads`] says it for a whole
+//! computation. Which thread does which task follows its number: see [`shares`].
 
 mod shares;
 mod team;
@@ -51,13 +51,13 @@ thread_local! {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub enum Threads {
-    /// Those of the rayon pool that the caller is in, else of the global one, which is made when it is
-    /// first needed; a caller outside of it waits.
+    /// Those of the rayon pool that the caller is in. Else the calling thread and all but one of the global pool,
+    /// which is made when it is first needed.
     #[default]
     Current,
     /// The calling thread: rayon is not asked, and makes no threads.
     One,
-    /// Those of this pool. A caller outside of it waits.
+    /// Those of this pool. A caller outside of it hands all of the computation over, and waits.
     Pool(Arc<rayon::ThreadPool>),
 }
 
@@ -107,7 +107,7 @@ pub fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
 fn share(workers: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     let shares = Shares::new(tasks, workers);
     if rayon::current_thread_index().is_none() {
-        team::lead(workers - 1, &shares, f);
+        team::lead(threads() - 1, &shares, f);
     } else if !team::share(&shares, f) {
         (0..workers).into_par_iter().with_max_len(1).for_each(|_| team::do_tasks(&shares, f));
     }
@@ -153,14 +153,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_caller_from_outside_of_a_pool_is_taken_into_it_once() {
-        let inside = || rayon::current_thread_index().is_some();
-        assert!(!inside());
-        assert_eq!(Threads::Current.run(inside), threads() > 1);
-        with_threads(2, || {
-            let here = rayon::current_thread_index();
-            assert_eq!(Threads::Current.run(rayon::current_thread_index), here);
-        });
+    fn a_caller_stays_where_it_is_unless_it_names_another_pool() {
+        let place = || (std::thread::current().id(), rayon::current_thread_index());
+        assert_eq!(place().1, None);
+        assert_eq!(Threads::Current.run(place), place());
+        with_threads(2, || assert_eq!(Threads::Current.run(place), place()));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        assert!(Threads::Pool(Arc::new(pool)).run(place).1.is_some());
     }
 
     #[test]

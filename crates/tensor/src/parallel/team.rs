@@ -54,13 +54,14 @@ const LOOP: usize = 2 * OVER;
 /// Members at the most.
 const MEMBERS: usize = 31;
 
-/// Turns that a member waits before it asks whether others want its core, and how often it does so: about a tenth
-/// of a millisecond in all.
+/// Turns that a member waits before it asks whether others want its core or the pool its help, and how often it does
+/// so: about a tenth of a millisecond in all.
 const TURNS: usize = 64;
 const PATIENCE: usize = 64;
 
-/// How long a member is kept from all other work of the pool: longer than most networks take for an image, and no
-/// longer than a task of anybody's may.
+/// How long a member of a pool's thread is kept from all other work of the pool: longer than most networks take for
+/// an image, and no longer than a task of anybody's may. That leader returns when its members do, so that they do no
+/// other work meanwhile.
 const TERM: Duration = Duration::from_millis(20);
 
 /// Callers from outside of a pool that it has not taken in yet: members make room for them.
@@ -122,13 +123,7 @@ pub(super) fn gather<R: Send>(others: usize, f: impl FnOnce() -> R + Send) -> R 
 fn call<R: Send>(others: usize, team: &Team, lead: impl FnOnce() -> R + Send) -> R {
     match others {
         0 => lead(),
-        _ => {
-            let member = || {
-                team.here.fetch_add(1, Ordering::AcqRel);
-                team.wait_for_work();
-            };
-            rayon::join(|| call(others - 1, team, lead), member).0
-        }
+        _ => rayon::join(|| call(others - 1, team, lead), || team.join()).0,
     }
 }
 
@@ -242,10 +237,21 @@ impl Team {
             let team = Arc::clone(self);
             rayon::spawn(move || {
                 let before = NUMBER.replace(Some(number));
-                team.wait_for_work();
+                team.wait_for_work(|| {
+                    // Whatever waits in the pool: this leader does not wait for its members to return.
+                    rayon::yield_now();
+                    members + LEADING.0.load(Ordering::Relaxed) > rayon::current_num_threads()
+                });
                 NUMBER.set(before);
             });
         }
+    }
+
+    /// A member's part in the team of a thread of its pool.
+    fn join(&self) {
+        self.here.fetch_add(1, Ordering::AcqRel);
+        let start = Instant::now();
+        self.wait_for_work(|| ARRIVING.load(Ordering::Relaxed) > 0 || start.elapsed() > TERM);
     }
 
     /// Does the tasks, whoever of the members comes; none of them if the team is over.
@@ -274,23 +280,27 @@ impl Team {
         together
     }
 
-    /// A member's part, until the team is over; it was counted in.
-    fn wait_for_work(&self) {
-        let (start, mut last, mut turns, mut due) = (Instant::now(), 0, 0, false);
+    /// Waits for loops and takes part in them, until the team is over; now and then asks whether it `leaves`.
+    fn wait_for_work(&self, leaves: impl Fn() -> bool) {
+        let (mut last, mut turns, mut beats, mut due) = (0, 0, 0usize, false);
         loop {
             let state = self.state.load(Ordering::Acquire);
+            beats = beats.wrapping_add(1);
+            if beats.is_multiple_of(TURNS) {
+                due = due || leaves();
+            }
             if state & OPEN != 0 && state / LOOP != last {
                 last = self.take_part(state / LOOP);
-                (turns, due) = (0, start.elapsed() > TERM);
+                turns = 0;
                 continue;
             }
             if state & OVER != 0 {
                 break;
             }
             turns += 1;
-            if due || turns > TURNS * PATIENCE || ARRIVING.load(Ordering::Relaxed) > 0 {
+            if due || turns > TURNS * PATIENCE {
                 self.end(state);
-            } else if turns % TURNS == 0 {
+            } else if turns.is_multiple_of(TURNS) {
                 thread::yield_now();
             } else {
                 std::hint::spin_loop();
@@ -343,29 +353,35 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
 
-    /// Loops of every length, some of which take time, some with loops of their own; more threads than cores.
+    /// Loops of every length, some of which take time, some with loops of their own.
+    fn loops(threads: usize) {
+        for round in 0..3000 {
+            let tasks = round % 13;
+            let done = Vec::from_iter((0..tasks).map(|_| AtomicUsize::new(0)));
+            for_each(tasks, |task| {
+                if round % 100 == 0 {
+                    thread::sleep(Duration::from_micros(50));
+                }
+                if round % 50 == task {
+                    assert_eq!(map(task, |i| i), Vec::from_iter(0..task));
+                    assert_eq!(Threads::Current.run(|| map(3, |i| i)), [0, 1, 2]);
+                }
+                done[task].fetch_add(1, Ordering::Relaxed);
+            });
+            let done = Vec::from_iter(done.into_iter().map(AtomicUsize::into_inner));
+            assert_eq!(done, vec![1; tasks], "round {round}, {threads} threads");
+        }
+    }
+
+    /// More threads than cores, of a pool and of none.
     #[test]
     fn every_task_of_every_loop_is_done_once() {
         for threads in [2, 3, 8] {
-            with_threads(threads, || {
-                Threads::Current.run(|| {
-                    for round in 0..3000 {
-                        let tasks = round % 13;
-                        let done = Vec::from_iter((0..tasks).map(|_| AtomicUsize::new(0)));
-                        for_each(tasks, |task| {
-                            if round % 100 == 0 {
-                                thread::sleep(Duration::from_micros(50));
-                            }
-                            if round % 50 == task {
-                                assert_eq!(map(task, |i| i), Vec::from_iter(0..task));
-                                assert_eq!(Threads::Current.run(|| map(3, |i| i)), [0, 1, 2]);
-                            }
-                            done[task].fetch_add(1, Ordering::Relaxed);
-                        });
-                        let done = Vec::from_iter(done.into_iter().map(AtomicUsize::into_inner));
-                        assert_eq!(done, vec![1; tasks], "round {round}, {threads} threads");
-                    }
-                });
+            with_threads(threads, || Threads::Current.run(|| loops(threads)));
+            thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| loops(threads));
+                }
             });
         }
     }
@@ -386,6 +402,45 @@ mod tests {
             });
             Threads::Current.run(together);
         });
+    }
+
+    /// Beside a thread of no pool too, once nobody else leads.
+    #[test]
+    fn others_take_part_beside_a_thread_of_no_pool() {
+        if super::super::threads() == 1 {
+            return;
+        }
+        let start = Instant::now();
+        let (here, others) = (thread::current().id(), AtomicUsize::new(0));
+        while others.load(Ordering::Relaxed) < 100 {
+            assert!(start.elapsed() < Duration::from_secs(60), "nobody came");
+            for_each(4, |_| {
+                thread::sleep(Duration::from_micros(20));
+                if thread::current().id() != here {
+                    assert!(number() > 0, "the leader has the first share");
+                    others.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        assert_eq!(number(), 0);
+    }
+
+    /// Other work of the pool does not wait for the end of loops from outside.
+    #[test]
+    fn a_member_does_other_work_between_loops() {
+        for_each(2, |_| thread::sleep(Duration::from_millis(1)));
+        let came = Arc::new(AtomicBool::new(false));
+        for _ in 0..rayon::current_num_threads() {
+            // Each of them for a while, so that all of the pool's threads are needed.
+            rayon::spawn(|| thread::sleep(Duration::from_millis(2)));
+        }
+        let set = came.clone();
+        rayon::spawn(move || set.store(true, Ordering::Release));
+        let start = Instant::now();
+        while !came.load(Ordering::Acquire) {
+            assert!(start.elapsed() < Duration::from_secs(60), "it came too late");
+            for_each(4, |_| std::hint::spin_loop());
+        }
     }
 
     /// Other work of the pool does not wait for the end of a long computation.
@@ -416,17 +471,23 @@ mod tests {
     /// A panic of the leader's tasks or of a member's comes out of the loop, and the next one runs.
     #[test]
     fn a_task_that_panics_ends_its_loop_alone() {
+        let panics = || {
+            for culprit in 0..200 {
+                let both = || {
+                    for_each(2, |task| {
+                        thread::sleep(Duration::from_micros(5));
+                        assert!(task != culprit % 2, "on purpose");
+                    });
+                };
+                assert!(catch_unwind(AssertUnwindSafe(both)).is_err());
+                assert_eq!(map(2, |i| i), [0, 1]);
+            }
+        };
+        panics();
         with_threads(2, || {
             Threads::Current.run(|| {
-                for culprit in 0..200 {
-                    let both = || {
-                        for_each(2, |task| {
-                            thread::sleep(Duration::from_micros(5));
-                            assert!(task != culprit % 2, "on purpose");
-                        });
-                    };
-                    assert!(catch_unwind(AssertUnwindSafe(both)).is_err());
-                    assert_eq!(map(2, |i| i), [0, 1]);
+                panics();
+                for _ in 0..200 {
                     // Both at once: one of the two comes out, and no other later.
                     let here = std::sync::Barrier::new(2);
                     let all = || {
