@@ -77,13 +77,14 @@ impl<P: Product> Job<'_, P> {
         // Neighbouring tasks share what is larger: rows, which each block reads once for all panels, or
         // panels, which are then read once for all blocks. Alike, it is panels: tile after tile reads some new rows,
         // which come meanwhile, but all of a new panel.
-        let rows_first = blocks * self.panels.bytes() < groups * size_of_val(self.image);
+        let image = size_of_val(self.image).max(1);
+        let rows_first = blocks * self.panels.bytes() < groups * image;
+        // Of more rows than a cache holds, some meet all panels before the next do.
+        let near = if rows_first { 1 } else { (NEAR * blocks / image).clamp(1, blocks) };
         parallel::for_each(blocks * groups, |task| {
-            let (block, group) = if rows_first {
-                (task / groups, task % groups)
-            } else {
-                (task % blocks, task / blocks)
-            };
+            let (first, rest) = (task / (near * groups) * near, task % (near * groups));
+            let together = near.min(blocks - first);
+            let (block, group) = (first + rest % together, rest / together);
             let units = part(units, blocks, block);
             let rows = units.start * P::TASK_ROWS..self.rows.min(units.end * P::TASK_ROWS);
             let panels = part(panels, groups, group);
@@ -175,6 +176,8 @@ impl<P: Product> Job<'_, P> {
 
 /// Bytes of the panels that tiles of rows meet one after the other: half of an L2 cache, where more than one meet.
 const GROUP: usize = 1 << 20;
+/// Bytes of rows that an L2 cache holds beside panels.
+const NEAR: usize = 1 << 18;
 /// Rows whose places are worked out at a time: a multiple of every tile's height.
 const STRIP: usize = 48;
 /// No product has a larger `ROW_STEP`.
