@@ -54,20 +54,19 @@ const LOOP: usize = 2 * OVER;
 /// Members at the most.
 const MEMBERS: usize = 31;
 
-/// Turns that a member waits before it asks whether others want its core or the pool its help, and how often it does
-/// so: about a tenth of a millisecond in all.
+/// Turns that a member waits before it asks whether others want its core, and how often it does so: about a tenth
+/// of a millisecond in all.
 const TURNS: usize = 64;
 const PATIENCE: usize = 64;
 
-/// How long a member of a pool's thread is kept from all other work of the pool: longer than most networks take for
-/// an image, and no longer than a task of anybody's may. That leader returns when its members do, so that they do no
-/// other work meanwhile.
+/// How long a member is kept from all other work of the pool: longer than most networks take for an image, and no
+/// longer than a task of anybody's may.
 const TERM: Duration = Duration::from_millis(20);
 
 /// Callers from outside of a pool that it has not taken in yet: members make room for them.
 static ARRIVING: AtomicUsize = AtomicUsize::new(0);
 
-/// Threads of no pool that are at a loop: each takes one of the cores that members would.
+/// Threads of no pool that are at a loop: each takes a core, and members make room for all but one.
 static LEADING: Line = Line(AtomicUsize::new(0));
 
 /// A cache line of its own: members look at [`ARRIVING`] all the time.
@@ -123,7 +122,16 @@ pub(super) fn gather<R: Send>(others: usize, f: impl FnOnce() -> R + Send) -> R 
 fn call<R: Send>(others: usize, team: &Team, lead: impl FnOnce() -> R + Send) -> R {
     match others {
         0 => lead(),
-        _ => rayon::join(|| call(others - 1, team, lead), || team.join()).0,
+        _ => {
+            rayon::join(
+                || call(others - 1, team, lead),
+                || {
+                    team.here.fetch_add(1, Ordering::AcqRel);
+                    team.wait_for_work();
+                },
+            )
+            .0
+        }
     }
 }
 
@@ -237,21 +245,10 @@ impl Team {
             let team = Arc::clone(self);
             rayon::spawn(move || {
                 let before = NUMBER.replace(Some(number));
-                team.wait_for_work(|| {
-                    // Whatever waits in the pool: this leader does not wait for its members to return.
-                    rayon::yield_now();
-                    members + LEADING.0.load(Ordering::Relaxed) > rayon::current_num_threads()
-                });
+                team.wait_for_work();
                 NUMBER.set(before);
             });
         }
-    }
-
-    /// A member's part in the team of a thread of its pool.
-    fn join(&self) {
-        self.here.fetch_add(1, Ordering::AcqRel);
-        let start = Instant::now();
-        self.wait_for_work(|| ARRIVING.load(Ordering::Relaxed) > 0 || start.elapsed() > TERM);
     }
 
     /// Does the tasks, whoever of the members comes; none of them if the team is over.
@@ -280,14 +277,15 @@ impl Team {
         together
     }
 
-    /// Waits for loops and takes part in them, until the team is over; now and then asks whether it `leaves`.
-    fn wait_for_work(&self, leaves: impl Fn() -> bool) {
-        let (mut last, mut turns, mut beats, mut due) = (0, 0, 0usize, false);
+    /// Waits for loops and takes part in them, until the team is over; it was counted in.
+    fn wait_for_work(&self) {
+        let (start, mut last, mut turns, mut beats, mut due) =
+            (Instant::now(), 0, 0, 0usize, false);
         loop {
             let state = self.state.load(Ordering::Acquire);
             beats = beats.wrapping_add(1);
             if beats.is_multiple_of(TURNS) {
-                due = due || leaves();
+                due = due || start.elapsed() > TERM || self.others_want_the_core();
             }
             if state & OPEN != 0 && state / LOOP != last {
                 last = self.take_part(state / LOOP);
@@ -307,6 +305,12 @@ impl Team {
             }
         }
         self.here.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether callers come into the pool, or more threads compute than it has.
+    fn others_want_the_core(&self) -> bool {
+        let computing = self.here.load(Ordering::Relaxed) + LEADING.0.load(Ordering::Relaxed);
+        ARRIVING.load(Ordering::Relaxed) > 0 || computing > rayon::current_num_threads()
     }
 
     /// Ends the team, unless a loop was opened since `state` was seen: that one may count on members.
