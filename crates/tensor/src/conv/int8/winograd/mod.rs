@@ -43,8 +43,8 @@ use crate::simd::int8::{Int8, Product};
 
 /// Whether this build has the kernels.
 pub(crate) const COMPILED: bool = cfg!(feature = "winograd");
-/// Instructions of products that a further thread is worth: some 5 µs.
-const WORK: usize = 1 << 14;
+/// Instructions of products that a further thread is worth: some 3 µs.
+const WORK: usize = 1 << 13;
 /// Threads that compute at a time, at most: each needs memory of its own.
 const WORKERS: usize = 64;
 
