@@ -434,17 +434,25 @@ mod tests {
     fn a_member_does_other_work_between_loops() {
         for_each(2, |_| thread::sleep(Duration::from_millis(1)));
         let came = Arc::new(AtomicBool::new(false));
-        for _ in 0..rayon::current_num_threads() {
-            // Each of them for a while, so that all of the pool's threads are needed.
-            rayon::spawn(|| thread::sleep(Duration::from_millis(2)));
+        let start = Instant::now();
+        let waits = move |came: &AtomicBool| {
+            !came.load(Ordering::Acquire) && start.elapsed() < Duration::from_secs(60)
+        };
+        // They keep all threads of the pool but one until the last comes, which needs the member's.
+        for _ in 1..rayon::current_num_threads() {
+            let came = came.clone();
+            rayon::spawn(move || {
+                while waits(&came) {
+                    thread::sleep(Duration::from_micros(50));
+                }
+            });
         }
         let set = came.clone();
         rayon::spawn(move || set.store(true, Ordering::Release));
-        let start = Instant::now();
-        while !came.load(Ordering::Acquire) {
-            assert!(start.elapsed() < Duration::from_secs(60), "it came too late");
+        while waits(&came) {
             for_each(4, |_| std::hint::spin_loop());
         }
+        assert!(came.load(Ordering::Acquire), "it came too late");
     }
 
     /// Other work of the pool does not wait for the end of a long computation.
