@@ -177,7 +177,7 @@ pub trait Product: Copy + Send + Sync + 'static {
         w: *const Self::W,
     );
 
-    /// `steps` steps in a row, a multiple of [`STEPS`](Self::STEPS), from `offset` and `w` on.
+    /// `steps` steps in a row, a multiple of [`STEPS`](Self::STEPS) that is not 0, from `offset` and `w` on.
     ///
     /// # Safety
     /// As [`step`](Self::step), for each of them.
@@ -191,8 +191,8 @@ pub trait Product: Copy + Send + Sync + 'static {
         steps: usize,
     ) {
         let vector = <Self::Isa as Int8>::LANES * Self::GROUP;
-        let mut w = w;
-        for first in (0..steps).step_by(Self::STEPS) {
+        let (mut w, mut first) = (w, 0);
+        loop {
             for step in 0..Self::STEPS {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -201,6 +201,10 @@ pub trait Product: Copy + Send + Sync + 'static {
             }
             // SAFETY: as above: behind the vectors of these steps.
             w = unsafe { w.add(NV * Self::STEPS * vector) };
+            first += Self::STEPS;
+            if first >= steps {
+                break;
+            }
         }
     }
 

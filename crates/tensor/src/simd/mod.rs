@@ -41,9 +41,17 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// `#[inline(always)]`, or it is compiled without the instruction set.
     fn enter<R>(self, f: impl FnOnce() -> R) -> R;
 
+    /// Says that the cache line at this address, which may be any, is about to be read.
+    #[inline(always)]
+    fn prefetch_line<T>(self, _at: *const T) {}
+
     /// Says that the two cache lines from `data[at]` on are about to be read.
     #[inline(always)]
-    fn prefetch<T>(self, _data: &[T], _at: usize) {}
+    fn prefetch<T>(self, data: &[T], at: usize) {
+        let line = data.as_ptr().wrapping_add(at).cast::<u8>();
+        self.prefetch_line(line);
+        self.prefetch_line(line.wrapping_add(64));
+    }
 
     /// The same of what is read later: brings it no nearer than the second cache.
     #[inline(always)]

@@ -35,14 +35,16 @@ impl RowMap {
     pub(crate) fn offsets(&self, first: usize, out: &mut [usize]) {
         let (mut x, rest) = (first % self.width, first / self.width);
         let (mut y, mut n) = (rest % self.height, rest / self.height);
-        for out in out {
-            *out = self.start + n * self.image + y * self.row + x * self.pixel;
-            x += 1;
-            if x == self.width {
-                (x, y) = (0, y + 1);
-                if y == self.height {
-                    (y, n) = (0, n + 1);
-                }
+        let mut out = out;
+        while !out.is_empty() {
+            let (row, others) = out.split_at_mut(out.len().min(self.width - x));
+            let start = self.start + n * self.image + y * self.row + x * self.pixel;
+            for (i, out) in row.iter_mut().enumerate() {
+                *out = start + i * self.pixel;
+            }
+            (x, y, out) = (0, y + 1, others);
+            if y == self.height {
+                (y, n) = (0, n + 1);
             }
         }
     }
@@ -179,7 +181,7 @@ const GROUP: usize = 1 << 20;
 /// Bytes of rows that an L2 cache holds beside panels.
 const NEAR: usize = 1 << 18;
 /// Rows whose places are worked out at a time: a multiple of every tile's height.
-const STRIP: usize = 48;
+const STRIP: usize = 96;
 /// No product has a larger `ROW_STEP`.
 pub(crate) const MAX_ROW_STEP: usize = 8;
 

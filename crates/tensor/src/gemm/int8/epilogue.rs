@@ -42,8 +42,8 @@ pub(crate) trait Finish {
 
 /// Sums that an L2 cache may hold: more than these are asked for before they are written.
 const FAR: usize = 1 << 18;
-/// Sums of two cache lines.
-const LINES: usize = 32;
+/// Sums of a cache line.
+const LINE: usize = 16;
 
 /// The output of a layer. Row-major, `channels` wide.
 pub(crate) struct Epilogue<'a> {
@@ -92,11 +92,11 @@ impl Finish for Epilogue<'_> {
         if out.len() <= FAR {
             return;
         }
-        for row in place.row..place.row + MR {
-            // SAFETY: the caller's promise.
-            let row = unsafe { out.slice(row * self.channels + place.column, NV * I::LANES) };
-            for at in (0..row.len()).step_by(LINES) {
-                isa.prefetch(row, at);
+        let (start, len) = (place.row * self.channels + place.column, NV * I::LANES);
+        let out = out.pointer(start, (MR - 1) * self.channels + len);
+        for row in 0..MR {
+            for at in (0..len).step_by(LINE) {
+                isa.prefetch_line(out.wrapping_add(row * self.channels + at));
             }
         }
     }

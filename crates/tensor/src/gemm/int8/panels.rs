@@ -4,8 +4,8 @@
 //! front to back while a tile of rows is multiplied; where several steps are multiplied together,
 //! `[run][STEPS steps][vector][step][lane][GROUP]`. A run is a stretch of `k` that lies contiguous
 //! in the image (the whole of `k` for a GEMM, a kernel row for a convolution), padded with zero
-//! weights to whole groups, and to as many of them as are multiplied together. All panels have
-//! `VECTORS · LANES` columns, the last as few vectors as hold what is left.
+//! weights to whole groups, and to as many of them as are multiplied together, one at the least. All
+//! panels have `VECTORS · LANES` columns, the last as few vectors as hold what is left.
 
 use std::marker::PhantomData;
 
@@ -37,7 +37,7 @@ impl<W: Pod> Panels<W> {
     /// Room for `runs` runs of `len` values under each of `columns` columns, all zero.
     fn zeroed<P: Product<W = W>>(_product: P, columns: usize, runs: usize, len: usize) -> Self {
         let lanes = <P::Isa as Int8>::LANES;
-        let steps = len.div_ceil(P::GROUP).next_multiple_of(P::STEPS);
+        let steps = len.max(1).div_ceil(P::GROUP).next_multiple_of(P::STEPS);
         let depth = runs * steps * P::GROUP;
         let bytes = columns.next_multiple_of(lanes) * depth * size_of::<W>();
         Self {

@@ -156,9 +156,9 @@ impl Int8Gemm {
     }
 }
 
-/// Elements from a row of the image to the next: whole steps.
+/// Elements from a row of the image to the next: whole steps, one at the least.
 fn stride<P: Product>(k: usize) -> usize {
-    k.next_multiple_of(P::GROUP * P::STEPS)
+    k.max(1).next_multiple_of(P::GROUP * P::STEPS)
 }
 
 /// Memory for the image of `m` rows.
@@ -249,6 +249,17 @@ mod tests {
                 gemm.run(m, &a, zero, Output::Accumulate(c), &mut vec![7; gemm.scratch_len(m)]);
                 prop_assert!(c == expected, "{level:?}");
             }
+        }
+    }
+
+    #[test]
+    fn sums_of_no_terms_are_zero() {
+        for level in Level::available() {
+            let gemm = Int8Gemm::new(level, 0, 70, &[]).unwrap();
+            let mut c = vec![-1; 3 * 70];
+            let mut scratch = vec![7; gemm.scratch_len(3)];
+            gemm.run(3, &[] as &[u8], 9, Output::Accumulate(&mut c), &mut scratch);
+            assert_eq!(c, [0; 3 * 70], "{level:?}");
         }
     }
 

@@ -139,10 +139,17 @@ impl<P: Product> Strip<'_, P> {
         let last = self.last + steps * P::GROUP;
         assert!((copies.count - 1) * copies.image + last <= image.len());
         assert!((copies.count - 1) * copies.panel + panel_len <= panel.len());
+        let limit = place.rows;
+        // Tiles that are finished from registers end before this row.
+        let whole = if NV * lanes == place.columns { place.rows } else { 0 };
+        // The last tile asks for its own rows again.
+        let ahead = all.len() - MR;
         // By value: behind a reference, every store of sums might have changed them.
         product.isa().enter(
             #[inline(always)]
             move || {
+                // Known here, the loops below begin with a step, and each tile's sums are begun once.
+                assert!(!runs.is_empty() && steps > 0);
                 for copy in 0..copies.count {
                     let image = &image[copy * copies.image..];
                     let panel = &panel[copy * copies.panel..];
@@ -150,18 +157,13 @@ impl<P: Product> Strip<'_, P> {
                     let bias = finish.bias(product.isa(), column);
                     let mut row = rows.start;
                     for tile in all[rows.clone()].as_chunks::<MR>().0 {
+                        let end = row + MR;
                         // The rows of the next tile of a product alone begin anywhere: nothing else foretells it.
                         if copies.count == 1 {
-                            let behind = &all[row + MR..];
-                            match behind.first_chunk::<MR>() {
-                                Some(next) => ask(product, image, runs[0], next),
-                                None => ask(product, image, runs[0], behind),
-                            }
+                            ask(product, image, runs[0], &all[ahead.min(end)..][..MR]);
                         }
-                        let left = MR.min(place.rows - row);
-                        let place = Place { row: place.row + row, rows: left, column, ..place };
-                        let whole = MR == left && NV * lanes == place.columns;
-                        if whole {
+                        let place = Place { row: place.row + row, rows: MR, column, ..place };
+                        if end <= whole {
                             // SAFETY: the caller's promise.
                             unsafe { finish.ask::<_, MR, NV>(product.isa(), place) };
                         }
@@ -171,13 +173,14 @@ impl<P: Product> Strip<'_, P> {
                             unsafe { sums::<P, MR, NV>(product, &x, runs, steps, panel, bias) };
                         // SAFETY: the caller's promise.
                         unsafe {
-                            if whole {
+                            if end <= whole {
                                 finish.whole(product.isa(), &acc, place);
                             } else {
-                                finish.ragged(product.isa(), &acc, place);
+                                let rows = MR.min(limit - row);
+                                ragged(product.isa(), finish, &{ acc }, Place { rows, ..place });
                             }
                         }
-                        row += MR;
+                        row = end;
                     }
                 }
             },
@@ -185,11 +188,29 @@ impl<P: Product> Strip<'_, P> {
     }
 }
 
+/// [`Finish::ragged`], out of the way of the tiles that are whole.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn ragged<F: Finish, I: Int8, const MR: usize, const NV: usize>(
+    isa: I,
+    finish: &F,
+    acc: &[[I::Acc; NV]; MR],
+    place: Place,
+) {
+    isa.enter(
+        #[inline(always)]
+        // SAFETY: the caller's promise.
+        || unsafe { finish.ragged(isa, acc, place) },
+    );
+}
+
 /// Asks for the start of a run of each row.
 #[inline(always)]
 fn ask<P: Product>(product: P, image: &[P::X], run: usize, rows: &[usize]) {
     for row in rows {
-        product.isa().prefetch(image, row + run);
+        product.isa().prefetch_line(image.as_ptr().wrapping_add(row + run));
     }
 }
 

@@ -23,8 +23,8 @@ impl Isa for Amx {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, data: &[T], at: usize) {
-        self.0.prefetch(data, at);
+    fn prefetch_line<T>(self, at: *const T) {
+        self.0.prefetch_line(at);
     }
 
     #[inline(always)]

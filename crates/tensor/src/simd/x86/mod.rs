@@ -35,27 +35,25 @@ macro_rules! token {
             }
 
             #[inline(always)]
-            fn prefetch<T>(self, data: &[T], at: usize) {
-                prefetch::<_MM_HINT_T0, T>(data, at);
+            fn prefetch_line<T>(self, at: *const T) {
+                prefetch_line::<_MM_HINT_T0, T>(at);
             }
 
             #[inline(always)]
             fn prefetch_outer<T>(self, data: &[T], at: usize) {
-                prefetch::<_MM_HINT_T1, T>(data, at);
+                let line = data.as_ptr().wrapping_add(at).cast::<u8>();
+                prefetch_line::<_MM_HINT_T1, u8>(line);
+                prefetch_line::<_MM_HINT_T1, u8>(line.wrapping_add(64));
             }
         }
     };
 }
 
-/// Asks for two cache lines.
+/// Asks for a cache line.
 #[inline(always)]
-fn prefetch<const HINT: i32, T>(data: &[T], at: usize) {
-    let line = data.as_ptr().wrapping_add(at).cast::<i8>();
+fn prefetch_line<const HINT: i32, T>(at: *const T) {
     // SAFETY: SSE is part of x86-64; a prefetch may name any address.
-    unsafe {
-        _mm_prefetch::<HINT>(line);
-        _mm_prefetch::<HINT>(line.wrapping_add(64));
-    }
+    unsafe { _mm_prefetch::<HINT>(at.cast()) }
 }
 
 token! {

@@ -90,7 +90,7 @@ impl Product for Tiles {
         epilogue: &Epilogue<'_>,
     ) {
         let lines = Lines::new(&job.map, job.rows);
-        if rows.len().min(lines.len) < FEWEST || job.panels.steps == 0 {
+        if rows.len().min(lines.len) < FEWEST || job.panels.len == 0 {
             // SAFETY: the caller's promise.
             return unsafe { job.in_registers(self, rows, panels, epilogue) };
         }
