@@ -191,18 +191,16 @@ pub trait Product: Copy + Send + Sync + 'static {
         steps: usize,
     ) {
         let vector = <Self::Isa as Int8>::LANES * Self::GROUP;
-        let (mut w, mut first) = (w, 0);
+        let (mut w, mut at, end) = (w, offset, offset + steps * Self::GROUP);
         loop {
             for step in 0..Self::STEPS {
                 // SAFETY: the caller's promise.
-                unsafe {
-                    self.step(acc, x, offset + (first + step) * Self::GROUP, w.add(step * vector));
-                }
+                unsafe { self.step(acc, x, at + step * Self::GROUP, w.add(step * vector)) }
             }
             // SAFETY: as above: behind the vectors of these steps.
             w = unsafe { w.add(NV * Self::STEPS * vector) };
-            first += Self::STEPS;
-            if first >= steps {
+            at += Self::STEPS * Self::GROUP;
+            if at >= end {
                 break;
             }
         }

@@ -31,22 +31,39 @@ impl RowMap {
         Self { width: usize::MAX, height: 1, pixel: stride, row: 0, image: 0, start: 0 }
     }
 
-    /// The offsets of `out.len()` rows from `first` on.
-    pub(crate) fn offsets(&self, first: usize, out: &mut [usize]) {
-        let (mut x, rest) = (first % self.width, first / self.width);
-        let (mut y, mut n) = (rest % self.height, rest / self.height);
-        let mut out = out;
+    /// The same places in as few stretches as they are.
+    fn joined(self) -> Self {
+        let mut map = self;
+        if map.height > 1 && map.row == map.width * map.pixel {
+            (map.width, map.height) = (map.width * map.height, 1);
+        }
+        if map.height == 1 && map.image == map.width.wrapping_mul(map.pixel) {
+            map.width = usize::MAX;
+        }
+        map
+    }
+
+    /// The offsets of `out.len()` rows from `first` on. The largest is returned.
+    pub(crate) fn offsets(&self, first: usize, out: &mut [usize]) -> usize {
+        let map = self.joined();
+        let (mut x, rest) = (first % map.width, first / map.width);
+        let (mut y, mut n) = (rest % map.height, rest / map.height);
+        let (mut out, mut largest) = (out, 0);
         while !out.is_empty() {
-            let (row, others) = out.split_at_mut(out.len().min(self.width - x));
-            let start = self.start + n * self.image + y * self.row + x * self.pixel;
-            for (i, out) in row.iter_mut().enumerate() {
-                *out = start + i * self.pixel;
+            let (row, others) = out.split_at_mut(out.len().min(map.width - x));
+            let mut offset = map.start + n * map.image + y * map.row + x * map.pixel;
+            for out in row {
+                *out = offset;
+                offset += map.pixel;
             }
+            // Behind the last, there being one.
+            largest = largest.max(offset - map.pixel);
             (x, y, out) = (0, y + 1, others);
-            if y == self.height {
+            if y == map.height {
                 (y, n) = (0, n + 1);
             }
         }
+        largest
     }
 }
 
@@ -150,7 +167,7 @@ impl<P: Product> Job<'_, P> {
             let part = part(rows.len(), strips, strip);
             let (start, len) = (rows.start + part.start, part.len());
             let mut offsets = [0; STRIP + MAX_ROW_STEP];
-            self.map.offsets(start, &mut offsets[..len]);
+            let largest = self.map.offsets(start, &mut offsets[..len]);
             let padded = len.next_multiple_of(P::ROW_STEP);
             let last = offsets[len - 1];
             offsets[len..padded].fill(last);
@@ -158,7 +175,7 @@ impl<P: Product> Job<'_, P> {
                 image: self.image,
                 rows: &offsets[..padded],
                 runs: self.runs,
-                last: offsets[..len].iter().max().unwrap_or(&0) + reach,
+                last: largest + reach,
                 steps: self.panels.steps,
                 panel: self.panels.panel(panel),
                 width,
