@@ -435,21 +435,22 @@ mod tests {
         for_each(2, |_| thread::sleep(Duration::from_millis(1)));
         let came = Arc::new(AtomicBool::new(false));
         let start = Instant::now();
-        let waits = move |came: &AtomicBool| {
-            !came.load(Ordering::Acquire) && start.elapsed() < Duration::from_secs(60)
+        let waits = move |came: &AtomicBool, seconds| {
+            !came.load(Ordering::Acquire) && start.elapsed() < Duration::from_secs(seconds)
         };
-        // They keep all threads of the pool but one until the last comes, which needs the member's.
+        // They keep all threads of the pool but one until the last comes, which needs the member's; longer than this
+        // thread waits for it.
         for _ in 1..rayon::current_num_threads() {
             let came = came.clone();
             rayon::spawn(move || {
-                while waits(&came) {
+                while waits(&came, 60) {
                     thread::sleep(Duration::from_micros(50));
                 }
             });
         }
         let set = came.clone();
         rayon::spawn(move || set.store(true, Ordering::Release));
-        while waits(&came) {
+        while waits(&came, 30) {
             for_each(4, |_| std::hint::spin_loop());
         }
         assert!(came.load(Ordering::Acquire), "it came too late");

@@ -215,3 +215,39 @@ const TASKS: usize = 8;
 fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     len * index / parts..len * (index + 1) / parts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Nothing, as often as something.
+    fn gap() -> impl Strategy<Value = usize> {
+        prop_oneof![Just(0), 1..=9usize]
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_are_those_of_pixel_after_pixel(
+            (images, height, width) in (1..=3usize, 1..=5usize, 1..=9usize),
+            (pixel, start) in (1..=7usize, 0..=20usize),
+            (behind_row, behind_image) in (gap(), gap()),
+            (first, last) in any::<(prop::sample::Index, prop::sample::Index)>(),
+        ) {
+            let row = width * pixel + behind_row;
+            let image = height * row + behind_image;
+            let map = RowMap { width, height, pixel, row, image, start };
+            let place = |n, y, x| start + n * image + y * row + x * pixel;
+            let rows = (0..images).flat_map(|n| (0..height).map(move |y| (n, y)));
+            let all: Vec<usize> =
+                rows.flat_map(|(n, y)| (0..width).map(move |x| place(n, y, x))).collect();
+
+            let first = first.index(all.len());
+            let expected = &all[first..=first + last.index(all.len() - first)];
+            let mut offsets = vec![0; expected.len()];
+            let largest = map.offsets(first, &mut offsets);
+            prop_assert_eq!(&offsets, expected);
+            prop_assert_eq!(Some(&largest), expected.iter().max());
+        }
+    }
+}
