@@ -148,7 +148,8 @@ impl<P: Product> Strip<'_, P> {
         product.isa().enter(
             #[inline(always)]
             move || {
-                // Known here, the loops below begin with a step, and each tile's sums are begun once.
+                // `Product::steps` has a step to do. Known here, it also keeps sums from being begun three times, for no
+                // runs and for no steps too.
                 assert!(!runs.is_empty() && steps > 0);
                 for copy in 0..copies.count {
                     let image = &image[copy * copies.image..];
@@ -177,6 +178,7 @@ impl<P: Product> Strip<'_, P> {
                                 finish.whole(product.isa(), &acc, place);
                             } else {
                                 let rows = MR.min(limit - row);
+                                // A copy: what a function is lent lies in memory, here and for whole tiles alike.
                                 ragged(product.isa(), finish, &{ acc }, Place { rows, ..place });
                             }
                         }
