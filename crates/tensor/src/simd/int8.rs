@@ -177,10 +177,10 @@ pub trait Product: Copy + Send + Sync + 'static {
         w: *const Self::W,
     );
 
-    /// `steps` steps in a row, a multiple of [`STEPS`](Self::STEPS) that is not 0, from `offset` and `w` on.
+    /// `steps` steps in a row, a multiple of [`STEPS`](Self::STEPS), from `offset` and `w` on.
     ///
     /// # Safety
-    /// As [`step`](Self::step), for each of them.
+    /// As [`step`](Self::step), for each of them; there is one at the least.
     #[inline(always)]
     unsafe fn steps<const MR: usize, const NV: usize>(
         self,

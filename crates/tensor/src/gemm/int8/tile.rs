@@ -148,8 +148,8 @@ impl<P: Product> Strip<'_, P> {
         product.isa().enter(
             #[inline(always)]
             move || {
-                // `Product::steps` has a step to do. Known here, it also keeps sums from being begun three times, for no
-                // runs and for no steps too.
+                // What `Product::steps` asks for. Known here, it also keeps the compiler from beginning sums three
+                // times, for no runs and for no steps too.
                 assert!(!runs.is_empty() && steps > 0);
                 for copy in 0..copies.count {
                     let image = &image[copy * copies.image..];
@@ -169,7 +169,7 @@ impl<P: Product> Strip<'_, P> {
                             unsafe { finish.ask::<_, MR, NV>(product.isa(), place) };
                         }
                         let x = starts(image, tile);
-                        // SAFETY: the assertions above, and what `last` is.
+                        // SAFETY: the three assertions above, and what `last` is.
                         let acc =
                             unsafe { sums::<P, MR, NV>(product, &x, runs, steps, panel, bias) };
                         // SAFETY: the caller's promise.
@@ -229,7 +229,7 @@ fn starts<X, const MR: usize>(image: &[X], rows: &[usize; MR]) -> [*const X; MR]
 /// The sums of the rows that start at `x`.
 ///
 /// # Safety
-/// Every row plus every run leaves `steps` groups in the image; the panel holds `NV` vectors of
+/// There are steps. Every row plus every run leaves so many groups in the image; the panel holds `NV` vectors of
 /// groups for each step of each run.
 #[inline(always)]
 unsafe fn sums<P: Product, const MR: usize, const NV: usize>(
