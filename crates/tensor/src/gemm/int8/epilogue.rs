@@ -66,14 +66,17 @@ pub(crate) enum Sink<'a> {
         values: Shared<'a, f32>,
     },
     /// As codes.
-    Requantize {
-        /// One a channel; at least a vector longer than the channels.
-        multiplier: &'a [f32],
-        grid: Grid,
-        /// Added behind the rounding: the other summand has the output's shape.
-        add: Option<(&'a AddCodes, &'a [u8])>,
-        codes: Shared<'a, u8>,
-    },
+    Requantize(Codes<'a>),
+    /// As codes, to which others are added: they have the output's shape.
+    RequantizeAdd(Codes<'a>, &'a AddCodes, &'a [u8]),
+}
+
+/// What becomes codes.
+pub(crate) struct Codes<'a> {
+    /// One a channel; at least a vector longer than the channels.
+    pub(crate) multiplier: &'a [f32],
+    pub(crate) grid: Grid,
+    pub(crate) out: Shared<'a, u8>,
 }
 
 impl Finish for Epilogue<'_> {
@@ -143,9 +146,10 @@ impl Epilogue<'_> {
         &self,
         isa: I,
         place: Place,
-        [count, apart]: [usize; 2],
+        groups: [usize; 2],
         sums: impl Fn(usize) -> [[I::Acc; NV]; MR],
     ) {
+        let [count, apart] = groups;
         let (channels, len) = (self.channels, NV * I::LANES);
         let start = place.row * channels + place.column;
         let apart = apart * channels;
@@ -179,27 +183,13 @@ impl Epilogue<'_> {
                     }
                 }
             }
-            Sink::Requantize { multiplier, grid, add: None, codes } => {
-                let (grid, multiplier) = (*grid, &multiplier[place.column..][..len]);
-                let out = codes.pointer(start, reach);
-                for group in 0..count {
-                    let (acc, first) = (sums(group), group * apart);
-                    if let Some(acc) = as_column(&acc) {
-                        // SAFETY: as above, of four rows.
-                        let out = unsafe { four_rows(out, first, channels, len) };
-                        isa.requantize_column(acc, multiplier, grid, out);
-                        continue;
-                    }
-                    for (i, acc) in acc.into_iter().enumerate() {
-                        // SAFETY: as above.
-                        let out = unsafe { row(out, first + i * channels, len) };
-                        isa.requantize_row(acc, multiplier, grid, out);
-                    }
-                }
+            Sink::Requantize(codes) => {
+                // SAFETY: the caller's promise.
+                unsafe { codes.groups(isa, channels, place, groups, sums) }
             }
-            Sink::Requantize { multiplier, grid, add: Some((add, other)), codes } => {
+            Sink::RequantizeAdd(Codes { multiplier, grid, out }, add, other) => {
                 let (grid, multiplier) = (*grid, &multiplier[place.column..][..len]);
-                let out = codes.pointer(start, reach);
+                let out = out.pointer(start, reach);
                 let (add, other) = (**add, &other[start..start + reach]);
                 for group in 0..count {
                     let (mut acc, first) = (sums(group), group * apart);
@@ -236,12 +226,10 @@ impl Epilogue<'_> {
             Sink::Scale { scale, values } => {
                 Sink::Scale { scale: &scale[column..], values: values.from(at) }
             }
-            Sink::Requantize { multiplier, grid, add, codes } => Sink::Requantize {
-                multiplier: &multiplier[column..],
-                grid: *grid,
-                add: add.map(|(add, other)| (add, &other[at..])),
-                codes: codes.from(at),
-            },
+            Sink::Requantize(codes) => Sink::Requantize(codes.part(at, column)),
+            Sink::RequantizeAdd(codes, add, other) => {
+                Sink::RequantizeAdd(codes.part(at, column), add, &other[at..])
+            }
         };
         Epilogue { bias: &self.bias[column..], channels: self.channels, sink }
     }
@@ -253,37 +241,102 @@ impl Epilogue<'_> {
     #[inline(always)]
     unsafe fn row<I: Int8>(&self, isa: I, sums: &[i32], row: usize, column: usize) {
         let at = row * self.channels + column;
-        match &self.sink {
-            // SAFETY: the caller's promise.
-            Sink::Accumulate(out) => unsafe { out.slice(at, sums.len()) }.copy_from_slice(sums),
+        let (codes, add) = match &self.sink {
+            Sink::Accumulate(out) => {
+                // SAFETY: the caller's promise.
+                unsafe { out.slice(at, sums.len()) }.copy_from_slice(sums);
+                return;
+            }
             Sink::Scale { scale, values } => {
                 // SAFETY: the caller's promise.
                 let out = unsafe { values.slice(at, sums.len()) };
                 for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(&scale[column..]) {
                     *out = sum as f32 * scale;
                 }
+                return;
             }
-            Sink::Requantize { multiplier, grid, add, codes } => {
-                // SAFETY: the caller's promise.
-                let out = unsafe { codes.slice(at, sums.len()) };
-                for (v, (sums, out)) in
-                    sums.chunks(I::LANES).zip(out.chunks_mut(I::LANES)).enumerate()
-                {
-                    let (from, len) = (v * I::LANES, sums.len());
-                    let mut padded = [0; MAX_LANES];
-                    padded[..len].copy_from_slice(sums);
-                    let multiplier = &multiplier[column + from..];
-                    let mut codes = isa.requantize(isa.load(&padded), multiplier, *grid);
-                    let mut bytes = [0; MAX_LANES];
-                    if let Some((add, other)) = add {
-                        bytes[..len].copy_from_slice(&other[at + from..][..len]);
-                        codes = isa.add_codes(codes, &bytes, add);
-                    }
-                    isa.store_codes(codes, &mut bytes);
-                    out.copy_from_slice(&bytes[..len]);
-                }
+            Sink::Requantize(codes) => (codes, None),
+            Sink::RequantizeAdd(codes, add, other) => (codes, Some((*add, &other[at..]))),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { codes.row(isa, sums, at, column, add) };
+    }
+}
+
+impl Codes<'_> {
+    /// [`Epilogue::groups`] of an output of so many channels.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    pub(crate) unsafe fn groups<I: Int8, const MR: usize, const NV: usize>(
+        &self,
+        isa: I,
+        channels: usize,
+        place: Place,
+        [count, apart]: [usize; 2],
+        sums: impl Fn(usize) -> [[I::Acc; NV]; MR],
+    ) {
+        let len = NV * I::LANES;
+        let start = place.row * channels + place.column;
+        let apart = apart * channels;
+        // One check for all rows, as in `Epilogue::groups`.
+        let reach = (count - 1) * apart + (MR - 1) * channels + len;
+        let (grid, multiplier) = (self.grid, &self.multiplier[place.column..][..len]);
+        let out = self.out.pointer(start, reach);
+        for group in 0..count {
+            let (acc, first) = (sums(group), group * apart);
+            if let Some(acc) = as_column(&acc) {
+                // SAFETY: no row reaches further than the last; the caller's promise.
+                let out = unsafe { four_rows(out, first, channels, len) };
+                isa.requantize_column(acc, multiplier, grid, out);
+                continue;
+            }
+            for (i, acc) in acc.into_iter().enumerate() {
+                // SAFETY: as above.
+                let out = unsafe { row(out, first + i * channels, len) };
+                isa.requantize_row(acc, multiplier, grid, out);
             }
         }
+    }
+
+    /// Finishes some sums of one row, bias included, whose codes belong `at` there and are of the channels from
+    /// `column` on. They may have others added, from the first on.
+    ///
+    /// # Safety
+    /// As [`Finish::whole`].
+    #[inline(always)]
+    unsafe fn row<I: Int8>(
+        &self,
+        isa: I,
+        sums: &[i32],
+        at: usize,
+        column: usize,
+        add: Option<(&AddCodes, &[u8])>,
+    ) {
+        // SAFETY: the caller's promise.
+        let out = unsafe { self.out.slice(at, sums.len()) };
+        for (v, (sums, out)) in sums.chunks(I::LANES).zip(out.chunks_mut(I::LANES)).enumerate() {
+            let (from, len) = (v * I::LANES, sums.len());
+            let mut padded = [0; MAX_LANES];
+            padded[..len].copy_from_slice(sums);
+            let multiplier = &self.multiplier[column + from..];
+            let mut codes = isa.requantize(isa.load(&padded), multiplier, self.grid);
+            let mut bytes = [0; MAX_LANES];
+            if let Some((add, other)) = add {
+                bytes[..len].copy_from_slice(&other[from..][..len]);
+                codes = isa.add_codes(codes, &bytes, add);
+            }
+            isa.store_codes(codes, &mut bytes);
+            out.copy_from_slice(&bytes[..len]);
+        }
+    }
+
+    /// The same, from an element and a column of the output on.
+    #[cfg(target_arch = "x86_64")]
+    fn part(&self, at: usize, column: usize) -> Codes<'_> {
+        let multiplier = &self.multiplier[column..];
+        Codes { multiplier, grid: self.grid, out: self.out.from(at) }
     }
 }
 

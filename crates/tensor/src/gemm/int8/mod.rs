@@ -15,7 +15,7 @@ mod tile;
 
 pub use code::Code;
 pub(crate) use drive::{Job, MAX_ROW_STEP, RowMap, task};
-pub(crate) use epilogue::{Epilogue, Finish, Keep, MAX_LANES, Sink};
+pub(crate) use epilogue::{Codes, Epilogue, Finish, Keep, MAX_LANES, Sink};
 pub use output::Output;
 pub(crate) use panels::Panels;
 pub use product::Int8Gemm;

@@ -1,4 +1,4 @@
-use super::{Epilogue, MAX_LANES, Scratch, Sink};
+use super::{Codes, Epilogue, MAX_LANES, Scratch, Sink};
 use crate::conv::int8::{AddCodes, Requantize};
 use crate::shared::Shared;
 
@@ -68,14 +68,14 @@ impl<'a> Output<'a> {
             Self::Requantize(requantize, out) => {
                 assert_eq!(out.len(), len, "the output of {rows} rows");
                 let (multiplier, grid) = law(requantize);
-                Sink::Requantize { multiplier, grid, add: None, codes: Shared::new(out) }
+                Sink::Requantize(Codes { multiplier, grid, out: Shared::new(out) })
             }
             Self::RequantizeAdd(requantize, add, residual, out) => {
                 let lens = (out.len(), residual.len());
                 assert_eq!(lens, (len, len), "the output and residual of {rows} rows");
                 let (multiplier, grid) = law(requantize);
-                let add = Some((add, residual));
-                Sink::Requantize { multiplier, grid, add, codes: Shared::new(out) }
+                let codes = Codes { multiplier, grid, out: Shared::new(out) };
+                Sink::RequantizeAdd(codes, add, residual)
             }
         };
         Epilogue { bias: padded, channels, sink }

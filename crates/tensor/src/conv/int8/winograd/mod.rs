@@ -34,7 +34,7 @@ pub(crate) use self::variant::{F2x2, F4x4, F4x4Wide};
 use crate::Level;
 use crate::conv::ConvGeometry;
 use crate::gemm::int8::{
-    Copies, Epilogue, Finish, Keep, MAX_LANES, MAX_ROW_STEP, Place, Scratch, Strip,
+    Codes, Copies, Epilogue, Finish, Keep, MAX_LANES, MAX_ROW_STEP, Place, Scratch, Sink, Strip,
 };
 use crate::parallel::{self, Shares};
 use crate::shared::Shared;
@@ -183,12 +183,13 @@ impl<V: Variant> Winograd<V> {
         words: &mut [i16],
     ) {
         let tiles = block.tiles().iter();
+        let mut patch = input.patch(patch);
         isa.enter(
             #[inline(always)]
             || {
                 let mut pixels = [std::ptr::null(); 36];
                 for (i, tile) in tiles.enumerate() {
-                    input.tile::<V>(tile.place, patch, &mut pixels);
+                    input.tile::<V>(tile.place, &mut patch, &mut pixels);
                     let words = &mut words[i * blocks.pixel..];
                     // SAFETY: the blocks' pixels are the input's; nobody writes to the patch meanwhile.
                     unsafe {
@@ -351,7 +352,9 @@ impl<V: Variant> Winograd<V> {
         let [out_h, out_w] = geometry.out_size;
         let [n, y, x] = tile.place;
         let (y, x) = (y * V::OUT, x * V::OUT);
-        let [rows, pixels] = match WHOLE && V::TRIMMED {
+        // Tiles that are never trimmed may lie over the edge.
+        let complete = WHOLE && V::TRIMMED;
+        let [rows, pixels] = match complete {
             true => [V::OUT; 2],
             false => [V::OUT.min(out_h - y), V::OUT.min(out_w - x)],
         };
@@ -379,10 +382,12 @@ impl<V: Variant> Winograd<V> {
             let finish = Rows { isa, epilogue, place, count: rows, apart: out_w };
             // SAFETY: the caller's promise.
             unsafe {
-                if WHOLE {
-                    finish.run::<V>(row);
+                if complete && let Sink::Requantize(codes) = &epilogue.sink {
+                    // Row after row, from the registers that the columns are in.
+                    finish.codes(codes, row);
                 } else {
-                    // Once, not in each of the ways to finish them.
+                    // Once, not in each of the ways to finish them, some of which loop over rows: what a loop works
+                    // with lies in memory, and would be written there for all ways.
                     let rows = [row(0), row(1), row(2), row(3)];
                     finish.run::<V>(
                         #[inline(always)]
@@ -420,6 +425,18 @@ impl<I: Int8> Rows<'_, I> {
                 _ => self.whole::<1>(sums),
             }
         }
+    }
+
+    /// Codes alone, of rows of four pixels.
+    ///
+    /// # Safety
+    /// As [`Winograd::outputs`], for these rows.
+    #[inline(always)]
+    unsafe fn codes(self, codes: &Codes, sums: impl Fn(usize) -> [[I::Acc; 1]; 4]) {
+        debug_assert_eq!(self.place.rows, 4);
+        let (channels, groups) = (self.epilogue.channels, [self.count, self.apart]);
+        // SAFETY: the caller's promise.
+        unsafe { codes.groups(self.isa, channels, self.place, groups, sums) }
     }
 
     /// # Safety

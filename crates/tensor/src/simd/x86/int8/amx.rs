@@ -388,7 +388,7 @@ impl<const R: usize> Tiled<R> {
                     .then(|| out.pointer(start, len))
                     .filter(|out| (*out as usize).is_multiple_of(LINE))
             }
-            Sink::Scale { .. } | Sink::Requantize { .. } => None,
+            Sink::Scale { .. } | Sink::Requantize(_) | Sink::RequantizeAdd(..) => None,
         };
         Self { tiles, starts, in_place }
     }
