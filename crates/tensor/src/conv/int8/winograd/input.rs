@@ -69,6 +69,7 @@ impl<'a> Input<'a> {
         let outside = patch.outside.as_ptr();
         let lines = pixels.chunks_exact_mut(V::TILE).take(V::TILE).enumerate();
         let inside = |start: usize, size: usize| start < size && size - start >= V::TILE;
+        // Most tiles are, and need not ask for each pixel.
         if inside(top, height) && inside(left, width) {
             let first = ((n * height + top) * width + left) * channels;
             for (ty, line) in lines {
