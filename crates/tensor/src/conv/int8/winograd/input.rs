@@ -63,13 +63,13 @@ impl<'a> Input<'a> {
         pixels: &mut Pixels,
     ) {
         let ([height, width], channels) = (self.size, self.channels);
-        // Before the first row it becomes so large that it is none, and so does a column.
+        // Before the first row it becomes so large that no row is there, and so does a column.
         let top = (y * V::OUT).wrapping_sub(self.padding[0]);
         let left = (x * V::OUT).wrapping_sub(self.padding[1]);
         let outside = patch.outside.as_ptr();
         let lines = pixels.chunks_exact_mut(V::TILE).take(V::TILE).enumerate();
         let inside = |start: usize, size: usize| start < size && size - start >= V::TILE;
-        // Most tiles are, and need not ask for each pixel.
+        // No pixel of such a tile has to be asked for.
         if inside(top, height) && inside(left, width) {
             let first = ((n * height + top) * width + left) * channels;
             for (ty, line) in lines {

@@ -380,7 +380,7 @@ impl<V: Variant> Winograd<V> {
             );
             let row = output_rows::<I, V>(isa, points[1], columns, bias);
             let finish = Rows { isa, epilogue, place, count: rows, apart: out_w };
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise; a complete tile has `V::OUT` pixels in a row, which is 4 where tiles are trimmed.
             unsafe {
                 if complete && let Sink::Requantize(codes) = &epilogue.sink {
                     // Row after row, from the registers that the columns are in.
@@ -427,10 +427,10 @@ impl<I: Int8> Rows<'_, I> {
         }
     }
 
-    /// Codes alone, of rows of four pixels.
+    /// Codes alone, of a tile that has four pixels in each row.
     ///
     /// # Safety
-    /// As [`Winograd::outputs`], for these rows.
+    /// As [`Winograd::outputs`], for these rows, which have four pixels.
     #[inline(always)]
     unsafe fn codes(self, codes: &Codes, sums: impl Fn(usize) -> [[I::Acc; 1]; 4]) {
         debug_assert_eq!(self.place.rows, 4);
