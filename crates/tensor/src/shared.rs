@@ -2,6 +2,13 @@
 
 use std::marker::PhantomData;
 
+use crate::simd::Isa;
+
+/// Bytes that an L1 cache holds: less is not asked for before it is written.
+const NEAR: usize = 1 << 16;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// An output that tasks write at disjoint places, which no `split_at_mut` describes: each task owns
 /// some columns of some rows.
 pub(crate) struct Shared<'a, T> {
@@ -21,11 +28,6 @@ impl<'a, T> Shared<'a, T> {
         Self { start: out.as_mut_ptr(), len: out.len(), borrows: PhantomData }
     }
 
-    /// How many elements there are.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// All elements from `at` on.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn from(&self, at: usize) -> Shared<'_, T> {
@@ -43,6 +45,20 @@ impl<'a, T> Shared<'a, T> {
     pub(crate) unsafe fn slice(&self, at: usize, len: usize) -> &mut [T] {
         // SAFETY: in bounds of the slice that `new` borrowed for 'a; unique by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.pointer(at, len), len) }
+    }
+
+    /// Whether there is more than an L1 cache holds.
+    pub(crate) fn is_far(&self) -> bool {
+        self.len * size_of::<T>() > NEAR
+    }
+
+    /// Says that `len` elements from `at` on are about to be written.
+    #[inline(always)]
+    pub(crate) fn ask<I: Isa>(&self, isa: I, at: usize, len: usize) {
+        let start = self.start.wrapping_add(at).cast::<u8>();
+        for at in (0..len * size_of::<T>()).step_by(LINE) {
+            isa.prefetch_line(start.wrapping_add(at));
+        }
     }
 
     /// Where the elements from `at` on lie, of which there are `len`. Some may be another task's.

@@ -408,6 +408,18 @@ mod tests {
         }
     }
 
+    /// So many codes that tiles ask for their places between stretches of steps, of one run and of several.
+    #[test]
+    fn large_outputs_equal_the_reference() {
+        for (kernel, padding) in [([1, 1], 0), ([3, 3], 1), ([2, 1], 1)] {
+            let shape = [130, 67, kernel[0], kernel[1]];
+            let attrs = ConvAttrs::new(1, padding);
+            let geometry = ConvGeometry::new([1, 67, 24, 24], shape, attrs).unwrap();
+            assert!(geometry.output_shape().iter().product::<usize>() > 1 << 16);
+            assert_eq!(check(&geometry, 99, 0, 7), Ok(()));
+        }
+    }
+
     /// The last part of a data set is a smaller batch in the memory of the others.
     #[test]
     fn memory_for_a_batch_suffices_for_any_smaller_one() {

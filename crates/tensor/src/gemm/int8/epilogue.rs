@@ -10,12 +10,15 @@ pub(crate) trait Finish {
     /// What the sums of `NV` vectors of columns start from.
     fn bias<I: Int8, const NV: usize>(&self, isa: I, column: usize) -> [I::Acc; NV];
 
-    /// Says that a tile of whole vectors is about to be finished.
-    ///
-    /// # Safety
-    /// As [`Finish::whole`].
+    /// Whether tiles had better [`ask`](Finish::ask) before they are finished.
     #[inline(always)]
-    unsafe fn ask<I: Int8, const MR: usize, const NV: usize>(&self, _isa: I, _place: Place) {}
+    fn far(&self) -> bool {
+        false
+    }
+
+    /// Says that the first row of `place`, whole vectors, is about to be finished.
+    #[inline(always)]
+    fn ask<I: Int8, const NV: usize>(&self, _isa: I, _place: Place) {}
 
     /// Finishes sums in registers, bias included, that are whole vectors.
     ///
@@ -39,11 +42,6 @@ pub(crate) trait Finish {
         place: Place,
     );
 }
-
-/// Sums that an L2 cache may hold: more than these are asked for before they are written.
-const FAR: usize = 1 << 18;
-/// Sums of a cache line.
-const LINE: usize = 16;
 
 /// The output of a layer. Row-major, `channels` wide.
 pub(crate) struct Epilogue<'a> {
@@ -90,16 +88,22 @@ impl Finish for Epilogue<'_> {
     }
 
     #[inline(always)]
-    unsafe fn ask<I: Int8, const MR: usize, const NV: usize>(&self, isa: I, place: Place) {
-        let Sink::Accumulate(out) = &self.sink else { return };
-        if out.len() <= FAR {
-            return;
+    fn far(&self) -> bool {
+        match &self.sink {
+            Sink::Accumulate(out) => out.is_far(),
+            Sink::Scale { values, .. } => values.is_far(),
+            Sink::Requantize(codes) | Sink::RequantizeAdd(codes, ..) => codes.out.is_far(),
         }
+    }
+
+    #[inline(always)]
+    fn ask<I: Int8, const NV: usize>(&self, isa: I, place: Place) {
         let (start, len) = (place.row * self.channels + place.column, NV * I::LANES);
-        let out = out.pointer(start, (MR - 1) * self.channels + len);
-        for row in 0..MR {
-            for at in (0..len).step_by(LINE) {
-                isa.prefetch_line(out.wrapping_add(row * self.channels + at));
+        match &self.sink {
+            Sink::Accumulate(out) => out.ask(isa, start, len),
+            Sink::Scale { values, .. } => values.ask(isa, start, len),
+            Sink::Requantize(codes) | Sink::RequantizeAdd(codes, ..) => {
+                codes.out.ask(isa, start, len)
             }
         }
     }

@@ -263,20 +263,25 @@ mod tests {
         }
     }
 
-    /// So many sums that they fill more than one group of panels, at a cache line or not.
+    /// So many sums that they fill more than one group of panels, at a cache line or not; and so many codes that
+    /// tiles ask for their places.
     #[test]
-    fn a_large_output_equals_three_loops() {
+    fn large_outputs_equal_three_loops() {
         let (m, k, n) = (523, 40, 528);
         let (a, b) = testing::data(m * k, k * n, 0, 9);
         let mut expected = vec![0; m * n];
         reference(k, n, &a, 3, &b, &mut expected);
+        let laws = testing::Laws::new(&expected, n, 3, 9);
         for level in Level::available() {
             let gemm = Int8Gemm::new(level, k, n, &b).unwrap();
+            let mut scratch = vec![7; gemm.scratch_len(m)];
+            let wrong = laws.wrong(|output| gemm.run(m, &a, 3, output, &mut scratch));
+            assert_eq!(wrong, [None; 4], "{level:?}");
             for shift in [0, 1] {
                 let mut memory = vec![-1; m * n + 17];
                 let start = memory.as_ptr().align_offset(64) + shift;
                 let c = &mut memory[start..start + m * n];
-                gemm.run(m, &a, 3, Output::Accumulate(c), &mut vec![7; gemm.scratch_len(m)]);
+                gemm.run(m, &a, 3, Output::Accumulate(c), &mut scratch);
                 assert!(c == expected, "{level:?}, {shift}");
             }
         }

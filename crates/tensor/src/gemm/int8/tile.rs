@@ -4,7 +4,8 @@
 //! for each tile of rows:
 //!     acc[rows][vectors] = bias
 //!     for each run, for each step:      the step loads `vectors` of weights and, for each row,
-//!         acc += x · w                  broadcasts one group of activations
+//!         acc += x · w                  broadcasts one group of activations; now and then memory
+//!                                       is asked for a row of the next tile and a row of this output
 //!     finish(acc)                       from registers when the tile's columns are whole vectors
 //! ```
 
@@ -145,41 +146,65 @@ impl<P: Product> Strip<'_, P> {
         // The last tile asks for its own rows again.
         let ahead = all.len() - MR;
         // By value: behind a reference, every store of sums might have changed them.
-        product.isa().enter(
+        let isa = product.isa();
+        isa.enter(
             #[inline(always)]
             move || {
                 // What `Product::steps` asks for. Known here, it also keeps the compiler from beginning sums three
                 // times, for no runs and for no steps too.
                 assert!(!runs.is_empty() && steps > 0);
+                // Misses of a whole tile at once would leave no room for those of its loads: of a far output it asks
+                // for a row at a time, between stretches of its steps.
+                let far = finish.far();
+                let stretches = if far { MR.div_ceil(runs.len()) } else { 1 };
+                let stretch = steps.div_ceil(stretches).next_multiple_of(P::STEPS);
                 for copy in 0..copies.count {
                     let image = &image[copy * copies.image..];
                     let panel = &panel[copy * copies.panel..];
                     let column = place.column + copy * copies.columns;
-                    let bias = finish.bias(product.isa(), column);
+                    let bias = finish.bias(isa, column);
                     let mut row = rows.start;
                     for tile in all[rows.clone()].as_chunks::<MR>().0 {
                         let end = row + MR;
-                        // The rows of the next tile of a product alone begin anywhere: nothing else foretells it.
-                        if copies.count == 1 {
-                            ask(product, image, runs[0], &all[ahead.min(end)..][..MR]);
-                        }
                         let place = Place { row: place.row + row, rows: MR, column, ..place };
-                        if end <= whole {
-                            // SAFETY: the caller's promise.
-                            unsafe { finish.ask::<_, MR, NV>(product.isa(), place) };
+                        let next = &all[ahead.min(end)..][..MR];
+                        // The rows of the next tile of a product alone begin anywhere: nothing else foretells it.
+                        let ask = |i: usize| {
+                            isa.prefetch_line(image.as_ptr().wrapping_add(next[i] + runs[0]))
+                        };
+                        if copies.count == 1 && !far {
+                            (0..MR).for_each(ask);
                         }
                         let x = starts(image, tile);
                         // SAFETY: the three assertions above, and what `last` is.
-                        let acc =
-                            unsafe { sums::<P, MR, NV>(product, &x, runs, steps, panel, bias) };
+                        let acc = unsafe {
+                            sums::<P, MR, NV>(
+                                product,
+                                &x,
+                                runs,
+                                [steps, stretch],
+                                panel,
+                                bias,
+                                #[inline(always)]
+                                |i| {
+                                    if far {
+                                        ask(i);
+                                        if end <= whole {
+                                            let row = Place { row: place.row + i, ..place };
+                                            finish.ask::<_, NV>(isa, row);
+                                        }
+                                    }
+                                },
+                            )
+                        };
                         // SAFETY: the caller's promise.
                         unsafe {
                             if end <= whole {
-                                finish.whole(product.isa(), &acc, place);
+                                finish.whole(isa, &acc, place);
                             } else {
                                 let rows = MR.min(limit - row);
                                 // A copy: what a function is lent lies in memory, here and for whole tiles alike.
-                                ragged(product.isa(), finish, &{ acc }, Place { rows, ..place });
+                                ragged(isa, finish, &{ acc }, Place { rows, ..place });
                             }
                         }
                         row = end;
@@ -208,14 +233,6 @@ unsafe fn ragged<F: Finish, I: Int8, const MR: usize, const NV: usize>(
     );
 }
 
-/// Asks for the start of a run of each row.
-#[inline(always)]
-fn ask<P: Product>(product: P, image: &[P::X], run: usize, rows: &[usize]) {
-    for row in rows {
-        product.isa().prefetch_line(image.as_ptr().wrapping_add(row + run));
-    }
-}
-
 /// Where rows start. A row is read behind the start of a run alone: it need not be in the image.
 #[inline(always)]
 fn starts<X, const MR: usize>(image: &[X], rows: &[usize; MR]) -> [*const X; MR] {
@@ -226,27 +243,42 @@ fn starts<X, const MR: usize>(image: &[X], rows: &[usize; MR]) -> [*const X; MR]
     x
 }
 
-/// The sums of the rows that start at `x`.
+/// The sums of the rows that start at `x`. The steps of a run are multiplied a stretch after the other; `due` is
+/// told one row of the tile before each, until all have been.
 ///
 /// # Safety
 /// There are steps. Every row plus every run leaves so many groups in the image; the panel holds `NV` vectors of
-/// groups for each step of each run.
+/// groups for each step of each run. A stretch is a multiple of [`Product::STEPS`].
 #[inline(always)]
 unsafe fn sums<P: Product, const MR: usize, const NV: usize>(
     product: P,
     x: &[*const P::X; MR],
     runs: &[usize],
-    steps: usize,
+    [steps, stretch]: [usize; 2],
     panel: &[P::W],
     bias: [<P::Isa as Int8>::Acc; NV],
+    due: impl Fn(usize),
 ) -> [[<P::Isa as Int8>::Acc; NV]; MR] {
     let mut acc = product.start::<MR, NV>(bias);
     let mut w = panel.as_ptr();
+    let mut row = 0;
     for &run in runs {
-        // SAFETY: the caller's promise; `w` counts the weights of the runs so far.
-        unsafe {
-            product.steps(&mut acc, x, run, w, steps);
-            w = w.add(steps * NV * <P::Isa as Int8>::LANES * P::GROUP);
+        let mut at = 0;
+        loop {
+            if row < MR {
+                due(row);
+                row += 1;
+            }
+            let len = stretch.min(steps - at);
+            // SAFETY: the caller's promise; `w` counts the weights of the steps so far.
+            unsafe {
+                product.steps(&mut acc, x, run + at * P::GROUP, w, len);
+                w = w.add(len * NV * <P::Isa as Int8>::LANES * P::GROUP);
+            }
+            at += len;
+            if at >= steps {
+                break;
+            }
         }
     }
     product.finish(acc, bias)
