@@ -4,10 +4,8 @@ use std::marker::PhantomData;
 
 use crate::simd::Isa;
 
-/// Bytes that an L1 cache holds: less is not asked for before it is written.
+/// Bytes that an L1 cache may hold.
 const NEAR: usize = 1 << 16;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// An output that tasks write at disjoint places, which no `split_at_mut` describes: each task owns
 /// some columns of some rows.
@@ -55,10 +53,7 @@ impl<'a, T> Shared<'a, T> {
     /// Says that `len` elements from `at` on are about to be written.
     #[inline(always)]
     pub(crate) fn ask<I: Isa>(&self, isa: I, at: usize, len: usize) {
-        let start = self.start.wrapping_add(at).cast::<u8>();
-        for at in (0..len * size_of::<T>()).step_by(LINE) {
-            isa.prefetch_line(start.wrapping_add(at));
-        }
+        isa.prefetch_bytes(self.start.wrapping_add(at), len * size_of::<T>());
     }
 
     /// Where the elements from `at` on lie, of which there are `len`. Some may be another task's.

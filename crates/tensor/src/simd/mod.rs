@@ -31,6 +31,9 @@ use std::sync::OnceLock;
 
 use crate::{Error, Result};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// An instruction set. A value of the implementing type is the proof that this CPU has it, so that kernels need no
 /// `unsafe` for its instructions.
 pub trait Isa: Copy + Send + Sync + 'static {
@@ -41,16 +44,22 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// `#[inline(always)]`, or it is compiled without the instruction set.
     fn enter<R>(self, f: impl FnOnce() -> R) -> R;
 
-    /// Says that the cache line at this address, which may be any, is about to be read.
+    /// Says that the cache line at this address, which may be any, is about to be read or written.
     #[inline(always)]
     fn prefetch_line<T>(self, _at: *const T) {}
 
-    /// Says that the two cache lines from `data[at]` on are about to be read.
+    /// Says that so many bytes from this address on, which may be any, are about to be read or written.
+    #[inline(always)]
+    fn prefetch_bytes<T>(self, at: *const T, bytes: usize) {
+        for offset in (0..bytes).step_by(LINE) {
+            self.prefetch_line(at.wrapping_byte_add(offset));
+        }
+    }
+
+    /// Says that the two cache lines from `data[at]` on are about to be read or written.
     #[inline(always)]
     fn prefetch<T>(self, data: &[T], at: usize) {
-        let line = data.as_ptr().wrapping_add(at).cast::<u8>();
-        self.prefetch_line(line);
-        self.prefetch_line(line.wrapping_add(64));
+        self.prefetch_bytes(data.as_ptr().wrapping_add(at), 2 * LINE);
     }
 
     /// The same of what is read later: brings it no nearer than the second cache.

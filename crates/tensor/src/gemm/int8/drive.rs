@@ -177,6 +177,7 @@ impl<P: Product> Job<'_, P> {
                 runs: self.runs,
                 last: largest + reach,
                 steps: self.panels.steps,
+                once: self.panels.count() == 1,
                 panel: self.panels.panel(panel),
                 width,
                 copies: Copies::ONE,

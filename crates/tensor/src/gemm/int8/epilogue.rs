@@ -153,12 +153,8 @@ impl Epilogue<'_> {
         groups: [usize; 2],
         sums: impl Fn(usize) -> [[I::Acc; NV]; MR],
     ) {
-        let [count, apart] = groups;
-        let (channels, len) = (self.channels, NV * I::LANES);
-        let start = place.row * channels + place.column;
-        let apart = apart * channels;
-        // One check for all rows. What lies between them is not ours: each row is a slice of its own.
-        let reach = (count - 1) * apart + (MR - 1) * channels + len;
+        let (channels, len, count) = (self.channels, NV * I::LANES, groups[0]);
+        let [start, apart, reach] = extent(channels, place, MR, len, groups);
         // The groups of each kind have a loop of their own, so that what is derived from the kind is derived once.
         match &self.sink {
             Sink::Accumulate(out) => {
@@ -278,14 +274,11 @@ impl Codes<'_> {
         isa: I,
         channels: usize,
         place: Place,
-        [count, apart]: [usize; 2],
+        groups: [usize; 2],
         sums: impl Fn(usize) -> [[I::Acc; NV]; MR],
     ) {
-        let len = NV * I::LANES;
-        let start = place.row * channels + place.column;
-        let apart = apart * channels;
-        // One check for all rows, as in `Epilogue::groups`.
-        let reach = (count - 1) * apart + (MR - 1) * channels + len;
+        let (len, count) = (NV * I::LANES, groups[0]);
+        let [start, apart, reach] = extent(channels, place, MR, len, groups);
         let (grid, multiplier) = (self.grid, &self.multiplier[place.column..][..len]);
         let out = self.out.pointer(start, reach);
         for group in 0..count {
@@ -342,6 +335,21 @@ impl Codes<'_> {
         let multiplier = &self.multiplier[column..];
         Codes { multiplier, grid: self.grid, out: self.out.from(at) }
     }
+}
+
+/// In elements of an output of so many channels: where groups of `len` columns of so many rows start, how far they are
+/// apart and how far they reach, for one check of all. What lies between rows is not ours.
+#[inline(always)]
+fn extent(
+    channels: usize,
+    place: Place,
+    rows: usize,
+    len: usize,
+    [count, apart]: [usize; 2],
+) -> [usize; 3] {
+    let apart = apart * channels;
+    let reach = (count - 1) * apart + (rows - 1) * channels + len;
+    [place.row * channels + place.column, apart, reach]
 }
 
 /// `len` elements of an output from `at` on.

@@ -15,6 +15,9 @@ use super::epilogue::Finish;
 use crate::simd::Isa;
 use crate::simd::int8::{Int8, Product};
 
+/// Bytes of a row after which the hardware needs no more hints.
+const SEEN: usize = 1024;
+
 /// Rows of an image times a panel.
 pub(crate) struct Strip<'a, P: Product> {
     /// The activations.
@@ -27,6 +30,8 @@ pub(crate) struct Strip<'a, P: Product> {
     pub(crate) last: usize,
     /// Steps of a run.
     pub(crate) steps: usize,
+    /// Whether no panel has met these rows, and no other will.
+    pub(crate) once: bool,
     /// The weights: `runs · steps · width · GROUP`.
     pub(crate) panel: &'a [P::W],
     /// Columns of the panel, whole vectors.
@@ -135,7 +140,7 @@ impl<P: Product> Strip<'_, P> {
         place: Place,
     ) {
         let lanes = <P::Isa as Int8>::LANES;
-        let Self { image, rows: all, runs, steps, panel, copies, .. } = *self;
+        let Self { image, rows: all, runs, steps, once, panel, copies, .. } = *self;
         let panel_len = runs.len() * steps * NV * lanes * P::GROUP;
         let last = self.last + steps * P::GROUP;
         assert!((copies.count - 1) * copies.image + last <= image.len());
@@ -158,6 +163,9 @@ impl<P: Product> Strip<'_, P> {
                 let far = finish.far();
                 let stretches = if far { MR.div_ceil(runs.len()) } else { 1 };
                 let stretch = steps.div_ceil(stretches).next_multiple_of(P::STEPS);
+                // Rows that come from afar: the hardware sees that all of a row will be read when it has seen some of it.
+                let bytes = steps * P::GROUP * size_of::<P::X>();
+                let asked = if once && runs.len() == 1 { bytes.min(SEEN) } else { 1 };
                 for copy in 0..copies.count {
                     let image = &image[copy * copies.image..];
                     let panel = &panel[copy * copies.panel..];
@@ -169,11 +177,12 @@ impl<P: Product> Strip<'_, P> {
                         let place = Place { row: place.row + row, rows: MR, column, ..place };
                         let next = &all[ahead.min(end)..][..MR];
                         // The rows of the next tile of a product alone begin anywhere: nothing else foretells it.
-                        let ask = |i: usize| {
-                            isa.prefetch_line(image.as_ptr().wrapping_add(next[i] + runs[0]))
+                        let ask = |i: usize, bytes: usize| {
+                            let start = image.as_ptr().wrapping_add(next[i] + runs[0]);
+                            isa.prefetch_bytes(start, bytes);
                         };
                         if copies.count == 1 && !far {
-                            (0..MR).for_each(ask);
+                            (0..MR).for_each(|i| ask(i, 1));
                         }
                         let x = starts(image, tile);
                         // SAFETY: the three assertions above, and what `last` is.
@@ -188,7 +197,7 @@ impl<P: Product> Strip<'_, P> {
                                 #[inline(always)]
                                 |i| {
                                     if far {
-                                        ask(i);
+                                        ask(i, asked);
                                         if end <= whole {
                                             let row = Place { row: place.row + i, ..place };
                                             finish.ask::<_, NV>(isa, row);

@@ -8,7 +8,7 @@ pub use amx::Amx;
 
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
-use super::Isa;
+use super::{Isa, LINE};
 
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident: $($feature:tt),*) => {
@@ -43,7 +43,7 @@ macro_rules! token {
             fn prefetch_outer<T>(self, data: &[T], at: usize) {
                 let line = data.as_ptr().wrapping_add(at).cast::<u8>();
                 prefetch_line::<_MM_HINT_T1, u8>(line);
-                prefetch_line::<_MM_HINT_T1, u8>(line.wrapping_add(64));
+                prefetch_line::<_MM_HINT_T1, u8>(line.wrapping_add(LINE));
             }
         }
     };

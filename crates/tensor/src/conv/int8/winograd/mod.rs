@@ -276,6 +276,7 @@ impl<V: Variant> Winograd<V> {
                     runs: &[stretch.channel],
                     last: last * blocks.pixel + stretch.channel,
                     steps: stretch.steps,
+                    once: false,
                     panel: &filters[(first - start) * Filters::position::<I>()..],
                     width: stretch.width,
                     copies: Copies {
