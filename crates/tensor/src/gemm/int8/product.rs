@@ -1,7 +1,7 @@
 use super::{Code, Job, MAX_TERMS, Output, Panels, RowMap, Scratch};
 use crate::simd::int8::{Int8, Product};
 use crate::simd::{Isa, dispatch};
-use crate::{Error, Level, Result};
+use crate::{Error, Level, Result, parallel};
 
 /// A matrix of weights, packed for `c[m, n] = Σ_k (a[m, k] − zero_point) · b[k, n]` and what is to
 /// become of it ([`Output`]).
@@ -135,12 +135,14 @@ impl Int8Gemm {
         } else {
             let image = scratch.take::<P::X>(m * stride);
             let form = |code, zero| P::encode(code ^ C::FLIP, zero);
-            for (to, from) in
-                image.chunks_exact_mut(stride.max(1)).zip(a.chunks_exact(self.k.max(1)))
-            {
-                let from = bytemuck::cast_slice(from);
-                encode(product.isa(), form, from, zero_point, &mut to[..self.k]);
-            }
+            let (a, rows): (&[u8], _) =
+                (bytemuck::cast_slice(a), (parallel::CODES / stride).max(1));
+            parallel::for_each_chunk(image, rows * stride, |index, image| {
+                let a = a[index * rows * self.k..].chunks_exact(self.k.max(1));
+                for (to, from) in image.chunks_exact_mut(stride).zip(a) {
+                    encode(product.isa(), form, from, zero_point, &mut to[..self.k]);
+                }
+            });
             image
         };
         let job = Job::<P> {
