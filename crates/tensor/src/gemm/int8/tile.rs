@@ -185,7 +185,7 @@ impl<P: Product> Strip<'_, P> {
                             (0..MR).for_each(|i| ask(i, 1));
                         }
                         let x = starts(image, tile);
-                        // SAFETY: the three assertions above, and what `last` is.
+                        // SAFETY: the three assertions above, what `last` is, and how panels are padded.
                         let acc = unsafe {
                             sums::<P, MR, NV>(
                                 product,
@@ -256,8 +256,9 @@ fn starts<X, const MR: usize>(image: &[X], rows: &[usize; MR]) -> [*const X; MR]
 /// told one row of the tile before each, until all have been.
 ///
 /// # Safety
-/// There are steps. Every row plus every run leaves so many groups in the image; the panel holds `NV` vectors of
-/// groups for each step of each run. A stretch is a multiple of [`Product::STEPS`].
+/// Every row plus every run leaves so many groups in the image; the panel holds `NV` vectors of
+/// groups for each step of each run. The steps of a run and of a stretch are multiples of [`Product::STEPS`], one at
+/// the least.
 #[inline(always)]
 unsafe fn sums<P: Product, const MR: usize, const NV: usize>(
     product: P,
