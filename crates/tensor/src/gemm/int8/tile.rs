@@ -30,7 +30,7 @@ pub(crate) struct Strip<'a, P: Product> {
     pub(crate) last: usize,
     /// Steps of a run.
     pub(crate) steps: usize,
-    /// Whether no panel has met these rows, and no other will.
+    /// Whether the rows meet this panel alone.
     pub(crate) once: bool,
     /// The weights: `runs · steps · width · GROUP`.
     pub(crate) panel: &'a [P::W],
@@ -150,8 +150,8 @@ impl<P: Product> Strip<'_, P> {
         let whole = if NV * lanes == place.columns { place.rows } else { 0 };
         // The last tile asks for its own rows again.
         let ahead = all.len() - MR;
-        // By value: behind a reference, every store of sums might have changed them.
         let isa = product.isa();
+        // By value: behind a reference, every store of sums might have changed them.
         isa.enter(
             #[inline(always)]
             move || {
@@ -253,12 +253,11 @@ fn starts<X, const MR: usize>(image: &[X], rows: &[usize; MR]) -> [*const X; MR]
 }
 
 /// The sums of the rows that start at `x`. The steps of a run are multiplied a stretch after the other; `due` is
-/// told one row of the tile before each, until all have been.
+/// told a row of the tile before each, the first ones if there are fewer stretches than rows.
 ///
 /// # Safety
-/// Every row plus every run leaves so many groups in the image; the panel holds `NV` vectors of
-/// groups for each step of each run. The steps of a run and of a stretch are multiples of [`Product::STEPS`], one at
-/// the least.
+/// Every row plus every run leaves so many groups in the image; the panel holds `NV` vectors of groups for each step
+/// of each run. The steps of a run and of a stretch are multiples of [`Product::STEPS`], one at the least.
 #[inline(always)]
 unsafe fn sums<P: Product, const MR: usize, const NV: usize>(
     product: P,
